@@ -1,0 +1,199 @@
+"""Instructions out of bytes: Capstone says how long they are and what they are called, we read their parts.
+
+Source of the format: Intel SDM Vol. 2A, "Instruction Format".
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import capstone
+
+MAX_LENGTH: Final = 15
+LEGACY_PREFIXES: Final = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
+SEGMENT_PREFIXES: Final = {0x26: 0, 0x2E: 1, 0x36: 2, 0x3E: 3, 0x64: 4, 0x65: 5}
+OVERRIDE_BYTE: Final = {seg: byte for byte, seg in SEGMENT_PREFIXES.items()}
+_DS, _SS = 3, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Insn:
+    """One guest instruction.
+
+    `eip` is its offset in CS, `raw` its bytes, `text` its operands as Capstone prints them, `code32` CS.D. The parts
+    below are read on demand: an innocuous instruction never needs them.
+    """
+
+    eip: int
+    raw: bytes
+    mnemonic: str
+    text: str
+    code32: bool
+
+    @property
+    def next_eip(self) -> int:
+        """Offset of the next instruction, 32 bits."""
+        return self.eip + len(self.raw) & 0xFFFF_FFFF
+
+    @property
+    def prefixes(self) -> bytes:
+        """The legacy prefixes."""
+        return self.raw[: self._opcode_at]
+
+    @property
+    def _opcode_at(self) -> int:
+        at = 0
+        while at < len(self.raw) - 1 and self.raw[at] in LEGACY_PREFIXES:
+            at += 1
+        return at
+
+    @property
+    def opcode(self) -> int:
+        """One byte, or 0F00h + the second byte of a two-byte opcode."""
+        at = self._opcode_at
+        first = self.raw[at]
+        return 0x0F00 | self.raw[at + 1] if first == 0x0F and at + 1 < len(self.raw) else first
+
+    @property
+    def tail(self) -> bytes:
+        """What follows the opcode: ModR/M, SIB, displacement, immediate."""
+        at = self._opcode_at
+        return self.raw[at + 2 :] if self.raw[at] == 0x0F else self.raw[at + 1 :]
+
+    @property
+    def operand_size(self) -> int:
+        """2 or 4 bytes."""
+        return 4 if self.code32 != (b"\x66"[0] in self.prefixes) else 2
+
+    @property
+    def address_size(self) -> int:
+        """2 or 4 bytes."""
+        return 4 if self.code32 != (b"\x67"[0] in self.prefixes) else 2
+
+    @property
+    def repeat(self) -> int:
+        """F2h, F3h, or 0 when the instruction has neither."""
+        found = [byte for byte in self.prefixes if byte in (0xF2, 0xF3)]
+        return found[-1] if found else 0
+
+    @property
+    def segment_override(self) -> int | None:
+        """Segment register number of the last override prefix, or None."""
+        found = [SEGMENT_PREFIXES[byte] for byte in self.prefixes if byte in SEGMENT_PREFIXES]
+        return found[-1] if found else None
+
+    @property
+    def modrm(self) -> int:
+        """The ModR/M byte (instructions that have one)."""
+        return self.tail[0]
+
+    @property
+    def is_register_form(self) -> bool:
+        """ModR/M names a register, not memory."""
+        return self.modrm >= 0xC0
+
+    @property
+    def memory(self) -> "MemoryOperand":
+        """The memory operand that ModR/M names."""
+        return MemoryOperand.parse(self)
+
+    def __str__(self) -> str:
+        return f"{self.mnemonic} {self.text}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryOperand:
+    """A memory operand: seg:[base + index * scale + displacement], of `address_size` bytes.
+
+    `encoding` is ModR/M (with its reg field), SIB and displacement, so that it can be emitted again.
+    """
+
+    segment: int
+    base: int | None
+    index: int | None
+    scale: int
+    displacement: int
+    address_size: int
+    encoding: bytes
+
+    @classmethod
+    def parse(cls, insn: Insn) -> "MemoryOperand":
+        """Source: SDM Vol. 2A, "ModR/M and SIB Bytes", tables of 16-bit and 32-bit addressing forms."""
+        parse = _parse_32 if insn.address_size == 4 else _parse_16
+        base, index, scale, displacement, length = parse(insn.tail)
+        default = _SS if base in (4, 5) and not (base == 5 and insn.tail[0] >> 6 == 0) else _DS
+        override = insn.segment_override
+        return cls(
+            default if override is None else override,
+            base, index, scale, displacement, insn.address_size, insn.tail[:length],
+        )  # fmt: skip
+
+    def with_reg(self, reg: int) -> bytes:
+        """The encoding with another reg field."""
+        return bytes([self.encoding[0] & ~0x38 | reg << 3]) + self.encoding[1:]
+
+
+_BASES_16: Final = ((3, 6), (3, 7), (5, 6), (5, 7), (6, None), (7, None), (5, None), (3, None))
+
+
+def _parse_16(tail: bytes) -> tuple[int | None, int | None, int, int, int]:
+    mod, rm = tail[0] >> 6, tail[0] & 7
+    base: int | None
+    base, index = _BASES_16[rm]
+    if mod == 0 and rm == 6:
+        return None, None, 1, int.from_bytes(tail[1:3], "little"), 3
+    size = (0, 1, 2)[mod]
+    return base, index, 1, int.from_bytes(tail[1 : 1 + size], "little", signed=True), 1 + size
+
+
+def _parse_32(tail: bytes) -> tuple[int | None, int | None, int, int, int]:
+    mod, rm = tail[0] >> 6, tail[0] & 7
+    at, index, scale = 1, None, 1
+    base: int | None = rm
+    if rm == 4:
+        sib = tail[1]
+        at = 2
+        base = sib & 7
+        index = None if sib >> 3 & 7 == 4 else sib >> 3 & 7
+        scale = 1 << (sib >> 6)
+    size = (0, 1, 4)[mod]
+    if mod == 0 and base == 5:
+        base, size = None, 4
+    return base, index, scale, int.from_bytes(tail[at : at + size], "little", signed=True), at + size
+
+
+class Decoder:
+    """Capstone for 16- and 32-bit code."""
+
+    def __init__(self) -> None:
+        self._engines: dict[bool, Any] = {
+            False: capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_16),
+            True: capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32),
+        }
+        self._detailed: dict[bool, Any] = {}
+
+    def decode(self, code: bytes, eip: int, code32: bool) -> Iterator[Insn]:
+        """Instructions from `code`, which lies at `eip`, until one is cut off or undefined."""
+        at = 0
+        for address, size, mnemonic, text in self._engines[code32].disasm_lite(code, eip):
+            yield Insn(address & 0xFFFF_FFFF, code[at : at + size], mnemonic, text, code32)
+            at += size
+
+    def one(self, code: bytes, eip: int, code32: bool) -> Insn | None:
+        """The first instruction of `code`, or None when its bytes are cut off or undefined."""
+        for address, size, mnemonic, text in self._engines[code32].disasm_lite(code, eip, 1):
+            return Insn(address & 0xFFFF_FFFF, code[:size], mnemonic, text, code32)
+        return None
+
+    def writes_memory(self, insn: Insn) -> bool:
+        """Does it store, to the stack too? Asks Capstone for detail: only for pages that modify their own code."""
+        engine = self._detailed.get(insn.code32)
+        if engine is None:
+            engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32 if insn.code32 else capstone.CS_MODE_16)
+            engine.detail = True
+            self._detailed[insn.code32] = engine
+        detailed = next(engine.disasm(insn.raw, insn.eip, 1))
+        stores = any(
+            op.type == capstone.x86.X86_OP_MEM and op.access & capstone.CS_AC_WRITE for op in detailed.operands
+        )
+        return stores or insn.mnemonic.startswith(("push", "call", "enter", "st", "fst", "fnst", "fs", "fns", "fx"))

@@ -1,0 +1,65 @@
+"""What the translator is told about the guest: the mode that a block is for, and where the VMM's page is."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from vmm.arch.layout import MASK32, Slot
+
+
+class Mode(IntEnum):
+    """Operating modes that decide how an instruction must be treated."""
+
+    REAL = 0
+    V86 = 1
+    PROTECTED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Everything of a guest's state, besides CS.base and EIP, that a translation depends on.
+
+    `cpl` is the virtual CPL (0 in real mode, 3 in V86), `code32` CS.D, `stack32` SS.B, `iopl3` whether IOPL is 3 (it
+    decides what CLI, STI, PUSHF and POPF do in V86 and in rings 1-3).
+    """
+
+    mode: Mode
+    cpl: int
+    code32: bool
+    stack32: bool
+    iopl3: bool = False
+
+    @property
+    def is_user(self) -> bool:
+        """Does it run at physical CPL 3 without being its own kernel: virtual CPL 3, or V86?"""
+        return self.cpl == 3
+
+    @property
+    def is_own_kernel(self) -> bool:
+        """May it change IF and the system registers without asking?"""
+        return self.cpl == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where cached code of one privilege class finds the VMM's pages; linear addresses.
+
+    `page` is the vCPU page (or its read-only view), `scratch` a writable page, `lookup` the block space's branch table.
+    """
+
+    page: int
+    scratch: int
+    lookup: int
+    cs_base: int
+
+    def slot(self, slot: Slot) -> int:
+        """CS-relative address of a word of the vCPU page."""
+        return self.page + slot - self.cs_base & MASK32
+
+    def scratch_word(self, index: int) -> int:
+        """CS-relative address of a scratch word."""
+        return self.scratch + Slot.SCRATCH + 4 * index - self.cs_base & MASK32
+
+    @property
+    def lookup_offset(self) -> int:
+        """CS-relative address of the branch table."""
+        return self.lookup - self.cs_base & MASK32

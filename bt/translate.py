@@ -1,0 +1,296 @@
+"""The translator: guest bytes in, a block out.
+
+A block is scanned until a control transfer, the end of its page, or `limit` instructions. Innocuous instructions keep
+their bytes. The table below says what becomes of every other one; what neither list knows is #UD on this processor.
+
+The critical instructions of Robin and Irvine, and why some of them may stay: MOV and PUSH of a segment register show the
+selector in the hidden register, and there the VMM keeps the guest's own, RPL included. MOV and POP *to* a segment register
+load natively in real mode and V86 (which run in physical V86), and leave the cache in protected mode.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from bt import branches, sensitive
+from bt.decode import MAX_LENGTH, Decoder, Insn
+from bt.emit import S0, Emitter, SiteKind, Translation
+from bt.guest import Context, Mode, Window
+from bt.innocuous import INNOCUOUS
+from vmm.arch.registers import Reg
+
+Translator = Callable[[Emitter, Insn], None]
+
+BLOCK_LIMIT: Final = 48
+_SS: Final = 2
+_POP_SS: Final = 0x17
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to translate one block.
+
+    `limit` instructions at the most; `step`: the block runs one instruction and ends in a STEP_END exit; `self_check`:
+    it compares its source bytes on entry and ends after every store; `inline` False makes every sensitive
+    instruction a callout; `probes`: TRACE sites before each block and round each sensitive instruction.
+    """
+
+    limit: int = BLOCK_LIMIT
+    step: bool = False
+    self_check: bool = False
+    inline: bool = True
+    probe_blocks: bool = False
+    probe_critical: bool = False
+
+
+class NeedsMoreBytes(Exception):
+    """The first instruction is cut off by the end of the bytes given."""
+
+
+def verbatim(emit: Emitter, insn: Insn) -> None:
+    """The same bytes: what a register, memory or the unprivileged flags can show is the guest's own."""
+    emit.raw(insn.raw)
+
+
+def callout(emit: Emitter, insn: Insn) -> None:
+    """Leave the cache; the VMM has the semantics."""
+    emit.callout()
+
+
+def move(emit: Emitter, insn: Insn) -> None:
+    """MOV: innocuous but for segment, control and debug registers (SDM Vol. 2B, "MOV - Move")."""
+    opcode = insn.opcode
+    if opcode == 0x8E:
+        load_segment(emit, insn)
+    elif opcode == 0x0F20:
+        sensitive.move_from_control(emit, insn)
+    elif opcode in (0x0F21, 0x0F22, 0x0F23, 0x0F24, 0x0F26):
+        emit.callout()
+    else:
+        verbatim(emit, insn)
+
+
+def pop(emit: Emitter, insn: Insn) -> None:
+    """POP: innocuous but for segment registers (SDM Vol. 2B, "POP - Pop a Value from the Stack")."""
+    if insn.opcode in (0x07, _POP_SS, 0x1F, 0x0FA1, 0x0FA9):
+        load_segment(emit, insn)
+    else:
+        verbatim(emit, insn)
+
+
+def load_segment(emit: Emitter, insn: Insn) -> None:
+    """MOV, POP, LDS.. to a segment register: native in physical V86, a callout in protected mode.
+
+    A load of SS holds interrupts back until the next instruction is done. MOV CS is #UD. With SS.B set in real mode the
+    native load would clear it (V86 semantics), so the VMM does it.
+    """
+    to_ss = insn.opcode == _POP_SS or insn.opcode == 0x0FB2 or (insn.opcode == 0x8E and insn.modrm >> 3 & 7 == _SS)
+    to_cs = insn.opcode == 0x8E and insn.modrm >> 3 & 7 == 1
+    emit.shadow_next = to_ss and insn.opcode != 0x0FB2
+    if emit.context.mode is Mode.PROTECTED or to_cs or (to_ss and emit.context.stack32):
+        emit.callout()
+    else:
+        verbatim(emit, insn)
+
+
+def jump(emit: Emitter, insn: Insn) -> None:
+    """JMP: relative, indirect, far."""
+    if insn.opcode in (0xE9, 0xEB):
+        branches.jump_relative(emit, insn)
+    elif insn.opcode == 0xFF and insn.modrm >> 3 & 7 == 4:
+        branches.jump_indirect(emit, insn)
+    else:
+        emit.callout()
+
+
+def call(emit: Emitter, insn: Insn) -> None:
+    """CALL: relative, indirect, far."""
+    if insn.opcode == 0xE8:
+        branches.call_relative(emit, insn)
+    elif insn.opcode == 0xFF and insn.modrm >> 3 & 7 == 2:
+        branches.call_indirect(emit, insn)
+    else:
+        emit.callout()
+
+
+_CONDITIONS: Final = "jo jno jb jae je jne jbe ja js jns jp jnp jl jge jle jg".split()
+
+CRITICAL: Final = tuple(
+    "sgdt sidt sldt smsw pushf popf lar lsl verr verw pop push call jmp int ret str mov iret".split()
+)
+"""Robin and Irvine's list, eighteen mnemonics, and IRET, which is silent when it returns to the same ring."""
+
+INLINE: Final[Mapping[str, Translator]] = {
+    "cli": sensitive.cli,
+    "pushf": sensitive.pushf,
+    "pushfd": sensitive.pushf,
+    "popf": sensitive.popf,
+    "popfd": sensitive.popf,
+    "sgdt": sensitive.sgdt,
+    "sidt": sensitive.sidt,
+    "sldt": sensitive.sldt,
+    "smsw": sensitive.smsw,
+    "sti": sensitive.sti,
+    "str": sensitive.store_task_register,
+}
+"""Sensitive instructions that stay in the cache wherever nothing has to be decided."""
+
+PARTLY: Final[Mapping[str, Translator]] = {
+    "lds": load_segment,
+    "les": load_segment,
+    "lfs": load_segment,
+    "lgs": load_segment,
+    "lss": load_segment,
+    "mov": move,
+    "pop": pop,
+    "push": verbatim,
+}
+"""Innocuous in most forms; the forms that name system or segment registers are sensitive."""
+
+BRANCHES: Final[Mapping[str, Translator]] = {
+    "call": call,
+    "jmp": jump,
+    "ret": branches.return_near,
+    **dict.fromkeys(_CONDITIONS, branches.jump_conditional),
+    **dict.fromkeys(("loop", "loope", "loopne", "jcxz", "jecxz"), branches.loop),
+}
+"""They end a block."""
+
+LEAVING: Final = frozenset(
+    """
+    arpl clts cpuid hlt in insb insd insw int int1 int3 into invd invlpg iret iretd lar lcall lgdt lidt ljmp lldt lmsw lsl ltr
+    out outsb outsd outsw rdmsr rdpmc rdtsc retf rsm sysenter sysexit ud2 verr verw wbinvd wrmsr
+    """.split()
+)
+"""They leave the cache."""
+
+TABLE: Final[Mapping[str, Translator]] = {**INLINE, **PARTLY, **BRANCHES, **dict.fromkeys(LEAVING, callout)}
+ENDS_BLOCK: Final = frozenset(BRANCHES) | LEAVING - {
+    "cpuid",
+    "in",
+    "out",
+    "rdtsc",
+    "lar",
+    "lsl",
+    "verr",
+    "verw",
+    "arpl",
+}
+_PREFIX_WORDS: Final = frozenset(
+    ("rep", "repe", "repne", "repz", "repnz", "lock", "notrack", "bnd", "data16", "addr32")
+)
+
+
+def name_of(insn: Insn) -> str:
+    """The mnemonic without REP and LOCK."""
+    mnemonic = insn.mnemonic
+    if " " in mnemonic:
+        mnemonic = mnemonic.rsplit(" ", 1)[-1]
+    return mnemonic
+
+
+class BlockTranslator:
+    """Scans and translates blocks. Pure but for Capstone's own state: the same arguments give the same bytes."""
+
+    def __init__(self) -> None:
+        self._decoder = Decoder()
+
+    def decode_one(self, code: bytes, eip: int, code32: bool) -> Insn | None:
+        """The first instruction of `code`, or None if it is undefined or cut off."""
+        return self._decoder.one(code, eip, code32)
+
+    def scan(self, source: bytes, eip: int, context: Context, options: Options) -> tuple[list[Insn], bool]:
+        """The instructions of a block, and whether it ends in a control transfer.
+
+        Raises: NeedsMoreBytes if the first instruction might go on behind `source`.
+        """
+        insns: list[Insn] = []
+        for insn in self._decoder.decode(source, eip, context.code32):
+            insns.append(insn)
+            name = name_of(insn)
+            if name in ENDS_BLOCK or (name not in TABLE and name not in INNOCUOUS):
+                return insns, True
+            if len(insns) >= options.limit or (options.self_check and self._decoder.writes_memory(insn)):
+                return insns, False
+        if insns:
+            return insns, False
+        if len(source) < MAX_LENGTH:
+            raise NeedsMoreBytes
+        return [undefined(source, eip, context)], True
+
+    def translate(
+        self, source: bytes, eip: int, context: Context, window: Window, options: Options = Options()
+    ) -> Translation:
+        """Translate the block that starts with `source` at `eip`; `source` ends with its page."""
+        insns, transfers = self.scan(source, eip, context, options)
+        emit = Emitter(context, window)
+        size = sum(len(insn.raw) for insn in insns)
+        if options.self_check:
+            _check_source(emit, insns, source[:size])
+        if options.probe_blocks:
+            emit.insn = insns[0]
+            emit.site(SiteKind.TRACE)
+        for insn in insns:
+            emit.begin(insn)
+            self._one(emit, insn, options)
+        if options.step:
+            emit.begin_end(insns[-1])
+            emit.site(SiteKind.STEP_END)
+        elif not transfers:
+            emit.begin_end(insns[-1])
+            emit.jump(insns[-1].next_eip)
+        return emit.finish(tuple(insns), size)
+
+    def _one(self, emit: Emitter, insn: Insn, options: Options) -> None:
+        name = name_of(insn)
+        entry = TABLE.get(name)
+        if entry is None:
+            if name in INNOCUOUS:
+                emit.raw(insn.raw)
+            else:
+                emit.callout()
+            return
+        start = len(emit.code)
+        if not options.inline and name not in BRANCHES:
+            entry = _never_inline(insn, entry)
+        probed = options.probe_critical and name in CRITICAL_NAMES
+        if probed:
+            emit.site(SiteKind.TRACE)
+        entry(emit, insn)
+        if entry is not verbatim and bytes(emit.code[start:]) != insn.raw:
+            emit.rewritten.append((insn, start, len(emit.code)))
+
+
+CRITICAL_NAMES: Final = frozenset((*INLINE, *LEAVING, "mov", "pop"))
+
+
+def _never_inline(insn: Insn, entry: Translator) -> Translator:
+    """With inlining off, what would stay in the cache in rewritten form leaves it."""
+    return callout if insn.mnemonic in INLINE or insn.opcode == 0x0F20 else entry
+
+
+def undefined(source: bytes, eip: int, context: Context) -> Insn:
+    """An instruction that does not exist: its EIP matters, for #UD, and one byte to show."""
+    return Insn(eip, source[:1], "(undefined)", source[:MAX_LENGTH].hex(" "), context.code32)
+
+
+def _check_source(emit: Emitter, insns: list[Insn], source: bytes) -> None:
+    """Compare the block's source with what was translated, four bytes at a time; leave by a STALE exit if it changed."""
+    emit.insn = insns[0]
+    emit.starts[0] = insns[0].eip
+    emit.mark()
+    emit.emit("mov dword ptr cs:[{S0}], ecx")
+    emit.mark((Reg.ECX, S0))
+    at = 0
+    while at < len(source):
+        size = 4 if len(source) - at >= 4 else 1
+        load = "mov ecx, dword ptr cs:[{at}]" if size == 4 else "movzx ecx, byte ptr cs:[{at}]"
+        expected = int.from_bytes(source[at : at + size], "little")
+        emit.emit(
+            load + "\nlea ecx, [ecx + {negated}]\n{o} jecxz same\nmov ecx, dword ptr cs:[{S0}]\nint 0x40\nsame:",
+            at=insns[0].eip + at,
+            negated=-expected,
+        )
+        emit.site_here(SiteKind.STALE)
+        at += size
+    emit.emit("mov ecx, dword ptr cs:[{S0}]")

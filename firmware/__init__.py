@@ -1,0 +1,1 @@
+"""The BIOS in assembly, its builder, and the boot protocols."""

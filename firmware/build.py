@@ -1,0 +1,153 @@
+"""Build the ROM images: the system BIOS, the VGA BIOS and the option ROM that boots a kernel.
+
+An image is assembled once and kept under the user's cache directory, by the digest of everything it is made of: the
+sources and the assembler itself.
+
+    python -m firmware.build --out DIR      writes bios.rom, vgabios.rom and kernel.rom, with listings
+"""
+
+import argparse
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from firmware.assembler import Assembly, assemble_files
+from firmware.vga import font_source
+from vmm.devices.font import FONT_8X8
+
+HERE: Final = Path(__file__).resolve().parent
+BIOS_SIZE: Final = 0x10000
+OPTION_ROM_UNIT: Final = 512
+_MAX_OPTION_ROM: Final = 127 * OPTION_ROM_UNIT
+_LOW_FONT: Final = 0xFA6E  # where graphics modes of the CGA look for characters 00h-7Fh
+_TOOLS: Final = ("assembler.py", "build.py", "encode.py", "expression.py", "source.py")
+
+
+def build_bios() -> bytes:
+    """Return the system BIOS, 64 KiB for F0000h; the sum of its bytes is zero modulo 256."""
+    return _cached("bios", _make_bios)
+
+
+def build_vga_rom() -> bytes:
+    """Return the VGA BIOS, an option ROM for C0000h."""
+    return _cached("vga", lambda: _make_option_rom(assemble_vga()))
+
+
+def build_kernel_rom() -> bytes:
+    """Return the option ROM that takes over INT 19h and knocks at the boot door."""
+    return _cached("kernelrom", lambda: _make_option_rom(assemble_kernel_rom()))
+
+
+def assemble_bios() -> Assembly:
+    """Assemble the system BIOS: main.s first, then its other sources by name, then the glyphs 00h-7Fh."""
+    return assemble_files(sources("bios"), _low_font_source())
+
+
+def assemble_vga() -> Assembly:
+    """Assemble the VGA BIOS: main.s first, then its other sources by name, then the glyphs."""
+    return assemble_files(sources("vga"), font_source())
+
+
+def assemble_kernel_rom() -> Assembly:
+    """Assemble the option ROM that boots a kernel."""
+    return assemble_files(sources("kernelrom"))
+
+
+def sources(part: str) -> list[Path]:
+    """Return the .s files of one image in the order in which they are assembled."""
+    return sorted((HERE / part).glob("*.s"), key=lambda path: (path.name != "main.s", path.name))
+
+
+def option_rom(code: bytes) -> bytes:
+    """Pad `code` to whole 512-byte units, set its length byte, and make the sum of all bytes zero.
+
+    `code` must start 55h AAh; byte 2 is set here, and so is the last byte of the image.
+    Source: IBM PC/AT Technical Reference, "ROM Scan".
+    """
+    if code[:2] != b"\x55\xaa":
+        raise ValueError(f"an option ROM starts 55 aa, this one {code[:2].hex(' ')}")
+    units = len(code) // OPTION_ROM_UNIT + 1  # at least one byte stays free for the checksum
+    image = bytearray(code.ljust(units * OPTION_ROM_UNIT, b"\0"))
+    if len(image) > _MAX_OPTION_ROM:
+        raise ValueError(f"the option ROM has {len(image)} bytes, {_MAX_OPTION_ROM} is the most")
+    image[2] = units
+    return with_checksum(bytes(image), len(image) - 1)
+
+
+def with_checksum(image: bytes, at: int) -> bytes:
+    """Return `image` with the byte at offset `at` set so that all bytes sum to zero modulo 256."""
+    rest = sum(image) - image[at]
+    return image[:at] + bytes([-rest % 256]) + image[at + 1 :]
+
+
+def _low_font_source() -> str:
+    glyphs = "\n".join(f".byte {', '.join(map(str, FONT_8X8[at : at + 8]))}" for at in range(0, 128 * 8, 8))
+    return f".org {_LOW_FONT:#x}\nfont_8x8:\n{glyphs}\n.flow\n"
+
+
+def _make_bios() -> bytes:
+    assembly = assemble_bios()
+    return with_checksum(assembly.image(0, BIOS_SIZE), assembly.symbols["rom_checksum"])
+
+
+def _make_option_rom(assembly: Assembly) -> bytes:
+    return option_rom(assembly.flat())
+
+
+def _cached(part: str, make: Callable[[], bytes]) -> bytes:
+    """Return the image from the cache, or make and keep it; a cache that cannot be written is done without."""
+    path = _cache_directory() / f"{_digest(part)}.rom"
+    try:
+        return path.read_bytes()
+    except OSError:
+        pass
+    image = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".new")
+        with os.fdopen(handle, "wb") as file:
+            file.write(image)
+        Path(name).replace(path)  # atomic: another process sees the whole image or none
+    except OSError:
+        pass
+    return image
+
+
+def _cache_directory() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "glassvisor" / "firmware"
+
+
+def _digest(part: str) -> str:
+    """Hash the part's name, the glyphs, all firmware sources (one may include another) and the assembler."""
+    digest = hashlib.sha256(part.encode() + font_source().encode())
+    files = [path for path in HERE.rglob("*") if path.suffix in (".s", ".inc")]
+    for path in sorted(files) + [HERE / name for name in _TOOLS]:
+        digest.update(str(path.relative_to(HERE)).encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    digest.update(font_source().encode())
+    return digest.hexdigest()
+
+
+def main() -> None:
+    """Write the images that exist, and a listing of each, for use elsewhere."""
+    parser = argparse.ArgumentParser(prog="python -m firmware.build", description="Build glassvisor's ROM images.")
+    parser.add_argument("--out", type=Path, required=True, help="directory for bios.rom, vgabios.rom and kernel.rom")
+    out: Path = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    for name, build, assemble in (
+        ("bios", build_bios, assemble_bios),
+        ("vgabios", build_vga_rom, assemble_vga),
+        ("kernel", build_kernel_rom, assemble_kernel_rom),
+    ):
+        image = build()
+        (out / f"{name}.rom").write_bytes(image)
+        (out / f"{name}.lst").write_text(assemble().listing())
+        print(f"{name}.rom: {len(image)} bytes")
+
+
+if __name__ == "__main__":
+    main()

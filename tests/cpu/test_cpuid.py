@@ -1,0 +1,50 @@
+"""The virtual CPUID says what is modelled and nothing else."""
+
+import struct
+
+import pytest
+
+from vmm.arch.registers import Reg
+from vmm.cpu import control
+from vmm.cpu.cpuid import CPU_SIGNATURE, FEATURES, Feature, cpuid
+
+
+def test_vendor_and_highest_leaf():
+    eax, ebx, ecx, edx = cpuid(0)
+    assert eax == 2
+    assert struct.pack("<III", ebx, edx, ecx) == b"GenuineIntel"
+
+
+def test_signature_is_what_edx_holds_after_reset(world):
+    assert cpuid(1)[0] == CPU_SIGNATURE == world.vcpu.reg32(Reg.EDX)
+    assert (CPU_SIGNATURE >> 8 & 15, CPU_SIGNATURE >> 4 & 15) == (6, 3)
+
+
+def test_brand_string():
+    text = b"".join(struct.pack("<IIII", *cpuid(0x8000_0002 + part)) for part in range(3))
+    assert text.rstrip(b"\0") == b"Glassvisor virtual CPU"
+    assert len(text) == 48
+
+
+@pytest.mark.parametrize("bit", [1, 7, 9, 11, 12, 14, 16, 17, 19, 28, 29])
+def test_features_that_are_not_modelled_are_not_shown(bit):
+    assert not FEATURES >> bit & 1
+
+
+def test_no_hypervisor_bit_no_nx_no_extensions():
+    assert cpuid(1)[1:3] == (0, 0)
+    assert cpuid(0x8000_0001) == (0, 0, 0, 0)
+    assert cpuid(0x8000_0000) == (0x8000_0004, 0, 0, 0)
+
+
+@pytest.mark.parametrize("leaf", [3, 0xFFFF_FFFF, 0x4000_0000, 0x8000_0005, 0xC000_0000])
+def test_leaves_beyond_the_highest_answer_as_the_highest_basic_one(leaf):
+    assert cpuid(leaf) == cpuid(2)
+
+
+@pytest.mark.parametrize(
+    ("feature", "cr4_bit"),
+    [(Feature.TSC, 2), (Feature.DE, 3), (Feature.PSE, 4), (Feature.PAE, 5), (Feature.PGE, 7), (Feature.FXSR, 9)],
+)
+def test_cr4_bits_follow_the_features(feature, cr4_bit):
+    assert bool(FEATURES & feature) is bool(control.CR4_BITS >> cr4_bit & 1)

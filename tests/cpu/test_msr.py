@@ -1,0 +1,73 @@
+"""RDMSR, WRMSR, RDTSC and RDPMC."""
+
+import pytest
+
+from vmm.arch.exceptions import Vector
+from vmm.arch.registers import Cr4
+from vmm.cpu.msr import Msr, rdmsr, rdpmc, rdtsc, wrmsr
+
+GP = int(Vector.GP)
+
+
+def test_tsc_follows_the_clock(world):
+    world.protected()
+    assert rdtsc(world.vcpu, 1 << 40) == 1 << 40
+    assert rdmsr(world.vcpu, Msr.TSC, 5) == 5
+
+
+def test_written_tsc_goes_on_from_there_and_loses_its_upper_half(world):
+    world.protected()
+    wrmsr(world.vcpu, Msr.TSC, 0xAAAA_BBBB_0000_1000, now_tsc=500)
+    assert rdtsc(world.vcpu, 500) == 0x1000
+    assert rdtsc(world.vcpu, 700) == 0x1000 + 200
+    assert rdmsr(world.vcpu, Msr.TSC, 700) == 0x1000 + 200
+
+
+@pytest.mark.parametrize(
+    ("cpl", "tsd", "allowed"), [(0, True, True), (1, False, True), (3, False, True), (1, True, False), (3, True, False)]
+)
+def test_tsd_keeps_rdtsc_from_outer_rings(world, cpl, tsd, allowed):
+    world.protected(cpl)
+    world.vcpu.cr4 = int(Cr4.TSD) if tsd else 0
+    if allowed:
+        assert rdtsc(world.vcpu, 9) == 9
+    else:
+        assert world.fault_of(lambda: rdtsc(world.vcpu, 9)) == (GP, 0)
+
+
+@pytest.mark.parametrize("cpl", [1, 3])
+@pytest.mark.parametrize("index", list(Msr))
+def test_msrs_need_cpl_0(world, cpl, index):
+    world.protected(cpl)
+    assert world.fault_of(lambda: rdmsr(world.vcpu, index, 0)) == (GP, 0)
+    assert world.fault_of(lambda: wrmsr(world.vcpu, index, 0, 0)) == (GP, 0)
+
+
+@pytest.mark.parametrize("index", [0, 0x1B, 0x2A, 0xC1, 0xFE, 0x174, 0x186, 0x277, 0x1A0, 0x179, 0xC000_0080])
+def test_unknown_msr(world, index):
+    world.protected()
+    assert world.fault_of(lambda: rdmsr(world.vcpu, index, 0)) == (GP, 0)
+    assert world.fault_of(lambda: wrmsr(world.vcpu, index, 0, 0)) == (GP, 0)
+
+
+def test_platform_id_is_read_only(world):
+    world.protected()
+    assert rdmsr(world.vcpu, Msr.PLATFORM_ID, 0) == 0
+    assert world.fault_of(lambda: wrmsr(world.vcpu, Msr.PLATFORM_ID, 0, 0)) == (GP, 0)
+
+
+def test_bios_sign_id_keeps_what_is_written(world):
+    world.protected()
+    assert rdmsr(world.vcpu, Msr.BIOS_SIGN_ID, 0) == 0
+    wrmsr(world.vcpu, Msr.BIOS_SIGN_ID, 0x1_0000_0002, 0)
+    assert rdmsr(world.vcpu, Msr.BIOS_SIGN_ID, 0) == 0x1_0000_0002
+
+
+def test_there_is_no_performance_counter(world):
+    world.protected()
+    assert world.fault_of(lambda: rdpmc(world.vcpu, 0)) == (GP, 0)
+
+
+def test_msrs_work_in_real_mode(world):
+    world.real()
+    assert rdmsr(world.vcpu, Msr.TSC, 7) == 7

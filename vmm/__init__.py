@@ -1,0 +1,1 @@
+"""Glassvisor: a virtual machine monitor whose physical CPU is the Unicorn engine."""

@@ -1,0 +1,1 @@
+"""x86 facts, each cited from the Intel SDM: no behaviour here."""

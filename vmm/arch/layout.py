@@ -1,0 +1,40 @@
+"""Address types, and the layout of the page through which cached code and the VMM talk.
+
+The vCPU page holds the guest-visible state that the physical CPU cannot hold for a deprivileged guest. Cached
+code reads and writes it through `cs:`; the VMM through a memoryview. Everything is a 32-bit little-endian word.
+"""
+
+from enum import IntEnum
+from typing import Final, NewType
+
+GuestLinear = NewType("GuestLinear", int)
+GuestPhysical = NewType("GuestPhysical", int)
+HostPhysical = NewType("HostPhysical", int)
+CacheAddress = NewType("CacheAddress", int)
+
+PAGE_SHIFT: Final = 12
+PAGE_SIZE: Final = 1 << PAGE_SHIFT
+PAGE_MASK: Final = PAGE_SIZE - 1
+MASK32: Final = 0xFFFF_FFFF
+
+
+class Slot(IntEnum):
+    """Byte offsets in the vCPU page."""
+
+    IF = 0x00  # Eflags.IF or 0
+    FLAGS = 0x04  # IOPL, NT, AC, ID: the rest of EFLAGS that is not in the physical register
+    PENDING = 0x08  # not 0: an interrupt waits for IF, so STI and POPF must leave the cache
+    CR0 = 0x10
+    CR2 = 0x14
+    CR3 = 0x18
+    CR4 = 0x1C
+    GDT_LIMIT = 0x20
+    GDT_BASE = 0x24
+    IDT_LIMIT = 0x28
+    IDT_BASE = 0x2C
+    LDTR = 0x30  # selector
+    TR = 0x34  # selector
+    SCRATCH = 0x40  # eight words that only live inside one inline sequence
+
+
+SCRATCH_WORDS: Final = 8

@@ -1,0 +1,29 @@
+"""Paging-structure entries.
+
+Source: Intel SDM Vol. 3A, "32-Bit Paging", "PAE Paging".
+"""
+
+from enum import IntFlag
+from typing import Final
+
+
+class Pte(IntFlag):
+    """Bits of a page-table or page-directory entry; the same places in 32-bit and PAE paging."""
+
+    P = 1 << 0
+    W = 1 << 1
+    U = 1 << 2
+    PWT = 1 << 3
+    PCD = 1 << 4
+    A = 1 << 5
+    D = 1 << 6
+    PS = 1 << 7
+    G = 1 << 8
+    NX = 1 << 63  # PAE with EFER.NXE
+
+
+FRAME_32: Final = 0xFFFF_F000
+LARGE_FRAME_32: Final = 0xFFC0_0000
+LARGE_OFFSET_32: Final = 0x003F_FFFF
+LARGE_RESERVED_32: Final = 1 << 21
+"""Of a 4-MByte entry, bit 21 is reserved; bits 20:13 are the frame's bits 39:32 (PSE-36)."""

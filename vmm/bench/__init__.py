@@ -1,0 +1,1 @@
+"""Benchmarks: programs that report, not timed tests."""

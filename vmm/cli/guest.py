@@ -1,0 +1,135 @@
+"""What the front ends ask of a running machine, and the two queues that stand before its door.
+
+The protocols say exactly what the command line uses of `vmm.machine` and `vmm.monitor`, so that it can be tested with
+neither. Keys and serial bytes are paced here, in host memory that only the user can fill: a keyboard has a buffer of a
+few keys and a UART one of sixteen bytes, and what does not fit there is lost in a real machine, too.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from vmm.outcome import Outcome
+
+if TYPE_CHECKING:
+    from vmm.devices.keymap import KeyStroke
+    from vmm.screen import GraphicsScreen, TextScreen
+
+KEY_GAP_NS: Final = 20_000_000  # 50 keys a second: as fast as typematic repeat, and the INT 16h buffer holds 15
+SERIAL_BACKLOG: Final = 64  # bytes at the door at a time: a few receive FIFOs
+SERIAL_LOG_MAX: Final = 1 << 20
+
+ByteSink = Callable[[bytes], None]
+
+
+class Door(Protocol):
+    """The one place where the outside world enters a VM."""
+
+    def post_keys(self, strokes: "list[KeyStroke]") -> None: ...
+
+    def post_serial(self, data: bytes) -> None: ...
+
+    @property
+    def serial_backlog(self) -> int:
+        """Bytes posted that the UART has not had room for yet."""
+
+
+class Guest(Protocol):
+    """A VM, as far as the command line knows one."""
+
+    door: Door
+    serial_out: list[ByteSink]
+    debugcon_out: list[ByteSink]
+
+    @property
+    def now(self) -> int:
+        """Virtual time in nanoseconds."""
+
+    def screen(self) -> "TextScreen | GraphicsScreen": ...
+
+    def stats_json(self) -> dict[str, Any]: ...
+
+    def reset(self) -> None: ...
+
+
+class Runner(Protocol):
+    """A monitor, as far as the command line knows one."""
+
+    wake_fds: set[int]
+
+    def run_slice(self, vm: Any, host_seconds: float) -> Outcome | None: ...
+
+    def stop(self) -> None: ...
+
+
+class Typist:
+    """Keystrokes on their way to the keyboard, one every 20 ms of guest time."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._waiting: deque[KeyStroke] = deque()
+        self._next_at = 0
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._waiting)
+
+    def type(self, strokes: "Sequence[KeyStroke]") -> None:
+        self._waiting.extend(strokes)
+
+    def pump(self) -> None:
+        """Hand over the next key if its time has come."""
+        if self._waiting and self._guest.now >= self._next_at:
+            self._guest.door.post_keys([self._waiting.popleft()])
+            self._next_at = self._guest.now + KEY_GAP_NS
+
+
+class SerialFeed:
+    """Bytes on their way to the serial port, no more at the door than the guest takes away."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._waiting = bytearray()
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes not handed over yet."""
+        return len(self._waiting)
+
+    def feed(self, data: bytes) -> None:
+        self._waiting += data
+
+    def pump(self) -> None:
+        """Hand over what there is room for at the door."""
+        room = SERIAL_BACKLOG - self._guest.door.serial_backlog
+        if self._waiting and room > 0:
+            self._guest.door.post_serial(bytes(self._waiting[:room]))
+            del self._waiting[:room]
+
+
+class SerialLog:
+    """The last MiB of what the guest sent, addressed by position since the start."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._dropped = 0
+
+    def __call__(self, data: bytes) -> None:
+        self._data += data
+        if len(self._data) > 2 * SERIAL_LOG_MAX:  # trimmed by halves, so that trimming costs nothing on average
+            surplus = len(self._data) - SERIAL_LOG_MAX
+            del self._data[:surplus]
+            self._dropped += surplus
+
+    @property
+    def end(self) -> int:
+        """The position after the last byte."""
+        return self._dropped + len(self._data)
+
+    def text(self, start: int = 0) -> str:
+        """One character a byte, from position `start` on as far as it is still held."""
+        return self._data[max(0, start - self._dropped) :].decode("latin-1")

@@ -1,0 +1,450 @@
+"""From command-line words to a checked `RunRequest`.
+
+Everything here fails with one `ConfigError` line that says what was given and what was expected, before anything is
+opened for writing and before the engine is loaded.
+"""
+
+import math
+import os
+import re
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from vmm.errors import ConfigError
+from vmm.script import SCREENSHOT_SUFFIXES, Step, compile_pattern, parse
+from vmm.trace import KINDS
+
+if TYPE_CHECKING:
+    from vmm.machine import MachineConfig
+
+MIB: Final = 1 << 20
+MEMORY_MIN: Final = MIB
+MEMORY_MAX: Final = 2048 * MIB
+MEMORY_STEP: Final = 4096  # RAM comes in pages
+SIZE_UNITS: Final[Mapping[str, int]] = {"": MIB, "K": 1 << 10, "M": MIB, "G": 1 << 30}
+ADDRESS_MAX: Final = 1 << 32
+FLOPPY_DRIVES: Final = 2
+ATA_DRIVES: Final = 4  # two channels of two; a CD-ROM drive takes one
+MEDIA: Final = ("floppy", "disk", "cdrom")
+SCRIPT_MAX: Final = 1 << 16  # characters
+
+
+@dataclass(slots=True)
+class Words:
+    """What stood on the command line, unchecked. One field per option, named after it."""
+
+    image: str | None = None
+    as_: str | None = None
+    boot: str | None = None
+    floppy: list[str] = field(default_factory=list)
+    disk: list[str] = field(default_factory=list)
+    cdrom: str | None = None
+    kernel: str | None = None
+    module: list[str] = field(default_factory=list)
+    append: str | None = None
+    flat: str | None = None
+    bios: str | None = None
+    memory: str = "64M"
+    write: bool = False
+    exit_port: bool = False
+    strict: bool = False
+    audit: bool = False
+    clock: str = "realtime"
+    on_reset: str = "restart"
+    serial: str = "none"
+    display: str | None = None
+    debugcon: str | None = None
+    timeout: str | None = None
+    until: str | None = None
+    script: str | None = None
+    screenshot: str | None = None
+    trace: str | None = None
+    trace_file: str | None = None
+    stats: str | None = None
+    load: str | None = None
+    save: str | None = None
+    record: str | None = None
+    replay: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What is in the drives, and which kind boots first (None: the firmware's order)."""
+
+    floppies: tuple[Path | None, ...] = ()
+    disks: tuple[Path, ...] = ()
+    cdrom: Path | None = None
+    boot: str | None = None
+    write: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What is put into RAM instead of booting a medium."""
+
+    kernel: Path | None = None
+    flat: tuple[Path, int] | None = None
+    modules: tuple[tuple[Path, str], ...] = ()
+    append: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What ends a run, other than the guest."""
+
+    on_reset_exit: bool = False
+    timeout: float | None = None
+    until: re.Pattern[str] | None = None
+    script: tuple[Step, ...] | None = None
+    script_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where the guest's output and ours go. `serial` is `stdio`, None, or a file."""
+
+    serial: str | Path | None = None
+    display: str = "none"
+    debugcon: Path | None = None
+    screenshot: Path | None = None
+    trace: frozenset[str] = frozenset()
+    trace_console: bool = False
+    trace_file: Path | None = None
+    stats: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateFiles:
+    """Machine states and event logs."""
+
+    load: Path | None = None
+    save: Path | None = None
+    record: Path | None = None
+    replay: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A `vmm run` that makes sense."""
+
+    media: Media
+    payload: Payload
+    ends: Ends
+    outputs: Outputs
+    states: StateFiles
+    memory: int
+    bios: Path | None
+    clock: str
+    exit_port: bool
+    strict: bool
+    audit: bool
+
+
+def check(words: Words) -> RunRequest:
+    """Check all of a command line. Raises: ConfigError: one line for the first thing that is wrong."""
+    if words.as_ and not words.image:
+        raise ConfigError("--as says what IMAGE is; give an IMAGE")
+    payload = _payload(words)
+    media = _media(words, payload)
+    if not words.load and not words.bios and _is_empty(media, payload):
+        raise ConfigError("nothing to boot: give an IMAGE, --floppy, --disk, --cdrom, --kernel or --flat")
+    return RunRequest(
+        media=media,
+        payload=payload,
+        ends=_ends(words),
+        outputs=_outputs(words),
+        states=_states(words),
+        memory=parse_size(words.memory),
+        bios=_optional_input(words.bios, "--bios"),
+        clock=_choice(words.clock, "--clock", ("realtime", "warp")),
+        exit_port=words.exit_port,
+        strict=words.strict,
+        audit=words.audit,
+    )
+
+
+def machine_config(request: RunRequest) -> "MachineConfig":
+    """The part of a request that describes the machine. Loads the engine."""
+    from vmm.machine import MachineConfig
+
+    media, payload = request.media, request.payload
+    return MachineConfig(
+        memory=request.memory,
+        floppies=media.floppies,
+        disks=media.disks,
+        cdrom=media.cdrom,
+        kernel=payload.kernel,
+        flat=payload.flat,
+        modules=payload.modules,
+        append=payload.append,
+        bios=request.bios,
+        boot=media.boot,
+        write=media.write,
+        clock=request.clock,
+        exit_port=request.exit_port,
+        strict=request.strict,
+        audit=request.audit,
+        trace=request.outputs.trace,
+    )
+
+
+def parse_size(text: str) -> int:
+    """Guest RAM in bytes: `64M`, `1G`, `1536K`, or a bare number of MiB.
+
+    Raises: ConfigError: no size, not whole pages, or outside 1M to 2G.
+    """
+    match = re.fullmatch(r"(-?\d{1,18})([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"--memory: expected a size such as 64M or 1G, not {text!r}")
+    size = int(match[1]) * SIZE_UNITS[match[2].upper()]
+    if not MEMORY_MIN <= size <= MEMORY_MAX or size % MEMORY_STEP:
+        raise ConfigError(f"--memory: expected 1M to 2G in steps of 4K, not {text!r}")
+    return size
+
+
+def parse_flat(text: str) -> tuple[Path, int]:
+    """`FILE@ADDR`, the address as Python writes numbers (0x7C00, 31744).
+
+    Raises: ConfigError: no `@`, no number, beyond 4 GiB, or no such file.
+    """
+    name, at, address = text.rpartition("@")
+    try:
+        value = int(address, 0)
+    except ValueError:
+        at = ""
+    if not at or not 0 <= value < ADDRESS_MAX:
+        raise ConfigError(
+            f"--flat: expected FILE@ADDR with an address below 4 GiB, such as kernel.bin@0x100000, not {text!r}"
+        )
+    return input_file(name, "--flat"), value
+
+
+def parse_trace_kinds(text: str | None) -> frozenset[str]:
+    """A comma-separated list of trace kinds; `all` stands for every one.
+
+    Raises: ConfigError: an unknown kind; the message lists them.
+    """
+    if text is None:
+        return frozenset()
+    given = {word.strip() for word in text.split(",")} - {""}
+    if given == {"all"}:
+        return frozenset(KINDS)
+    if unknown := sorted(given - set(KINDS)):
+        raise ConfigError(f"--trace: unknown kind {unknown[0]!r}; known are {', '.join(KINDS)}, or all")
+    if not given:
+        raise ConfigError(f"--trace: expected any of {', '.join(KINDS)}, or all")
+    return frozenset(given)
+
+
+def input_file(name: str, option: str) -> Path:
+    """A file or block device that can be read and is not empty. A pipe is not opened: that could wait for ever.
+
+    Raises: ConfigError: it is none.
+    """
+    path = Path(name)
+    try:
+        facts = path.stat()
+        if stat.S_ISDIR(facts.st_mode):
+            raise ConfigError(f"{option}: {name} is a directory, expected a file")
+        if not (stat.S_ISREG(facts.st_mode) or stat.S_ISBLK(facts.st_mode)):
+            raise ConfigError(f"{option}: {name} is neither a file nor a block device")
+        if stat.S_ISREG(facts.st_mode) and not facts.st_size:
+            raise ConfigError(f"{option}: {name} is empty")
+        with path.open("rb"):
+            return path
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ConfigError(f"{option}: cannot read {name!r}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def output_file(name: str | None, option: str) -> Path | None:
+    """A file that could be written: nothing is created here.
+
+    Raises: ConfigError: its directory is missing or read-only, or it is a directory itself.
+    """
+    if name is None:
+        return None
+    path = Path(name)
+    if not name or path.is_dir():
+        raise ConfigError(f"{option}: {name!r} is a directory, expected a file name")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option}: there is no directory {str(path.parent)!r}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"{option}: cannot write {name!r}: permission denied")
+    return path
+
+
+def _optional_input(name: str | None, option: str) -> Path | None:
+    return None if name is None else input_file(name, option)
+
+
+def _choice(value: str, option: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ConfigError(f"{option}: expected {' or '.join(allowed)}, not {value!r}")
+    return value
+
+
+def _is_empty(media: Media, payload: Payload) -> bool:
+    return not (media.floppies or media.disks or media.cdrom or payload.kernel or payload.flat)
+
+
+def _payload(words: Words) -> Payload:
+    kernel = _optional_input(words.kernel, "--kernel")
+    if kernel and words.flat:
+        raise ConfigError("--kernel and --flat exclude each other: both say what runs first")
+    if words.boot and (kernel or words.flat):
+        raise ConfigError("--boot chooses a medium, but --kernel and --flat are started without one")
+    if words.image and not words.as_ and _kind_of_image(words.image) == "kernel":
+        if kernel or words.flat:
+            raise ConfigError(f"IMAGE {words.image} is a kernel itself; give either IMAGE or --kernel or --flat")
+        kernel = Path(words.image)
+    if not kernel and (words.module or words.append is not None):
+        raise ConfigError("--module and --append go with a kernel: give --kernel FILE")
+    flat = parse_flat(words.flat) if words.flat else None
+    return Payload(kernel, flat, tuple(_module(text) for text in words.module), words.append or "")
+
+
+def _module(text: str) -> tuple[Path, str]:
+    """`FILE` or `FILE ARGUMENTS`; the kernel is told the whole text, as boot loaders do."""
+    name = text if Path(text).exists() else text.split(" ", 1)[0]
+    return input_file(name, "--module"), text
+
+
+def _kind_of_image(name: str) -> str:
+    """`floppy`, `disk`, `cdrom` or `kernel`, by looking into the file."""
+    from vmm.images import classify
+
+    return str(classify(input_file(name, "IMAGE")))
+
+
+def _media(words: Words, payload: Payload) -> Media:
+    floppies = [input_file(name, "--floppy") for name in words.floppy]
+    disks = [input_file(name, "--disk") for name in words.disk]
+    cdrom = _optional_input(words.cdrom, "--cdrom")
+    boot = None if words.boot is None else _choice(words.boot, "--boot", MEDIA)
+    if words.image and Path(words.image) != payload.kernel:
+        image = input_file(words.image, "IMAGE")
+        kind = _choice(words.as_, "--as", MEDIA) if words.as_ else _kind_of_image(words.image)
+        if kind == "cdrom" and cdrom:
+            raise ConfigError(f"IMAGE {words.image} is a CD and --cdrom gives another; there is one CD-ROM drive")
+        floppies = [image] * (kind == "floppy") + floppies
+        disks = [image] * (kind == "disk") + disks
+        cdrom = image if kind == "cdrom" else cdrom
+        boot = boot or kind
+    return _fit_drives(Media(tuple(floppies), tuple(disks), cdrom, boot, words.write))
+
+
+def _fit_drives(media: Media) -> Media:
+    if len(media.floppies) > FLOPPY_DRIVES:
+        raise ConfigError(f"{len(media.floppies)} floppies given, but there are {FLOPPY_DRIVES} floppy drives")
+    room = ATA_DRIVES - (media.cdrom is not None)
+    if len(media.disks) > room:
+        raise ConfigError(f"{len(media.disks)} disks given, but there is room for {room}")
+    given = {"floppy": media.floppies, "disk": media.disks, "cdrom": media.cdrom}
+    if media.boot and not given[media.boot]:
+        raise ConfigError(f"--boot {media.boot}: no {media.boot} was given")
+    return media
+
+
+def _ends(words: Words) -> Ends:
+    reset = _choice(words.on_reset, "--on-reset", ("restart", "exit"))
+    return Ends(
+        on_reset_exit=reset == "exit",
+        timeout=_timeout(words.timeout),
+        until=_until(words.until),
+        script=_script(words.script),
+        script_name=words.script or "",
+    )
+
+
+def _until(text: str | None) -> re.Pattern[str] | None:
+    if text is None:
+        return None
+    try:
+        return compile_pattern(text)
+    except ConfigError as error:
+        raise ConfigError(f"--until: {error}") from None
+
+
+def _timeout(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"--timeout: expected a number of seconds above 0, not {text!r}")
+    return seconds
+
+
+def _script(name: str | None) -> tuple[Step, ...] | None:
+    if name is None:
+        return None
+    try:  # not input_file: a script may well come through a pipe
+        with Path(name).open(encoding="utf-8") as file:
+            text = file.read(SCRIPT_MAX + 1)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--script: {name} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--script: cannot read {name!r}: {getattr(error, 'strerror', None) or error}") from None
+    if "\0" in text or len(text) > SCRIPT_MAX:
+        raise ConfigError(f"--script: {name} is no script: it has NUL characters or more than {SCRIPT_MAX} characters")
+    return parse(text, name)
+
+
+def _outputs(words: Words) -> Outputs:
+    trace = parse_trace_kinds(words.trace)
+    if words.trace_file and not trace:
+        raise ConfigError(f"--trace-file needs --trace KINDS, any of {', '.join(KINDS)}, or all")
+    display = _display(words)
+    if words.screenshot and not words.screenshot.endswith(SCREENSHOT_SUFFIXES):
+        raise ConfigError(f"--screenshot: expected FILE.png or FILE.txt, not {words.screenshot!r}")
+    if words.stats != "-":
+        output_file(words.stats, "--stats")
+    serial: str | Path | None = None if words.serial == "none" else words.serial
+    if serial not in (None, "stdio"):
+        serial = output_file(words.serial, "--serial")
+    return Outputs(
+        serial=serial,
+        display=display,
+        debugcon=output_file(words.debugcon, "--debugcon"),
+        screenshot=output_file(words.screenshot, "--screenshot"),
+        trace=trace,
+        trace_console=bool(trace) and not (display == "text" and sys.stderr.isatty()),
+        trace_file=output_file(words.trace_file, "--trace-file"),
+        stats=words.stats,
+    )
+
+
+def _display(words: Words) -> str:
+    """The display that was asked for, or `text` where stdout is a terminal that nothing else writes to."""
+    terminal_user = _other_terminal_user(words)
+    if words.display is None:
+        return "text" if sys.stdout.isatty() and not terminal_user and not words.script else "none"
+    display = _choice(words.display, "--display", ("text", "none"))
+    if display == "text" and terminal_user:
+        raise ConfigError(f"--display text and {terminal_user} both want the terminal; send one of them elsewhere")
+    return display
+
+
+def _other_terminal_user(words: Words) -> str | None:
+    if words.serial == "stdio":
+        return "--serial stdio"
+    if words.trace and not words.trace_file and sys.stderr.isatty():
+        return "--trace without --trace-file"
+    return None
+
+
+def _states(words: Words) -> StateFiles:
+    if words.record and words.replay:
+        raise ConfigError("--record and --replay exclude each other")
+    return StateFiles(
+        load=_optional_input(words.load, "--load"),
+        save=output_file(words.save, "--save"),
+        record=output_file(words.record, "--record"),
+        replay=_optional_input(words.replay, "--replay"),
+    )

@@ -1,0 +1,254 @@
+"""One `vmm run`, from a checked request to an exit status.
+
+Theory of operation. The monitor runs the guest in slices of at most 20 ms of host time. Between two slices every front
+end is polled; the first one that has an outcome ends the run, as does an outcome of the guest's own. Signals only set a
+flag and ask the monitor to end its slice: their handlers may run in the middle of a call from the engine. The terminal
+is put back before anything is reported.
+"""
+
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from vmm.cli.frontends import (
+    FrontEnd,
+    GuestView,
+    OutputFile,
+    ScriptPlayer,
+    SerialConsole,
+    UntilWatcher,
+    open_text,
+    poll_all,
+    save_screenshot,
+)
+from vmm.cli.guest import Guest, Runner, SerialFeed, SerialLog, Typist
+from vmm.cli.options import Ends, Outputs, RunRequest, machine_config
+from vmm.cli.terminal import Input, stdin_descriptor
+from vmm.errors import Unmodelled
+from vmm.outcome import (
+    Halted,
+    Interrupted,
+    Outcome,
+    PoweredOff,
+    ResetRequested,
+    ScriptDone,
+    ScriptUnfinished,
+    Stopped,
+    TimedOut,
+    TripleFault,
+    UnmodelledReport,
+    exit_status,
+    sentence,
+)
+from vmm.script import ScriptRunner
+from vmm.trace import TraceWriter
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SLICE_S: Final = 0.02
+BUSY_SLICE_S: Final = 0.002  # while a paste is on its way to a guest that may take it fast
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(slots=True)
+class Session:
+    """A machine with everything that is plugged into it from outside."""
+
+    guest: Guest
+    runner: Runner
+    ends: Ends
+    typist: Typist
+    feed: SerialFeed
+    fronts: list[FrontEnd] = field(default_factory=list)
+    player: ScriptPlayer | None = None
+
+    def drive(self, interrupt: "Interrupt") -> Outcome:
+        """Run until something ends it. A reset starts the guest anew, unless the user wants it to end the run."""
+        started = time.monotonic()
+        while True:
+            outcome = self.runner.run_slice(self.guest, self._slice_length(started))
+            seen = interrupt.outcome() or poll_all(self.fronts)
+            self.typist.pump()
+            self.feed.pump()
+            if outcome is not None and self._is_restart(outcome):
+                self.guest.reset()
+            elif outcome is not None:
+                return self._last_look(outcome, seen)
+            if seen is not None:
+                return seen
+            if self.ends.timeout is not None and time.monotonic() - started >= self.ends.timeout:
+                return TimedOut(self.ends.timeout)
+
+    def _slice_length(self, started: float) -> float:
+        length = BUSY_SLICE_S if self.feed.is_busy else SLICE_S
+        if self.ends.timeout is None:
+            return length
+        return max(0.0, min(length, started + self.ends.timeout - time.monotonic()))
+
+    def _is_restart(self, outcome: Outcome) -> bool:
+        return isinstance(outcome, ResetRequested | TripleFault) and not self.ends.on_reset_exit
+
+    def _last_look(self, outcome: Outcome, seen: Outcome | None) -> Outcome:
+        """The guest is over: what does the script or the pattern make of its last screen?
+
+        Where the guest ended in peace they have the say. A script that the guest left in mid-sentence has failed.
+        """
+        if not isinstance(outcome, Halted | PoweredOff | ResetRequested):
+            return outcome
+        if self.player is None or isinstance(seen, ScriptDone):
+            return seen or outcome
+        before = None
+        while before != self.player.runner.position:
+            before = self.player.runner.position
+            seen = self.player.poll()
+            if isinstance(seen, ScriptDone):
+                return seen
+        return ScriptUnfinished(self.player.runner.position, sentence(outcome))
+
+
+class Interrupt:
+    """Signals as a flag. The second one raises KeyboardInterrupt, in case we hang in a write to a full pipe."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._signal: int | None = None
+
+    def outcome(self) -> Outcome | None:
+        return None if self._signal is None else Interrupted(self._signal)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator["Interrupt"]:
+        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number
+        self._runner.stop()
+
+
+def run(request: RunRequest) -> int:
+    """Carry a request out; return the exit status.
+
+    Raises: ConfigError: an image or an output file turned out to be unusable.
+    """
+    from vmm.machine import build_vm
+    from vmm.monitor import Monitor
+
+    return run_machine(request, build_vm(machine_config(request)), Monitor())
+
+
+def run_machine(request: RunRequest, guest: Guest, runner: Runner) -> int:
+    """Plug the front ends into a machine, run it, report."""
+    console = _stderr_console()
+    with contextlib.ExitStack() as stack:
+        writer = _trace_writer(request.outputs, console, stack)
+        session = plug_in(request, guest, runner, stack)
+        with Interrupt(runner).installed() as interrupt:
+            try:
+                outcome = session.drive(interrupt)
+            except Unmodelled as error:
+                outcome = Stopped(UnmodelledReport(error.what, error.report, writer.last_lines() if writer else ()))
+    return report(request, guest, outcome, console)
+
+
+def plug_in(request: RunRequest, guest: Guest, runner: Runner, stack: contextlib.ExitStack) -> Session:
+    """Open every front end that was asked for; `stack` closes them, last opened first."""
+    ends, outputs = request.ends, request.outputs
+    session = Session(guest, runner, ends, Typist(guest), SerialFeed(guest))
+
+    def add(front: FrontEnd) -> None:
+        stack.callback(front.close)
+        session.fronts.append(front)
+
+    for path, option, sinks in (
+        (outputs.serial if isinstance(outputs.serial, Path) else None, "--serial", guest.serial_out),
+        (outputs.debugcon, "--debugcon", guest.debugcon_out),
+    ):
+        if path is not None:
+            file = OutputFile(path, option)
+            sinks.append(file)
+            add(file)
+    if outputs.serial == "stdio":
+        console = SerialConsole(session.feed, Input(stdin_descriptor(), runner.wake_fds), sys.stdout.fileno())
+        guest.serial_out.append(console)
+        add(console)
+    if ends.script is not None or ends.until is not None:
+        _add_watchers(session, add)
+    if outputs.display == "text":
+        from vmm.cli.display import TextDisplay
+
+        add(TextDisplay(guest, session.typist, Input(stdin_descriptor(), runner.wake_fds), sys.stdout.fileno()))
+    return session
+
+
+def _add_watchers(session: Session, add: Any) -> None:
+    guest, ends = session.guest, session.ends
+    log = SerialLog()
+    guest.serial_out.append(log)
+    if ends.script is not None:
+        view = GuestView(guest, log, session.typist)
+        script = ScriptRunner(ends.script, ends.script_name)
+        session.player = ScriptPlayer(script, guest, view, (session.typist, session.feed))
+        add(session.player)
+    if ends.until is not None:
+        add(UntilWatcher(ends.until, guest, log))
+
+
+def _trace_writer(outputs: Outputs, console: "Console", stack: contextlib.ExitStack) -> TraceWriter | None:
+    if not outputs.trace:
+        return None
+    file = stack.enter_context(open_text(outputs.trace_file, "--trace-file")) if outputs.trace_file else None
+    return TraceWriter(outputs.trace, console if outputs.trace_console else None, file)
+
+
+def _stderr_console() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def report(request: RunRequest, guest: Guest, outcome: Outcome, console: "Console") -> int:
+    """What the user gets to see after a run; returns the exit status."""
+    from vmm.cli.summary import print_summary
+
+    status = exit_status(outcome)
+    stats = {"outcome": sentence(outcome), "status": status, **guest.stats_json()}
+    if request.outputs.screenshot is not None:
+        save_screenshot(guest, request.outputs.screenshot)
+    if isinstance(outcome, Stopped):
+        _print_report(outcome.report)
+    print_summary(console, stats, sentence(outcome), status)
+    if request.outputs.stats is not None:
+        _write_stats(stats, request.outputs.stats)
+    return status
+
+
+def _print_report(found: UnmodelledReport) -> None:
+    print(f"vmm: not modelled: {found.what}", file=sys.stderr)
+    for line in found.facts:
+        print(f"  {line}", file=sys.stderr)
+    if found.trace:
+        print("  last trace lines:", *found.trace, sep="\n    ", file=sys.stderr)
+
+
+def _write_stats(stats: dict[str, Any], target: str) -> None:
+    text = json.dumps(stats, indent=2) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    with open_text(Path(target), "--stats") as file:
+        file.write(text)

@@ -1,0 +1,496 @@
+"""The instructions that leave the cache: operands in, semantics called, result out.
+
+A handler is called with `vcpu.eip` already behind the instruction; if it raises a GuestFault, the dispatcher puts EIP back.
+It may change EIP, segments, mode: everything. Ports, time and CPUID come in through `Platform`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from bt.decode import Insn
+from vmm.arch.exceptions import Vector, gp, ud
+from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SIZE
+from vmm.arch.registers import Eflags, Reg, Seg
+from vmm.cpu import control, cpuid, events, iret, msr, segments, transfers
+from vmm.cpu.events import EventKind
+from vmm.cpu.operands import (
+    add_to_stack,
+    linear_address,
+    peek_stack,
+    read_far_pointer,
+    read_rm,
+    write_rm,
+)
+from vmm.cpu.vcpu import Vcpu
+
+_ZF: Final = int(Eflags.ZF)
+_DF: Final = int(Eflags.DF)
+_OF: Final = int(Eflags.OF)
+_IOPL_USER: Final = 3
+
+
+class Platform(Protocol):
+    """What an instruction can reach outside its processor."""
+
+    def port_read(self, port: int, width: int) -> int: ...
+    def port_write(self, port: int, width: int, value: int) -> None: ...
+    def port_read_block(self, port: int, width: int, count: int) -> bytes: ...
+    def port_write_block(self, port: int, width: int, data: bytes) -> None: ...
+    def tsc(self) -> int: ...
+
+
+Handler = Callable[[Vcpu, Insn, Platform], None]
+
+# --- ports ---------------------------------------------------------------------------------------------
+
+_IMMEDIATE_PORT: Final = frozenset((0xE4, 0xE5, 0xE6, 0xE7))
+
+
+def _port(vcpu: Vcpu, insn: Insn) -> int:
+    return insn.tail[0] if insn.opcode in _IMMEDIATE_PORT else vcpu.reg(Reg.EDX, 2)
+
+
+def _port_width(insn: Insn) -> int:
+    return insn.operand_size if insn.opcode & 1 else 1
+
+
+def in_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """IN AL | AX | EAX (SDM Vol. 2A, "IN - Input from Port")."""
+    port, width = _port(vcpu, insn), _port_width(insn)
+    control.check_io(vcpu, port, width)
+    vcpu.set_reg(Reg.EAX, width, platform.port_read(port, width))
+
+
+def out(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """OUT (SDM Vol. 2B, "OUT - Output to Port")."""
+    port, width = _port(vcpu, insn), _port_width(insn)
+    control.check_io(vcpu, port, width)
+    platform.port_write(port, width, vcpu.reg(Reg.EAX, width))
+
+
+def _string_io(vcpu: Vcpu, insn: Insn, platform: Platform, index: int, transfer: Callable[[int, int], None]) -> None:
+    """The frame of INS and OUTS: a whole REP at once, page by page, with exact registers at a fault.
+
+    `transfer(linear address, count of items)` moves items at ascending addresses inside one page, or one item anywhere.
+    """
+    width = _port_width(insn)
+    size = insn.address_size
+    mask = (1 << 8 * size) - 1
+    seg = Seg.ES if index == Reg.EDI else insn.segment_override
+    base = vcpu.base(Seg.DS if seg is None else seg)
+    backward = bool(vcpu.eflags & _DF)
+    left = vcpu.reg32(Reg.ECX) & mask if insn.repeat else 1
+    while left:
+        offset = vcpu.reg32(index) & mask
+        la = base + offset & MASK32
+        room = min(PAGE_SIZE - (la & PAGE_MASK), mask + 1 - offset) // width
+        count = 1 if backward or room == 0 else min(left, room)
+        transfer(la, count)
+        vcpu.set_reg(index, size, offset + (-width if backward else width * count))
+        left -= count
+        if insn.repeat:
+            vcpu.set_reg(Reg.ECX, size, left)
+
+
+def ins(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """INSB INSW INSD, REP too: the port is read only when memory takes the data (SDM Vol. 2A, "INS/INSB/INSW/INSD")."""
+    port, width, user = vcpu.reg(Reg.EDX, 2), _port_width(insn), vcpu.cpl == 3
+    control.check_io(vcpu, port, width)
+
+    def transfer(la: int, count: int) -> None:
+        vcpu.memory.check_write(la, width * count, user)
+        vcpu.memory.write_bytes(la, platform.port_read_block(port, width, count), user)
+
+    _string_io(vcpu, insn, platform, Reg.EDI, transfer)
+
+
+def outs(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """OUTSB OUTSW OUTSD, REP too (SDM Vol. 2B, "OUTS/OUTSB/OUTSW/OUTSD")."""
+    port, width, user = vcpu.reg(Reg.EDX, 2), _port_width(insn), vcpu.cpl == 3
+    control.check_io(vcpu, port, width)
+
+    def transfer(la: int, count: int) -> None:
+        platform.port_write_block(port, width, vcpu.memory.read_bytes(la, width * count, user))
+
+    _string_io(vcpu, insn, platform, Reg.ESI, transfer)
+
+
+# --- flags and halting ---------------------------------------------------------------------------------
+
+
+def pushf(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """PUSHF outside the cache."""
+    image = control.pushf_image(vcpu, insn.operand_size)
+    push(vcpu, insn.operand_size, image)
+
+
+def popf(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """POPF outside the cache."""
+    if vcpu.is_v86 and vcpu.iopl < _IOPL_USER:
+        raise gp()
+    size = insn.operand_size
+    value = peek_stack(vcpu, size)
+    control.popf(vcpu, value, size)
+    add_to_stack(vcpu, size)
+
+
+def push(vcpu: Vcpu, size: int, value: int) -> None:
+    """Push `size` bytes; ESP moves only when the write succeeded."""
+    mask = 0xFFFF if vcpu.stack_size == 2 else MASK32
+    offset = vcpu.reg32(Reg.ESP) - size & mask
+    vcpu.memory.write(vcpu.base(Seg.SS) + offset & MASK32, size, value, vcpu.cpl == 3)
+    add_to_stack(vcpu, -size)
+
+
+# --- segments ------------------------------------------------------------------------------------------
+
+_POP_SEGMENT: Final = {0x07: Seg.ES, 0x17: Seg.SS, 0x1F: Seg.DS, 0x0FA1: Seg.FS, 0x0FA9: Seg.GS}
+_FAR_LOAD: Final = {0xC4: Seg.ES, 0xC5: Seg.DS, 0x0FB2: Seg.SS, 0x0FB4: Seg.FS, 0x0FB5: Seg.GS}
+
+
+def load_segment(vcpu: Vcpu, seg: int, selector: int) -> None:
+    """Load any segment register but CS, in any mode."""
+    if seg == Seg.SS:
+        segments.load_stack_segment(vcpu, selector)
+    else:
+        segments.load_data_segment(vcpu, seg, selector)
+
+
+def mov(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """MOV to a segment register, to and from control and debug registers."""
+    reg, rm = insn.modrm >> 3 & 7, insn.modrm & 7
+    opcode = insn.opcode
+    if opcode == 0x8E:
+        if reg == Seg.CS or reg > Seg.GS:
+            raise ud()
+        load_segment(vcpu, reg, read_rm(vcpu, insn, 2))
+        vcpu.interrupt_shadow = reg == Seg.SS
+    elif opcode == 0x0F20:
+        vcpu.set_reg32(rm, control.mov_from_cr(vcpu, reg))
+    elif opcode == 0x0F22:
+        control.mov_to_cr(vcpu, reg, vcpu.reg32(rm))
+    elif opcode == 0x0F21:
+        vcpu.set_reg32(rm, control.mov_from_dr(vcpu, reg))
+    elif opcode == 0x0F23:
+        control.mov_to_dr(vcpu, reg, vcpu.reg32(rm))
+    else:
+        raise ud()
+
+
+def pop(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """POP to a segment register."""
+    seg, stack_size = _POP_SEGMENT[insn.opcode], vcpu.stack_size
+    load_segment(vcpu, seg, peek_stack(vcpu, insn.operand_size) & 0xFFFF)
+    vcpu.interrupt_shadow = seg == Seg.SS
+    vcpu.set_reg(Reg.ESP, stack_size, vcpu.reg32(Reg.ESP) + insn.operand_size)  # as wide as the stack popped from
+
+
+def load_far_pointer(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """LDS LES LFS LGS LSS."""
+    if insn.is_register_form:
+        raise ud()
+    selector, offset = read_far_pointer(vcpu, insn, insn.operand_size)
+    load_segment(vcpu, _FAR_LOAD[insn.opcode], selector)
+    vcpu.set_reg(insn.modrm >> 3 & 7, insn.operand_size, offset)
+
+
+def lar(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """LAR r, r/m16: ZF tells whether the register was written."""
+    _load_rights(vcpu, insn, segments.lar)
+
+
+def lsl(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """LSL r, r/m16."""
+    _load_rights(vcpu, insn, segments.lsl)
+
+
+def _load_rights(vcpu: Vcpu, insn: Insn, ask: Callable[[Vcpu, int], int | None]) -> None:
+    segments.require_protected(vcpu)
+    value = ask(vcpu, read_rm(vcpu, insn, 2))
+    _set_zf(vcpu, value is not None)
+    if value is not None:
+        vcpu.set_reg(insn.modrm >> 3 & 7, insn.operand_size, value)
+
+
+def verr(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """VERR r/m16."""
+    segments.require_protected(vcpu)
+    _set_zf(vcpu, segments.verr(vcpu, read_rm(vcpu, insn, 2)))
+
+
+def verw(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """VERW r/m16."""
+    segments.require_protected(vcpu)
+    _set_zf(vcpu, segments.verw(vcpu, read_rm(vcpu, insn, 2)))
+
+
+def arpl(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """ARPL r/m16, r16."""
+    segments.require_protected(vcpu)
+    value, adjusted = segments.arpl(read_rm(vcpu, insn, 2), vcpu.reg(insn.modrm >> 3 & 7, 2))
+    if adjusted:
+        write_rm(vcpu, insn, 2, value)
+    _set_zf(vcpu, adjusted)
+
+
+def _set_zf(vcpu: Vcpu, on: bool) -> None:
+    flags = vcpu.fold_flags()
+    vcpu.set_arithmetic(flags | _ZF if on else flags & ~_ZF)
+
+
+# --- system registers ----------------------------------------------------------------------------------
+
+
+def lgdt(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """LGDT m16&32."""
+    _load_table(vcpu, insn, control.lgdt)
+
+
+def lidt(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """LIDT m16&32."""
+    _load_table(vcpu, insn, control.lidt)
+
+
+def _load_table(vcpu: Vcpu, insn: Insn, load: Callable[[Vcpu, int, int, int], None]) -> None:
+    if insn.is_register_form:
+        raise ud()
+    segments.require_cpl0(vcpu)
+    at = linear_address(vcpu, insn.memory)
+    user = vcpu.cpl == 3
+    limit = vcpu.memory.read(at, 2, user)
+    load(vcpu, vcpu.memory.read(at + 2 & MASK32, 4, user), limit, insn.operand_size)
+
+
+def store_table(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """SGDT and SIDT outside the cache."""
+    if insn.is_register_form:
+        raise ud()
+    base, limit = vcpu.gdtr if insn.modrm >> 3 & 7 == 0 else vcpu.idtr
+    image = limit.to_bytes(2, "little") + base.to_bytes(4, "little")
+    vcpu.memory.write_bytes(linear_address(vcpu, insn.memory), image, vcpu.cpl == 3)
+
+
+def smsw(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """SMSW outside the cache."""
+    _store_word(vcpu, insn, vcpu.cr0)
+
+
+def sldt(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """SLDT outside the cache; #UD in real mode and V86."""
+    segments.require_protected(vcpu)
+    _store_word(vcpu, insn, vcpu.ldtr.selector)
+
+
+def str_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """STR outside the cache; #UD in real mode and V86."""
+    segments.require_protected(vcpu)
+    _store_word(vcpu, insn, vcpu.tr.selector)
+
+
+def _store_word(vcpu: Vcpu, insn: Insn, value: int) -> None:
+    write_rm(vcpu, insn, insn.operand_size if insn.is_register_form else 2, value)
+
+
+def lldt(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """LLDT r/m16."""
+    segments.require_protected(vcpu)
+    segments.require_cpl0(vcpu)
+    segments.lldt(vcpu, read_rm(vcpu, insn, 2))
+
+
+def ltr(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """LTR r/m16."""
+    segments.require_protected(vcpu)
+    segments.require_cpl0(vcpu)
+    segments.ltr(vcpu, read_rm(vcpu, insn, 2))
+
+
+def lmsw(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """LMSW r/m16."""
+    segments.require_cpl0(vcpu)
+    control.lmsw(vcpu, read_rm(vcpu, insn, 2))
+
+
+def invlpg(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """INVLPG m: the shadow is a TLB, so it forgets."""
+    if insn.is_register_form:
+        raise ud()
+    segments.require_cpl0(vcpu)
+    vcpu.stale_translations = True
+
+
+def cache_control(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """INVD, WBINVD: there is no cache that software could see."""
+    segments.require_cpl0(vcpu)
+
+
+def cpuid_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """CPUID."""
+    for reg, value in zip((Reg.EAX, Reg.EBX, Reg.ECX, Reg.EDX), cpuid.cpuid(vcpu.reg32(Reg.EAX)), strict=True):
+        vcpu.set_reg32(reg, value)
+
+
+def rdtsc(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """RDTSC."""
+    _set_edx_eax(vcpu, msr.rdtsc(vcpu, platform.tsc()))
+
+
+def rdmsr(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """RDMSR."""
+    _set_edx_eax(vcpu, msr.rdmsr(vcpu, vcpu.reg32(Reg.ECX), platform.tsc()))
+
+
+def wrmsr(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """WRMSR."""
+    value = vcpu.reg32(Reg.EDX) << 32 | vcpu.reg32(Reg.EAX)
+    msr.wrmsr(vcpu, vcpu.reg32(Reg.ECX), value, platform.tsc())
+
+
+def rdpmc(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """RDPMC."""
+    msr.rdpmc(vcpu, vcpu.reg32(Reg.ECX))
+
+
+def _set_edx_eax(vcpu: Vcpu, value: int) -> None:
+    vcpu.set_reg32(Reg.EAX, value)
+    vcpu.set_reg32(Reg.EDX, value >> 32)
+
+
+# --- far transfers and interrupts ----------------------------------------------------------------------
+
+
+def far_branch(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """JMP and CALL: ptr16:16, ptr16:32, m16:16, m16:32."""
+    size, eip = insn.operand_size, insn.next_eip
+    if insn.opcode in (0xEA, 0x9A):
+        offset = int.from_bytes(insn.tail[:size], "little")
+        selector = int.from_bytes(insn.tail[size : size + 2], "little")
+        is_jump = insn.opcode == 0xEA
+    else:
+        if insn.is_register_form:
+            raise ud()
+        selector, offset = read_far_pointer(vcpu, insn, size)
+        is_jump = insn.modrm >> 3 & 7 == 5
+    (transfers.far_jump if is_jump else transfers.far_call)(vcpu, selector, offset, size, eip)
+
+
+def retf(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """RETF, RETF imm16."""
+    release = int.from_bytes(insn.tail[:2], "little") if insn.opcode == 0xCA else 0
+    transfers.far_return(vcpu, insn.operand_size, release)
+
+
+def iret_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """IRET, IRETD."""
+    iret.iret(vcpu, insn.operand_size, insn.next_eip)
+
+
+def int_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """INT n, INT3, INTO, INT1."""
+    opcode = insn.opcode
+    if opcode == 0xCE:
+        if vcpu.fold_flags() & _OF:
+            _software(vcpu, insn, Vector.OF, EventKind.BREAKPOINT)
+    elif opcode == 0xCC:
+        _software(vcpu, insn, Vector.BP, EventKind.BREAKPOINT)
+    elif opcode == 0xF1:
+        _software(vcpu, insn, Vector.DB, EventKind.TRAP)
+    else:
+        _software(vcpu, insn, insn.tail[0], EventKind.SOFTWARE)
+
+
+def _software(vcpu: Vcpu, insn: Insn, vector: int, kind: EventKind) -> None:
+    vcpu.eip = insn.eip
+    events.deliver(vcpu, vector, kind=kind, return_eip=insn.next_eip)
+
+
+def hlt(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """HLT."""
+    control.hlt(vcpu)
+
+
+def undefined(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """UD2 and everything that this processor does not have."""
+    raise ud()
+
+
+def _plain(semantics: Callable[[Vcpu], None]) -> Handler:
+    def handler(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+        semantics(vcpu)
+
+    return handler
+
+
+HANDLERS: Final[Mapping[str, Handler]] = {
+    "arpl": arpl,
+    "call": far_branch,
+    "cli": _plain(control.cli),
+    "clts": _plain(control.clts),
+    "cpuid": cpuid_,
+    "hlt": hlt,
+    "in": in_,
+    "insb": ins,
+    "insd": ins,
+    "insw": ins,
+    "int": int_,
+    "int1": int_,
+    "int3": int_,
+    "into": int_,
+    "invd": cache_control,
+    "invlpg": invlpg,
+    "iret": iret_,
+    "iretd": iret_,
+    "jmp": far_branch,
+    "lar": lar,
+    "lcall": far_branch,
+    "lds": load_far_pointer,
+    "les": load_far_pointer,
+    "lfs": load_far_pointer,
+    "lgdt": lgdt,
+    "lgs": load_far_pointer,
+    "lidt": lidt,
+    "ljmp": far_branch,
+    "lldt": lldt,
+    "lmsw": lmsw,
+    "lsl": lsl,
+    "lss": load_far_pointer,
+    "ltr": ltr,
+    "mov": mov,
+    "out": out,
+    "outsb": outs,
+    "outsd": outs,
+    "outsw": outs,
+    "pop": pop,
+    "popf": popf,
+    "popfd": popf,
+    "pushf": pushf,
+    "pushfd": pushf,
+    "rdmsr": rdmsr,
+    "rdpmc": rdpmc,
+    "rdtsc": rdtsc,
+    "retf": retf,
+    "sgdt": store_table,
+    "sidt": store_table,
+    "sldt": sldt,
+    "smsw": smsw,
+    "sti": _plain(control.sti),
+    "str": str_,
+    "verr": verr,
+    "verw": verw,
+    "wbinvd": cache_control,
+    "wrmsr": wrmsr,
+}
+"""By mnemonic; what is not here is #UD."""
+
+QUIET: Final = frozenset(
+    "arpl cpuid in insb insd insw lar lsl out outsb outsd outsw rdmsr rdpmc rdtsc sgdt sidt sldt smsw str verr verw".split()
+)
+"""They change no mode, segment, privilege or control register: the physical CPU needs nothing but the registers."""
+
+
+def finish_inline(vcpu: Vcpu, insn: Insn, scratch: int) -> None:
+    """The rest of an inline sequence that needs the VMM: POPF with its value, popped already; STI, IF set already."""
+    if insn.mnemonic.startswith("popf"):
+        control.popf(vcpu, scratch, insn.operand_size)
+    else:
+        vcpu.interrupt_shadow = True

@@ -1,0 +1,95 @@
+"""The virtual CPUID: a P6-class 32-bit processor, the same whatever the host is.
+
+Shown are only features that are modelled and that the engine executes. Not shown, so that guests leave them alone:
+VME, MCE, APIC, SEP, MTRR, MCA, PAT, PSE-36, CLFLUSH, NX, long mode, and the hypervisor bit (the guest is to see the
+bare processor).
+
+Source: Intel SDM Vol. 2A, "CPUID - CPU Identification".
+"""
+
+from enum import IntFlag
+from typing import Final
+
+from vmm.cpu.vcpu import CPU_SIGNATURE
+
+
+class Feature(IntFlag):
+    """CPUID.1 EDX (SDM table "More on Feature Information Returned in the EDX Register")."""
+
+    FPU = 1 << 0
+    DE = 1 << 2
+    PSE = 1 << 3
+    TSC = 1 << 4
+    MSR = 1 << 5
+    PAE = 1 << 6
+    CX8 = 1 << 8
+    PGE = 1 << 13
+    CMOV = 1 << 15
+    MMX = 1 << 23
+    FXSR = 1 << 24
+    SSE = 1 << 25
+    SSE2 = 1 << 26
+
+
+FEATURES: Final = int(
+    Feature.FPU
+    | Feature.DE
+    | Feature.PSE
+    | Feature.TSC
+    | Feature.MSR
+    | Feature.PAE
+    | Feature.CX8
+    | Feature.PGE
+    | Feature.CMOV
+    | Feature.MMX
+    | Feature.FXSR
+    | Feature.SSE
+    | Feature.SSE2
+)
+
+VENDOR: Final = b"GenuineIntel"
+BRAND: Final = b"Glassvisor virtual CPU".ljust(48, b"\0")
+MAX_BASIC: Final = 2
+EXTENDED: Final = 0x8000_0000
+MAX_EXTENDED: Final = EXTENDED + 4
+
+# Leaf 2 of a Pentium II: one byte a descriptor, AL the number of times to ask. 01 instruction TLB 4 KiB, 32 entries;
+# 02 instruction TLB 4 MiB, 2; 03 data TLB 4 KiB, 64; 04 data TLB 4 MiB, 8; 08 L1 code 16 KiB; 0C L1 data 16 KiB;
+# 43 L2 512 KiB.
+_CACHES: Final = (0x0302_0101, 0, 0, 0x0C04_0843)
+
+Answer = tuple[int, int, int, int]
+
+
+def _words(text: bytes) -> list[int]:
+    return [int.from_bytes(text[at : at + 4], "little") for at in range(0, len(text), 4)]
+
+
+def _brand(part: int) -> Answer:
+    eax, ebx, ecx, edx = _words(BRAND[16 * part : 16 * part + 16])
+    return eax, ebx, ecx, edx
+
+
+def _vendor() -> Answer:
+    ebx, edx, ecx = _words(VENDOR)
+    return MAX_BASIC, ebx, ecx, edx
+
+
+LEAVES: Final[dict[int, Answer]] = {
+    0: _vendor(),
+    1: (CPU_SIGNATURE, 0, 0, FEATURES),
+    2: _CACHES,
+    EXTENDED: (MAX_EXTENDED, 0, 0, 0),
+    EXTENDED + 1: (0, 0, 0, 0),
+    EXTENDED + 2: _brand(0),
+    EXTENDED + 3: _brand(1),
+    EXTENDED + 4: _brand(2),
+}
+
+
+def cpuid(leaf: int) -> Answer:
+    """(EAX, EBX, ECX, EDX) for EAX = `leaf`, 32 bits; no leaf here looks at ECX.
+
+    A leaf beyond the highest basic or extended one answers as the highest basic leaf, as Intel processors do.
+    """
+    return LEAVES.get(leaf, LEAVES[MAX_BASIC])

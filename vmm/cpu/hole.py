@@ -1,0 +1,85 @@
+"""The hole: the window of linear space that the guest shares with the VMM.
+
+Every shadow root maps it. `SUPERVISOR` parts are out of reach of physical CPL 3, except under the root for real mode,
+where the guest is its own kernel and runs in physical V86: there all of it has the U bit.
+
+| part          | rights in the protected-mode root  | what for                                               |
+| ------------- | ---------------------------------- | ------------------------------------------------------ |
+| kernel cache  | supervisor, read-only, executable  | blocks of virtual CPL 0-2 and of real mode             |
+| user cache    | user, read-only, executable        | blocks of virtual CPL 3 and of guest V86               |
+| lookups       | user, read-only                    | branch targets, one table per block space              |
+| vCPU page     | supervisor, read-write             | see `vmm.arch.layout.Slot`                             |
+| user view     | user, read-only                    | the same frame                                         |
+| user scratch  | user, read-write                   | scratch words of inline sequences at CPL 3             |
+| shadow GDT    | supervisor, read-only              | the guest's code and data descriptors, DPL 0-2 made 1  |
+| shadow TSS    | supervisor, read-only              | back link 0, so that no native IRET finds a task       |
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from vmm.arch.layout import PAGE_SIZE
+from vmm.arch.paging import Pte
+from vmm.hw.memory import PhysicalMemory
+
+HOLE_SIZE: Final = 64 << 20
+DEFAULT_HOLE: Final = 0xF400_0000
+
+KERNEL_CACHE_SIZE: Final = 24 << 20
+USER_CACHE_SIZE: Final = 12 << 20
+LOOKUP_SIZE: Final = 16 << 20
+SHADOW_GDT_SIZE: Final = 64 << 10
+
+_P: Final = int(Pte.P)
+_W: Final = int(Pte.W)
+_U: Final = int(Pte.U)
+_NX: Final = int(Pte.NX)
+
+
+@dataclass(frozen=True, slots=True)
+class HolePart:
+    """One run of pages in the hole: where it is, its frames, and its rights as PTE bits."""
+
+    offset: int
+    size: int
+    host: int
+    rights: int
+
+
+@dataclass(slots=True)
+class Hole:
+    """The hole of one VM at linear address `base` (64 MiB, aligned to its size)."""
+
+    base: int = DEFAULT_HOLE
+    parts: dict[str, HolePart] = field(default_factory=dict)
+    _used: int = 0
+
+    @classmethod
+    def build(cls, physical: PhysicalMemory, base: int = DEFAULT_HOLE) -> "Hole":
+        """Allocate the frames and lay the parts out."""
+        hole = cls(base)
+        hole._add(physical, "kernel_cache", KERNEL_CACHE_SIZE, _P)
+        hole._add(physical, "user_cache", USER_CACHE_SIZE, _P | _U)
+        hole._add(physical, "lookup", LOOKUP_SIZE, _P | _U | _NX)
+        hole._add(physical, "vcpu_page", PAGE_SIZE, _P | _W | _NX)
+        vcpu_page = hole.parts["vcpu_page"].host
+        hole._add(physical, "user_view", PAGE_SIZE, _P | _U | _NX, host=vcpu_page)
+        hole._add(physical, "user_scratch", PAGE_SIZE, _P | _W | _U | _NX)
+        hole._add(physical, "shadow_gdt", SHADOW_GDT_SIZE, _P | _NX)
+        hole._add(physical, "shadow_tss", PAGE_SIZE, _P | _NX)
+        return hole
+
+    def linear(self, name: str) -> int:
+        """Linear address of a part."""
+        return self.base + self.parts[name].offset
+
+    def contains(self, la: int) -> bool:
+        """Is a linear address inside the hole?"""
+        return self.base <= la < self.base + HOLE_SIZE
+
+    def _add(self, physical: PhysicalMemory, name: str, size: int, rights: int, host: int | None = None) -> None:
+        where = physical.allocate(size) if host is None else host
+        self.parts[name] = HolePart(self._used, size, where, rights)
+        self._used += size
+        if self._used > HOLE_SIZE:
+            raise ValueError(f"the hole's parts take {self._used} bytes, more than {HOLE_SIZE}")

@@ -1,0 +1,205 @@
+"""Shadow page tables: what the physical MMU walks while the guest runs.
+
+PAE with NX, always on. The tables are a virtual TLB: empty at first, filled at a page fault from the guest's own tables
+(or from the identity, while the guest does not page), emptied when the guest changes what they were made from. Nothing
+but the translation cache is executable. Two roots share every table of guest pages and differ in the hole alone: the
+real-mode root gives it to the user (see `hole.py`).
+
+Pages of `GuestMemory.watched` and of ROM are mapped read-only; device pages are not mapped; where nothing answers, a page of
+ones is mapped read-only.
+
+Source: Intel SDM Vol. 3A, "PAE Paging".
+"""
+
+from enum import Enum, auto
+from typing import Final
+
+from vmm.arch.layout import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from vmm.arch.paging import Pte
+from vmm.cpu.hole import HOLE_SIZE, Hole
+from vmm.cpu.paging import A20_BIT, Mmu
+from vmm.hw.memory import PhysicalMemory
+from vmm.memory import GuestMemory, MemoryRegion
+
+_P: Final = int(Pte.P)
+_W: Final = int(Pte.W)
+_U: Final = int(Pte.U)
+_D: Final = int(Pte.D)
+_AD: Final = int(Pte.A | Pte.D)
+_NX: Final = int(Pte.NX)
+_ENTRIES: Final = 512
+_LARGE_SHIFT: Final = 21
+_LARGE_SIZE: Final = 1 << _LARGE_SHIFT
+_DIRECTORIES: Final = 4 * _ENTRIES
+_FRAME: Final = 0x000F_FFFF_FFFF_F000
+
+
+class Fill(Enum):
+    """What a fault on a page turned out to be, once the guest's own tables allow the access."""
+
+    MAPPED = auto()  # hidden: the shadow was behind, try again
+    WATCHED = auto()  # a store to a page that is watched
+    DEVICE = auto()  # there is no RAM to map for this access
+
+
+class ShadowTables:
+    """The shadow of one virtual CPU. Addresses of table entries are physical; `roots` are CR3 values."""
+
+    def __init__(self, physical: PhysicalMemory, memory: GuestMemory, mmu: Mmu, hole: Hole) -> None:
+        self._physical = physical
+        self._entries = physical.view.cast("Q")
+        self._memory = memory
+        self._mmu = mmu
+        self._hole = hole
+        self._ones = physical.allocate(PAGE_SIZE)
+        physical.view[self._ones : self._ones + PAGE_SIZE] = b"\xff" * PAGE_SIZE
+        self._free: list[int] = []
+        self._tables: dict[int, int] = {}
+        self._writable_at: dict[int, set[int]] = {}
+        self._hole_tables: dict[int, int] = {}
+        self.real_root, self._real_directories = self._build_root()
+        self.protected_root, self._protected_directories = self._build_root()
+        self.rebuild_roots()
+
+    def root(self, real: bool) -> int:
+        """CR3 for a mode."""
+        return self.real_root if real else self.protected_root
+
+    # --- filling ---------------------------------------------------------------------------------------
+
+    def fill(self, la: int, write: bool, user: bool) -> Fill:
+        """Make one access possible, if the guest's tables allow it and RAM answers.
+
+        Raises: GuestFault, the true fault.
+        """
+        if not self._mmu.is_paging:
+            return self._fill_identity(la, write)
+        gpa, rights = self._mmu.walk(la, write, user)
+        may_write = bool(rights & _W and rights & _D) or (write and not user)
+        return self._fill_page(la, gpa, write, may_write, rights & _U)
+
+    def _fill_identity(self, la: int, write: bool) -> Fill:
+        gpa = la & self._mmu.a20_mask
+        if la >> _LARGE_SHIFT not in self._tables:
+            self._fill_table_identity(la >> _LARGE_SHIFT)
+        return self._fill_page(la, gpa, write, True, _U)
+
+    def _fill_page(self, la: int, gpa: int, write: bool, may_write: bool, user_bit: int) -> Fill:
+        page = gpa >> PAGE_SHIFT
+        region = self._memory.region_at(page)
+        if region is None or region.host is None or region.read_only:
+            if write or (region is not None and region.host is None):
+                return Fill.DEVICE
+            may_write = False
+        if page in self._memory.watched:
+            if write:
+                return Fill.WATCHED
+            may_write = False
+        self._set(la, self._frame(region, gpa) | _P | _AD | _NX | user_bit | (_W if may_write else 0))
+        if may_write:
+            self._writable_at.setdefault(page, set()).add(la >> PAGE_SHIFT)
+        return Fill.MAPPED
+
+    def _frame(self, region: MemoryRegion | None, gpa: int) -> int:
+        if region is None or region.host is None:
+            return self._ones
+        return region.host + gpa - region.base & ~PAGE_MASK
+
+    def _fill_table_identity(self, number: int) -> None:
+        """Fill a new table with all RAM pages of its 2 MiB: an unpaged guest can reach them all at once."""
+        table = self._table(number)
+        base = number << _LARGE_SHIFT
+        mask = self._mmu.a20_mask
+        watched = self._memory.watched
+        bits = _P | _AD | _NX | _U
+        for index in range(_ENTRIES):
+            gpa = base + (index << PAGE_SHIFT) & mask
+            region = self._memory.region_at(gpa >> PAGE_SHIFT)
+            if region is None or region.host is None or region.read_only or gpa >> PAGE_SHIFT in watched:
+                continue
+            self._entries[(table >> 3) + index] = region.host + gpa - region.base | bits | _W
+
+    # --- changing --------------------------------------------------------------------------------------
+
+    def protect(self, page: int) -> None:
+        """Make the guest's stores to a guest-physical page fault, in all aliases. The caller flushes the TLB."""
+        if not self._mmu.is_paging:
+            self._clear_write(page)
+            if not self._mmu.a20_mask & A20_BIT:
+                self._clear_write(page ^ A20_BIT >> PAGE_SHIFT)
+        for alias in self._writable_at.pop(page, ()):
+            self._clear_write(alias)
+
+    def map_once(self, la: int, frame: int, writable: bool) -> None:
+        """Map any frame at the page of `la`, for one instruction; `unmap` takes it away. The caller flushes the TLB."""
+        self._set(la, frame | _P | _AD | _NX | _U | (_W if writable else 0))
+
+    def unmap(self, la: int) -> None:
+        """Forget one page. The caller flushes the TLB."""
+        table = self._tables.get(la >> _LARGE_SHIFT)
+        if table is not None:
+            self._entries[(table >> 3) + (la >> PAGE_SHIFT & _ENTRIES - 1)] = 0
+
+    def drop_all(self) -> None:
+        """Forget every guest page. The caller flushes the TLB."""
+        for number, table in self._tables.items():
+            self._set_directories(number, 0)
+            self._free.append(table)
+        self._tables.clear()
+        self._writable_at.clear()
+
+    def _clear_write(self, page: int) -> None:
+        table = self._tables.get(page >> _LARGE_SHIFT - PAGE_SHIFT)
+        if table is not None:
+            self._entries[(table >> 3) + (page & _ENTRIES - 1)] &= ~_W
+
+    def _set(self, la: int, entry: int) -> None:
+        table = self._table(la >> _LARGE_SHIFT)
+        self._entries[(table >> 3) + (la >> PAGE_SHIFT & _ENTRIES - 1)] = entry
+
+    def _table(self, number: int) -> int:
+        table = self._tables.get(number)
+        if table is None:
+            table = self._free.pop() if self._free else self._physical.allocate(PAGE_SIZE)
+            self._physical.view[table : table + PAGE_SIZE] = bytes(PAGE_SIZE)
+            self._tables[number] = table
+            self._set_directories(number, table | _P | _W | _U)
+        return table
+
+    def _set_directories(self, number: int, entry: int) -> None:
+        if self._hole.base <= number << _LARGE_SHIFT < self._hole.base + HOLE_SIZE:
+            return  # the guest cannot reach below the hole
+        self._entries[(self._real_directories >> 3) + number] = entry
+        self._entries[(self._protected_directories >> 3) + number] = entry
+
+    # --- the roots -------------------------------------------------------------------------------------
+
+    def _build_root(self) -> tuple[int, int]:
+        root = self._physical.allocate(PAGE_SIZE)
+        directories = self._physical.allocate(4 * PAGE_SIZE)
+        for index in range(4):
+            self._entries[(root >> 3) + index] = directories + index * PAGE_SIZE | _P
+        return root, directories
+
+    def rebuild_roots(self) -> None:
+        """Forget every guest page and map the hole where it now is. The caller flushes the TLB."""
+        self.drop_all()
+        for directories, extra in ((self._real_directories, _U), (self._protected_directories, 0)):
+            self._physical.view[directories : directories + 4 * PAGE_SIZE] = bytes(4 * PAGE_SIZE)
+            self._map_hole(directories, extra)
+
+    def _map_hole(self, directories: int, extra: int) -> None:
+        first = self._hole.base >> _LARGE_SHIFT
+        count = HOLE_SIZE >> _LARGE_SHIFT
+        if extra not in self._hole_tables:
+            self._hole_tables[extra] = self._physical.allocate(count * PAGE_SIZE)
+            self._fill_hole_tables(self._hole_tables[extra], extra)
+        tables = self._hole_tables[extra]
+        for index in range(count):
+            self._entries[(directories >> 3) + first + index] = tables + index * PAGE_SIZE | _P | _W | _U
+
+    def _fill_hole_tables(self, tables: int, extra: int) -> None:
+        for part in self._hole.parts.values():
+            at = (tables >> 3) + (part.offset >> PAGE_SHIFT)
+            for index in range(part.size >> PAGE_SHIFT):
+                self._entries[at + index] = part.host + index * PAGE_SIZE | part.rights | extra | _AD

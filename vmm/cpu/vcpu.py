@@ -1,0 +1,313 @@
+"""The virtual CPU: what the guest believes about its processor.
+
+Registers live where the physical CPU can use them at once (the state overlay) or, where a deprivileged guest must not
+touch the real ones, in the vCPU page. This class gives all of them their guest meaning; emulation speaks only to it.
+
+Three places hold EFLAGS: the arithmetic bits and DF are lazy in the overlay, IF and IOPL/NT/AC/ID are in the vCPU
+page, TF, RF and VM are fields here. `eflags` puts them together.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from vmm.arch.layout import MASK32, Slot
+from vmm.arch.registers import ARITHMETIC, Cr0, Eflags, Reg, Seg
+from vmm.hw import state as hw
+from vmm.hw.state import CpuState
+
+_IF: Final = int(Eflags.IF)
+_DF: Final = int(Eflags.DF)
+_ONE: Final = int(Eflags.ONE)
+_PAGE_FLAGS: Final = int(Eflags.IOPL | Eflags.NT | Eflags.AC | Eflags.ID)
+_FIELD_FLAGS: Final = int(Eflags.TF | Eflags.RF | Eflags.VM)
+_PE: Final = int(Cr0.PE)
+_VM: Final = int(Eflags.VM)
+
+# Descriptor dword 1, as the hidden part of a segment register keeps it.
+DESC_TYPE_DATA_RW_A: Final = 3 << 8
+DESC_TYPE_CODE_RE_A: Final = 11 << 8
+DESC_S: Final = 1 << 12
+DESC_DPL: Final = 3 << 13
+DESC_DPL_SHIFT: Final = 13
+DESC_P: Final = 1 << 15
+DESC_B: Final = 1 << 22
+DESC_G: Final = 1 << 23
+REAL_MODE_DATA: Final = DESC_P | DESC_S | DESC_TYPE_DATA_RW_A
+REAL_MODE_CODE: Final = DESC_P | DESC_S | DESC_TYPE_CODE_RE_A
+
+
+@dataclass(slots=True, frozen=True)
+class SegmentRegister:
+    """A segment register with its hidden part, as the guest loaded it.
+
+    `selector` 16 bits, `base` 32 bits, `limit` 32 bits in bytes (granularity applied), `flags` descriptor dword 1
+    with its base bits ignored (type 11:8, S 12, DPL 14:13, P 15, AVL 20, D/B 22, G 23).
+    """
+
+    selector: int
+    base: int
+    limit: int
+    flags: int
+
+    @property
+    def dpl(self) -> int:
+        """Descriptor privilege level, 0-3."""
+        return self.flags >> DESC_DPL_SHIFT & 3
+
+    @property
+    def is_present(self) -> bool:
+        """P bit: also false for a register that holds a null selector."""
+        return bool(self.flags & DESC_P)
+
+
+NULL_SEGMENT: Final = SegmentRegister(0, 0, 0, 0)
+
+
+class LinearMemory(Protocol):
+    """Guest-linear memory as the guest's own accesses see it: A20, paging, faults. Little-endian.
+
+    `user` tells whether the access counts as CPL 3 for paging; system accesses (descriptor tables, TSS, stacks of inner
+    rings) pass False. Raises GuestFault #PF with error code and cr2. Accesses may cross pages; nothing is written
+    unless all of it can be.
+    """
+
+    def read(self, la: int, size: int, user: bool) -> int: ...
+    def write(self, la: int, size: int, value: int, user: bool) -> None: ...
+    def read_bytes(self, la: int, count: int, user: bool) -> bytes: ...
+    def write_bytes(self, la: int, data: bytes, user: bool) -> None: ...
+    def check_write(self, la: int, count: int, user: bool) -> None: ...
+
+
+def _page_register(slot: Slot) -> Any:
+    """A property for a 32-bit register that lives in the vCPU page."""
+    index = slot >> 2
+
+    def get(vcpu: "Vcpu") -> int:
+        return vcpu.page[index]
+
+    def put(vcpu: "Vcpu", value: int) -> None:
+        vcpu.page[index] = value & MASK32
+
+    return property(get, put)
+
+
+class Vcpu:
+    """One virtual processor of a VM.
+
+    `eip` and `cpl` are the guest's, valid whenever the guest is not running in the cache. `fold_flags` is bound by the
+    physical CPU while it runs this vCPU: it returns the arithmetic flags and DF out of the lazy form. `power_on` is the
+    engine's state after its own reset: it has the FPU's and what is not architectural.
+    """
+
+    def __init__(self, page: memoryview, memory: LinearMemory, power_on: bytes | None = None) -> None:
+        self.page = page.cast("B").cast("I")
+        self.memory = memory
+        self._power_on = bytes(hw.STATE_SIZE) if power_on is None else power_on
+        self.state = CpuState.blank()
+        self.fold_flags: Callable[[], int] = self._fold_plain
+        self.eip = 0
+        self.cpl = 0
+        self.field_flags = 0  # TF, RF, VM
+        self.segment_flags = [0] * 6  # descriptor dword 1 as the guest loaded it, DPL not raised
+        self.ldtr = NULL_SEGMENT
+        self.tr = NULL_SEGMENT
+        self.dr = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
+        self.msrs: dict[int, int] = {}
+        self.halted = False
+        self.interrupt_shadow = False  # STI, MOV SS or POP SS was the last instruction
+        self.stale_translations = False  # CR0, CR3, CR4 or A20 changed: the engine must drop its shadow
+        self.pending_debug = 0  # DR6 bits of a #DB trap due before the next instruction
+        self.reset()
+
+    # --- reset -----------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """The state after RESET (SDM Vol. 3A, "Processor State After Reset")."""
+        self.state.buffer[:] = self._power_on
+        for reg in Reg:
+            self.set_reg32(reg, 0)
+        for index in range(len(self.page)):
+            self.page[index] = 0
+        self.field_flags = 0
+        self.cpl = 0
+        self.eip = 0xFFF0
+        self.halted = False
+        self.interrupt_shadow = False
+        self.stale_translations = True
+        self.pending_debug = 0
+        self.msrs.clear()
+        self.dr[:] = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
+        self.eflags = _ONE
+        self.cr0 = int(Cr0.ET | Cr0.CD | Cr0.NW)
+        for seg in Seg:
+            self.set_segment(seg, SegmentRegister(0, 0, 0xFFFF, REAL_MODE_DATA))
+        self.set_segment(Seg.CS, SegmentRegister(0xF000, 0xFFFF_0000, 0xFFFF, REAL_MODE_CODE))
+        self.ldtr = SegmentRegister(0, 0, 0xFFFF, DESC_P | 2 << 8)
+        self.tr = SegmentRegister(0, 0, 0xFFFF, DESC_P | 11 << 8)
+        self.idtr = (0, 0xFFFF)
+        self.gdtr = (0, 0xFFFF)
+        self.set_reg32(Reg.EDX, CPU_SIGNATURE)
+
+    # --- modes -----------------------------------------------------------------------------------------
+
+    @property
+    def is_protected(self) -> bool:
+        """CR0.PE is set; true in V86 too."""
+        return bool(self.page[Slot.CR0 >> 2] & _PE)
+
+    @property
+    def is_v86(self) -> bool:
+        """EFLAGS.VM is set."""
+        return bool(self.field_flags & _VM)
+
+    @property
+    def is_real(self) -> bool:
+        """Real-address mode."""
+        return not self.page[Slot.CR0 >> 2] & _PE
+
+    # --- general registers -----------------------------------------------------------------------------
+
+    def reg32(self, reg: int) -> int:
+        """A 32-bit general register."""
+        return self.state.q[reg] & MASK32
+
+    def set_reg32(self, reg: int, value: int) -> None:
+        """Write a 32-bit general register; `value` is truncated."""
+        self.state.q[reg] = value & MASK32
+
+    def reg(self, reg: int, size: int) -> int:
+        """A general register of `size` bytes; for size 1, 4-7 are AH CH DH BH as the encoding has it."""
+        if size == 1:
+            return self.state.q[reg & 3] >> (8 if reg & 4 else 0) & 0xFF
+        return self.state.q[reg] & ((1 << 8 * size) - 1)
+
+    def set_reg(self, reg: int, size: int, value: int) -> None:
+        """Write a general register of `size` bytes; the rest of it is unchanged."""
+        if size == 1:
+            shift = 8 if reg & 4 else 0
+            old = self.state.q[reg & 3]
+            self.state.q[reg & 3] = old & ~(0xFF << shift) & MASK32 | (value & 0xFF) << shift
+        elif size == 2:
+            self.state.q[reg] = self.state.q[reg] & 0xFFFF_0000 | value & 0xFFFF
+        else:
+            self.state.q[reg] = value & MASK32
+
+    # --- flags -----------------------------------------------------------------------------------------
+
+    @property
+    def eflags(self) -> int:
+        """EFLAGS as the guest would push it with every bit shown (VM and RF too)."""
+        page = self.page
+        return (
+            self.fold_flags() & (ARITHMETIC | _DF)
+            | page[Slot.IF >> 2]
+            | page[Slot.FLAGS >> 2]
+            | self.field_flags
+            | _ONE
+        )
+
+    @eflags.setter
+    def eflags(self, value: int) -> None:
+        self.page[Slot.IF >> 2] = value & _IF
+        self.page[Slot.FLAGS >> 2] = value & _PAGE_FLAGS
+        self.field_flags = value & _FIELD_FLAGS
+        self.set_arithmetic(value)
+
+    def set_arithmetic(self, value: int) -> None:
+        """Set CF PF AF ZF SF OF and DF from an EFLAGS image."""
+        d = self.state.d
+        d[hw.D_CC_OP] = hw.CC_OP_EFLAGS
+        self.state.q[hw.Q_CC_SRC] = value & ARITHMETIC
+        d[hw.D_DF] = MASK32 if value & _DF else 1
+
+    def _fold_plain(self) -> int:
+        return self.state.q[hw.Q_CC_SRC] & ARITHMETIC | (_DF if self.state.d[hw.D_DF] == MASK32 else 0)
+
+    @property
+    def interrupts_enabled(self) -> bool:
+        """EFLAGS.IF, without the STI and MOV SS shadow."""
+        return bool(self.page[Slot.IF >> 2])
+
+    @property
+    def iopl(self) -> int:
+        """I/O privilege level, 0-3."""
+        return self.page[Slot.FLAGS >> 2] >> 12 & 3
+
+    # --- segments --------------------------------------------------------------------------------------
+
+    def segment(self, seg: int) -> SegmentRegister:
+        """A segment register as the guest loaded it."""
+        d, at = self.state.d, hw.D_SEGS + seg * hw.SEG_WORDS
+        return SegmentRegister(d[at] & 0xFFFF, d[at + hw.SEG_BASE], d[at + hw.SEG_LIMIT], self.segment_flags[seg])
+
+    def set_segment(self, seg: int, value: SegmentRegister) -> None:
+        """Load a segment register with its hidden part. No check, no CPL change: the caller has done that."""
+        d, at = self.state.d, hw.D_SEGS + seg * hw.SEG_WORDS
+        d[at] = value.selector
+        d[at + hw.SEG_BASE] = value.base
+        d[at + hw.SEG_BASE + 1] = 0
+        d[at + hw.SEG_LIMIT] = value.limit
+        self.segment_flags[seg] = value.flags
+
+    def selector(self, seg: int) -> int:
+        """The visible part, 16 bits."""
+        return self.state.d[hw.D_SEGS + seg * hw.SEG_WORDS] & 0xFFFF
+
+    def base(self, seg: int) -> int:
+        """The hidden base, 32 bits."""
+        return self.state.d[hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_BASE]
+
+    # --- system registers ------------------------------------------------------------------------------
+
+    cr0 = _page_register(Slot.CR0)
+    cr2 = _page_register(Slot.CR2)
+    cr3 = _page_register(Slot.CR3)
+    cr4 = _page_register(Slot.CR4)
+
+    @property
+    def gdtr(self) -> tuple[int, int]:
+        """(base 32 bits, limit 16 bits)."""
+        return self.page[Slot.GDT_BASE >> 2], self.page[Slot.GDT_LIMIT >> 2]
+
+    @gdtr.setter
+    def gdtr(self, value: tuple[int, int]) -> None:
+        self.page[Slot.GDT_BASE >> 2], self.page[Slot.GDT_LIMIT >> 2] = value
+
+    @property
+    def idtr(self) -> tuple[int, int]:
+        """(base 32 bits, limit 16 bits)."""
+        return self.page[Slot.IDT_BASE >> 2], self.page[Slot.IDT_LIMIT >> 2]
+
+    @idtr.setter
+    def idtr(self, value: tuple[int, int]) -> None:
+        self.page[Slot.IDT_BASE >> 2], self.page[Slot.IDT_LIMIT >> 2] = value
+
+    @property
+    def ldtr(self) -> SegmentRegister:
+        """The local descriptor table register with its hidden part."""
+        return self._ldtr
+
+    @ldtr.setter
+    def ldtr(self, value: SegmentRegister) -> None:
+        self._ldtr = value
+        self.page[Slot.LDTR >> 2] = value.selector
+
+    @property
+    def tr(self) -> SegmentRegister:
+        """The task register with its hidden part."""
+        return self._tr
+
+    @tr.setter
+    def tr(self, value: SegmentRegister) -> None:
+        self._tr = value
+        self.page[Slot.TR >> 2] = value.selector
+
+    @property
+    def stack_size(self) -> int:
+        """Width of the stack pointer in bytes: 4 when SS.B is set, else 2."""
+        return 4 if self.segment_flags[Seg.SS] & DESC_B else 2
+
+
+CPU_SIGNATURE: Final = 0x0000_0633
+"""CPUID.1 EAX: family 6, model 3, stepping 3, a Pentium II, which has no performance-counter quirks in our model."""

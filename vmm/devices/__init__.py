@@ -1,0 +1,1 @@
+"""The board: one file per chip, and the bus that joins them."""

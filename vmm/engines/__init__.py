@@ -1,0 +1,1 @@
+"""How guest code gets run."""

@@ -1,0 +1,94 @@
+"""From the virtual CPU to the physical one: what the processor must hold so that a deprivileged guest feels at home.
+
+Real mode and V86 guests run in physical V86 at CPL 3 with IOPL 3 (so that our `int` passes), protected-mode guests at CPL 1
+(virtual CPL 0-2) or CPL 3. Selectors, bases and limits in the hidden registers are the guest's own; only DPL is raised.
+The engine trusts `hflags` and does not recompute them when a state is restored, so they are made here in full.
+"""
+
+from typing import Final
+
+from vmm.arch.registers import Cr0, Cr4, Eflags, Seg
+from vmm.cpu.hole import SHADOW_GDT_SIZE, Hole
+from vmm.cpu.vcpu import DESC_B, DESC_DPL, DESC_DPL_SHIFT, DESC_P, Vcpu
+from vmm.hw import state as hw
+
+_BASE_CR0: Final = int(Cr0.PE | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.PG)
+_GUEST_CR0: Final = int(Cr0.MP | Cr0.EM | Cr0.TS)
+_BASE_CR4: Final = int(Cr4.PAE | Cr4.OSXMMEXCPT)
+_OSFXSR: Final = int(Cr4.OSFXSR)
+_MP: Final = int(Cr0.MP)
+_EM: Final = int(Cr0.EM)
+_TS: Final = int(Cr0.TS)
+_EFER_NXE: Final = 1 << 11
+_FLAGS_V86: Final = int(Eflags.VM | Eflags.IOPL | Eflags.ONE)
+_FLAGS_PROTECTED: Final = int(Eflags.ONE)
+_V86_DATA: Final = 0xF300  # present, DPL 3, writable data, accessed
+_V86_CODE: Final = 0xFB00
+_KERNEL_DPL: Final = 1
+_USER_DPL: Final = 3
+_TSS_AVAILABLE_32: Final = DESC_P | 9 << 8
+_TSS_LIMIT: Final = 0x67
+_FIXED_HFLAGS: Final = hw.HF_PE
+
+
+def raised(flags: int) -> int:
+    """Descriptor flags with DPL 0-2 made 1."""
+    if flags >> DESC_DPL_SHIFT & 3 == _USER_DPL:
+        return flags
+    return flags & ~DESC_DPL | _KERNEL_DPL << DESC_DPL_SHIFT
+
+
+def load_fixed(vcpu: Vcpu, hole: Hole) -> None:
+    """The registers that the guest never gets to change: descriptor tables, task register, EFER."""
+    q, d = vcpu.state.q, vcpu.state.d
+    q[hw.Q_EFER] = _EFER_NXE
+    for at, base, limit, flags in (
+        (hw.D_GDT, hole.linear("shadow_gdt"), SHADOW_GDT_SIZE - 1, 0),
+        (hw.D_IDT, 0, 0, 0),
+        (hw.D_LDT, 0, 0, 0),
+        (hw.D_TR, hole.linear("shadow_tss"), _TSS_LIMIT, _TSS_AVAILABLE_32),
+    ):
+        d[at] = 0
+        d[at + hw.SEG_BASE] = base
+        d[at + hw.SEG_BASE + 1] = 0
+        d[at + hw.SEG_LIMIT] = limit
+        d[at + hw.SEG_FLAGS] = flags
+
+
+def materialise(vcpu: Vcpu, root: int) -> None:
+    """Put mode, privilege, control registers and segment attributes where the physical CPU looks for them."""
+    q, d = vcpu.state.q, vcpu.state.d
+    cr0, cr4 = vcpu.cr0, vcpu.cr4
+    q[hw.Q_CR] = _BASE_CR0 | cr0 & _GUEST_CR0
+    q[hw.Q_CR + 3] = root
+    q[hw.Q_CR + 4] = _BASE_CR4 | cr4 & _OSFXSR
+    flags = vcpu.segment_flags
+    hflags = (
+        _FIXED_HFLAGS | (hw.HF_CS32 if flags[Seg.CS] & DESC_B else 0) | (hw.HF_SS32 if flags[Seg.SS] & DESC_B else 0)
+    )
+    hflags |= (hw.HF_MP if cr0 & _MP else 0) | (hw.HF_EM if cr0 & _EM else 0) | (hw.HF_TS if cr0 & _TS else 0)
+    hflags |= hw.HF_OSFXSR if cr4 & _OSFXSR else 0
+    if vcpu.is_protected and not vcpu.is_v86:
+        q[hw.Q_EFLAGS] = _FLAGS_PROTECTED
+        _load_protected(vcpu)
+        cpl = _USER_DPL if vcpu.cpl == _USER_DPL else _KERNEL_DPL
+        d[hw.D_HFLAGS] = hflags | cpl | (hw.HF_ADDSEG if _has_bases(vcpu) or not hflags & hw.HF_CS32 else 0)
+    else:
+        q[hw.Q_EFLAGS] = _FLAGS_V86
+        for seg in range(6):
+            kept = flags[seg] & DESC_B
+            d[hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS] = (_V86_CODE if seg == Seg.CS else _V86_DATA) | kept
+        d[hw.D_HFLAGS] = hflags | _USER_DPL | hw.HF_ADDSEG | hw.HF_VM
+
+
+def _load_protected(vcpu: Vcpu) -> None:
+    d, flags = vcpu.state.d, vcpu.segment_flags
+    for seg in range(6):
+        d[hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS] = raised(flags[seg])
+    ss = hw.D_SEGS + Seg.SS * hw.SEG_WORDS + hw.SEG_FLAGS
+    dpl = _USER_DPL if vcpu.cpl == _USER_DPL else _KERNEL_DPL
+    d[ss] = d[ss] & ~DESC_DPL | dpl << DESC_DPL_SHIFT
+
+
+def _has_bases(vcpu: Vcpu) -> bool:
+    return bool(vcpu.base(Seg.DS) | vcpu.base(Seg.ES) | vcpu.base(Seg.SS))

@@ -1,0 +1,605 @@
+"""Binary translation: guest code runs only from the cache, deprivileged.
+
+Theory of operation. `run` enters the physical CPU at the block of `vcpu.eip`. Cached code runs until an `int` of ours (a
+site: a branch to link, an instruction to emulate) or a fault brings it to `_on_exit`, which names the exit by its cache
+address, acts, and goes back into the cache. Between exits nothing of this module runs.
+
+A step is a block of one guest instruction that ends in an exit. It serves where one instruction needs a world of its own: a
+store into its own page of code, an access to memory that is not RAM, the shadow of STI and MOV SS, single-stepping (TF).
+
+When the guest changes what translations were made from (CR0.PG, CR3, A20, the memory map), shadow and cache are emptied.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Final
+
+from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache
+from bt.decode import MAX_LENGTH
+from bt.emit import CALLOUT_VECTOR, S0, S1, S2, Site, SiteKind
+from bt.guest import Context, Mode, Window
+from bt.translate import ENDS_BLOCK, INLINE, BlockTranslator, Options, name_of
+from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp
+from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Slot
+from vmm.arch.registers import Eflags, Reg, Seg
+from vmm.cpu import callouts, events
+from vmm.cpu.callouts import Platform
+from vmm.cpu.events import EventKind, TripleFault
+from vmm.cpu.hole import HOLE_SIZE, KERNEL_CACHE_SIZE, LOOKUP_SIZE, USER_CACHE_SIZE, Hole
+from vmm.cpu.paging import Mmu
+from vmm.cpu.shadow import Fill, ShadowTables
+from vmm.cpu.vcpu import DESC_B, Vcpu
+from vmm.engines import physical
+from vmm.engines.engine import Leave
+from vmm.engines.stats import EngineStats
+from vmm.errors import Unmodelled
+from vmm.hw import state as hw
+from vmm.hw.cpu import PhysicalCpu
+from vmm.hw.memory import PhysicalMemory
+from vmm.memory import GuestMemory
+
+_TF: Final = int(Eflags.TF)
+_RF: Final = int(Eflags.RF)
+_FAULT_W: Final = int(PageFault.W)
+_FAULT_I: Final = int(PageFault.I)
+_PENDING: Final = Slot.PENDING >> 2
+_DR6_BS: Final = 1 << 14
+_DR6: Final = 6
+SELF_CHECK_AFTER: Final = 3
+"""So many times may a page be written after it was translated; then its blocks check themselves."""
+_HOLE_CANDIDATES: Final = tuple(range(0xF400_0000, 0x8000_0000, -HOLE_SIZE))
+
+
+class InterruptSource(Platform):
+    """What an engine asks of the board: ports, time, and the interrupt controller."""
+
+    def acknowledge_interrupt(self) -> int:
+        """The INTA cycle: the vector, 0-255."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class _Step:
+    """One instruction under way: what to undo and to deliver when it is done."""
+
+    insn_eip: int
+    mapped: list[int]
+    trap: bool = False
+
+
+@dataclass(slots=True)
+class TranslatedMachine:
+    """What the engine works on: the parts of one VM that it may touch."""
+
+    physical: PhysicalMemory
+    memory: GuestMemory
+    mmu: Mmu
+    vcpu: Vcpu
+    board: InterruptSource
+    hole: Hole
+
+
+class TranslateEngine:
+    """The engine of one virtual CPU. `probe(site, block)` is called at TRACE sites when `options` asks for them."""
+
+    def __init__(self, machine: TranslatedMachine, phys: PhysicalCpu, options: Options = Options()) -> None:
+        self._phys, self._vcpu, self._mmu = phys, machine.vcpu, machine.mmu
+        self._memory, self._board, self._hole = machine.memory, machine.board, machine.hole
+        self._options = options
+        self._translator = BlockTranslator()
+        self.shadow = ShadowTables(machine.physical, machine.memory, machine.mmu, machine.hole)
+        parts, view = machine.hole.parts, machine.physical
+        self.cache = CodeCache(
+            Arena(view.window(parts["kernel_cache"].host, KERNEL_CACHE_SIZE), 0),
+            Arena(view.window(parts["user_cache"].host, USER_CACHE_SIZE), 0),
+            view.window(parts["lookup"].host, LOOKUP_SIZE), 0, self._forget_code,
+        )  # fmt: skip
+        self._scratch_kernel = view.window(parts["vcpu_page"].host, PAGE_SIZE).cast("I")
+        self._scratch_user = view.window(parts["user_scratch"].host, PAGE_SIZE).cast("I")
+        self._spare_frame = machine.physical.allocate(PAGE_SIZE)
+        self._spare = view.window(self._spare_frame, PAGE_SIZE)
+        self._place_hole()
+        self._spaces: dict[tuple[int, int], BlockSpace] = {}
+        self._rewrites: dict[int, int] = {}
+        self.self_checked: set[int] = set()
+        self._step: _Step | None = None
+        self._leave: Leave | None = None
+        self._space: BlockSpace
+        self.stats = EngineStats()
+        self.probe: Callable[[Site, Block], None] = lambda _site, _block: None
+        self.on_event: Callable[[str, int, int | None], None] = lambda _kind, _vector, _code: None
+        self._sites: Mapping[SiteKind, Callable[[Site, Block], None]] = {
+            SiteKind.LINK: self._link,
+            SiteKind.INDIRECT: self._indirect,
+            SiteKind.CALLOUT: self._callout,
+            SiteKind.FINISH: self._finish,
+            SiteKind.STALE: self._stale,
+            SiteKind.STEP_END: self._step_end,
+            SiteKind.TRACE: self._trace,
+        }
+        self._memory.on_watched_write = self._watched_write
+        self._memory.on_map_change = self._map_changed
+        phys.on_exit = self._on_exit
+
+    # --- running ---------------------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Take the physical CPU: the virtual CPU's registers move into its state."""
+        vcpu, phys = self._vcpu, self._phys
+        phys.state.buffer[:] = vcpu.state.buffer
+        vcpu.state = phys.state
+        vcpu.fold_flags = phys.fold_flags
+        physical.load_fixed(vcpu, self._hole)
+        phys.set_service_root(self.shadow.protected_root)
+        self._empty()
+
+    def run(self) -> Leave:
+        """Run until the block limit, HLT, shutdown or a request."""
+        self._leave = None
+        self._resume()
+        while self._leave is None:
+            if self._phys.run():
+                self._preempted()
+        return self._leave
+
+    def request_leave(self) -> None:
+        """From a callout: leave after the current instruction."""
+        self._leave = Leave.REQUESTED
+
+    def _preempted(self) -> None:
+        """The block limit stopped the engine. Only the start of a guest instruction without a shadow is a boundary."""
+        state = self._phys.state
+        address = state.q[hw.Q_EIP] + self._space.cs_base & MASK32
+        block = self.cache.block_at(address)
+        if block is not None and self._step is None and not state.d[hw.D_HFLAGS] & hw.HF_INHIBIT_IRQ:
+            offset = address - block.address
+            eip = block.translation.starts.get(offset)
+            if eip is not None and offset not in block.translation.shadowed:
+                self._vcpu.eip = eip
+                self._leave = Leave.PREEMPTED
+                return
+        self._phys.set_block_limit(2)  # this block, and stop before the next
+
+    # --- exits -----------------------------------------------------------------------------------------
+
+    def _on_exit(self, vector: int) -> None:
+        address = self._phys.state.q[hw.Q_EIP] + self._space.cs_base & MASK32
+        if vector == CALLOUT_VECTOR:
+            site, block = self.cache.sites[address]
+            self._sites[site.kind](site, block)
+        elif vector < 32:
+            self._fault(vector, address)
+        else:
+            raise Unmodelled(f"exit with vector {vector:#x} at cache address {address:#x}")
+        if self._leave is not None:
+            self._phys.leave()
+
+    def _link(self, site: Site, block: Block) -> None:
+        """A direct branch: find the target, and let the branch go there by itself from now on."""
+        self.stats.exits["link"] += 1
+        vcpu = self._vcpu
+        vcpu.eip = site.target
+        if self._step is not None:
+            self._finish_step()
+            return
+        generation = self.cache.flushes
+        try:
+            target = self._find(site.target)
+        except GuestFault as fault:
+            self._inject(fault)
+            return
+        if self.cache.flushes == generation:
+            (self.cache.link if block.alive else self.cache.redirect)(block, site, target)
+        self._phys.state.q[hw.Q_EIP] = target.entry
+
+    def _indirect(self, site: Site, block: Block) -> None:
+        """A RET or indirect branch that neither prediction nor lookup knew: teach them."""
+        self.stats.exits["indirect"] += 1
+        q, scratch = self._phys.state.q, self._scratch
+        q[Reg.ECX], q[Reg.EDX] = scratch[S0], scratch[S1]
+        self._vcpu.eip = scratch[S2]
+        if self._step is not None:
+            self._finish_step()
+            return
+        generation = self.cache.flushes
+        try:
+            target = self._find(self._vcpu.eip)
+        except GuestFault as fault:
+            self._inject(fault)
+            return
+        if self.cache.flushes == generation:
+            if site.prediction and block.alive:
+                self.cache.predict(block, site, target)
+            target.space.remember(target.eip, target.entry)
+        q[hw.Q_EIP] = target.entry
+
+    def _callout(self, site: Site, block: Block) -> None:
+        """An instruction for the VMM."""
+        insn, vcpu = site.insn, self._vcpu
+        name = name_of(insn)
+        self.stats.callouts[name] += 1
+        vcpu.eip = insn.next_eip & (MASK32 if insn.code32 else 0xFFFF)
+        vcpu.interrupt_shadow = False
+        vcpu.field_flags &= ~_RF
+        try:
+            callouts.HANDLERS.get(name, callouts.undefined)(vcpu, insn, self._board)
+        except GuestFault as fault:
+            vcpu.eip = insn.eip
+            self._inject(fault)
+            return
+        if self._step is not None:
+            self._step.trap = self._step.trap and not name.startswith("int")
+            self._finish_step()
+        elif name in callouts.QUIET:
+            self._carry_on(name, block)
+        else:
+            self._resume()
+
+    def _carry_on(self, name: str, block: Block) -> None:
+        """After a callout that changed nothing but registers: the code behind it follows in the same block."""
+        if name in ENDS_BLOCK or not block.alive or self._leave is not None or self._vcpu.stale_translations:
+            self._resume()
+        elif self._vcpu.page[_PENDING] and self._vcpu.interrupts_enabled:
+            self._resume()
+
+    def _finish(self, site: Site, block: Block) -> None:
+        """STI or POPF found that an interrupt waits, or POPF that TF or another rare flag changes."""
+        insn, vcpu = site.insn, self._vcpu
+        self.stats.exits["finish"] += 1
+        vcpu.eip = insn.next_eip & (MASK32 if insn.code32 else 0xFFFF)
+        callouts.finish_inline(vcpu, insn, self._scratch[S2])
+        if self._step is not None:
+            self._finish_step()
+        else:
+            self._resume()
+
+    def _stale(self, site: Site, block: Block) -> None:
+        """A self-checking block's source has changed."""
+        self.stats.exits["stale"] += 1
+        self.cache.drop(block)
+        self._vcpu.eip = block.eip
+        self._resume()
+
+    def _step_end(self, site: Site, block: Block) -> None:
+        self._vcpu.eip = site.insn.next_eip & (MASK32 if site.insn.code32 else 0xFFFF)
+        self._finish_step()
+
+    def _trace(self, site: Site, block: Block) -> None:
+        self.probe(site, block)
+
+    # --- faults ----------------------------------------------------------------------------------------
+
+    def _fault(self, vector: int, address: int) -> None:
+        """A hardware exception in cached code: the shadow's business, or the guest's."""
+        block = self.cache.block_at(address)
+        state = self._phys.state
+        code = state.d[hw.D_ERROR_CODE]
+        if block is None:
+            raise Unmodelled(f"exception {vector} outside the cache, at {address:#x}")
+        if vector == Vector.PF:
+            self._page_fault(state.q[hw.Q_CR + 2] & MASK32, code, block, address)
+            return
+        self._rewind(block, address)
+        self._inject(GuestFault(vector, code & 0xFFFF if vector in HAS_ERROR_CODE else None))
+
+    def _rewind(self, block: Block, address: int) -> None:
+        """Look as if the guest instruction had not begun: registers out of scratch words, the guest's EIP."""
+        mark = block.mark_at(address)
+        q, scratch = self._phys.state.q, self._scratch
+        for reg, word in mark.restore:
+            q[reg] = scratch[word]
+        self._vcpu.eip = mark.eip
+
+    def _page_fault(self, la: int, code: int, block: Block, address: int) -> None:
+        if code & _FAULT_I:
+            raise Unmodelled(f"fetch outside the cache, at {la:#x}")
+        if self._hole.contains(la):
+            self._rewind(block, address)
+            self._move_hole(la)
+            self._resume()
+            return
+        write = bool(code & _FAULT_W)
+        try:
+            result = self.shadow.fill(la, write, self._vcpu.cpl == 3)
+        except GuestFault as fault:
+            self._rewind(block, address)
+            self._inject(fault)
+            return
+        self.stats.exits["shadow fill" if result is Fill.MAPPED else result.name.lower()] += 1
+        if result is Fill.WATCHED:
+            self._store_to_code(la, block, address)
+        elif result is Fill.DEVICE:
+            self._map_device(la, write)
+            if self._step is not None:
+                self._step.mapped.append(la)
+            else:
+                self._rewind(block, address)
+                self._begin_step([la])
+
+    def _store_to_code(self, la: int, block: Block, address: int) -> None:
+        """The guest writes a page that was translated. A store into its own page runs alone, and then all is new."""
+        page = self._mmu.translate(la, True, self._vcpu.cpl == 3) >> PAGE_SHIFT
+        self._watched_write(page)
+        if not block.alive:
+            self._rewind(block, address)
+            self._begin_step([])
+
+    def _watched_write(self, page: int) -> None:
+        """A page is about to change, by the guest or by the VMM."""
+        self._memory.watched.discard(page)
+        if not self.cache.drop_page(page):
+            return
+        count = self._rewrites.get(page, 0) + 1
+        self._rewrites[page] = count
+        if count >= SELF_CHECK_AFTER:
+            self.self_checked.add(page)
+
+    def _map_device(self, la: int, write: bool) -> None:
+        """Put a frame of its own under an access that no RAM answers; what is written there goes nowhere."""
+        gpa = self._mmu.translate(la, write, self._vcpu.cpl == 3)
+        region = self._memory.region_at(gpa >> PAGE_SHIFT)
+        if region is not None and region.host is None:
+            raise Unmodelled(f"memory-mapped device {region.name} at {gpa:#x}")
+        self._spare[:] = self._memory.read(gpa & ~PAGE_MASK, PAGE_SIZE)
+        self.shadow.map_once(la, self._spare_frame, True)
+        self._phys.flush_tlb()
+
+    # --- steps -----------------------------------------------------------------------------------------
+
+    def _begin_step(self, mapped: list[int], trap: bool = False) -> None:
+        """Run the one instruction at `vcpu.eip`; `mapped` are pages to unmap behind it."""
+        self._synchronise()
+        try:
+            block = self._translate(self._vcpu.eip, step=True)
+        except GuestFault as fault:
+            self._unmap(mapped)
+            self._inject(fault)
+            return
+        self._step = _Step(self._vcpu.eip, mapped, trap)
+        self._phys.state.q[hw.Q_EIP] = block.entry
+
+    def _finish_step(self) -> None:
+        """The instruction of a step is done: clean up, then single-step trap and interrupts."""
+        step, self._step = self._step, None
+        if step is None:
+            raise Unmodelled("the end of a step that never began")
+        self._unmap(step.mapped)
+        if step.trap:
+            self._vcpu.dr[_DR6] |= _DR6_BS
+            self._inject(GuestFault(Vector.DB), EventKind.TRAP)
+        else:
+            self._resume()
+
+    def _unmap(self, pages: list[int]) -> None:
+        for la in pages:
+            self.shadow.unmap(la)
+        if pages:
+            self._phys.flush_tlb()
+
+    # --- back to the guest -----------------------------------------------------------------------------
+
+    def _inject(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> None:
+        """Deliver what the guest has earned, then go on; a triple fault is for the monitor."""
+        if self._step is not None:
+            self._unmap(self._step.mapped)
+            self._step = None
+        self.stats.exceptions[fault.vector] += 1
+        self.on_event("exception", fault.vector, fault.error_code)
+        try:
+            events.raise_fault(self._vcpu, fault, kind=kind)
+        except TripleFault:
+            self._leave = Leave.SHUTDOWN
+            return
+        self._resume()
+
+    def _resume(self) -> None:
+        """Go on at `vcpu.eip`, or leave: interrupts, shadows and single steps first."""
+        vcpu = self._vcpu
+        if self._leave is not None:
+            return
+        if vcpu.halted and not (vcpu.page[_PENDING] and vcpu.interrupts_enabled):
+            self._leave = Leave.HALTED
+            return
+        if vcpu.interrupt_shadow:
+            vcpu.interrupt_shadow = False
+            self._begin_step([], bool(vcpu.field_flags & _TF))
+            return
+        if vcpu.page[_PENDING] and vcpu.interrupts_enabled:
+            self._take_interrupt()
+            if self._leave is not None:
+                return
+        if vcpu.field_flags & _TF:
+            self._begin_step([], trap=True)
+            return
+        self._synchronise()
+        try:
+            block = self._find(vcpu.eip)
+        except GuestFault as fault:
+            self._inject(fault)
+            return
+        self._phys.state.q[hw.Q_EIP] = block.entry
+
+    def _take_interrupt(self) -> None:
+        vector = self._board.acknowledge_interrupt()
+        self.stats.interrupts[vector] += 1
+        self.on_event("irq", vector, None)
+        try:
+            events.deliver(self._vcpu, vector, kind=EventKind.EXTERNAL)
+        except GuestFault as fault:
+            try:
+                events.raise_fault(self._vcpu, fault)
+            except TripleFault:
+                self._leave = Leave.SHUTDOWN
+
+    def _synchronise(self) -> None:
+        """Bring the physical CPU and the current block space into step with the virtual CPU."""
+        vcpu = self._vcpu
+        if vcpu.stale_translations:
+            self._empty()
+        physical.materialise(vcpu, self._switch_root())
+        self._select_space()
+
+    def _switch_root(self) -> int:
+        root = self.shadow.root(self._vcpu.is_real)
+        if root != self._phys.state.q[hw.Q_CR + 3]:
+            self._phys.flush_tlb()
+        return root
+
+    def _select_space(self) -> None:
+        vcpu = self._vcpu
+        mode = Mode.REAL if vcpu.is_real else Mode.V86 if vcpu.is_v86 else Mode.PROTECTED
+        flags = vcpu.segment_flags
+        code32, stack32 = bool(flags[Seg.CS] & DESC_B), bool(flags[Seg.SS] & DESC_B)
+        iopl3 = vcpu.cpl > 0 and vcpu.iopl == 3
+        key = (vcpu.base(Seg.CS), mode | vcpu.cpl << 2 | code32 << 4 | stack32 << 5 | iopl3 << 6)
+        space = self._spaces.get(key)
+        if space is None:
+            context = Context(mode, vcpu.cpl, code32, stack32, iopl3)
+            try:
+                space = self.cache.space(key[0], context)
+            except CacheFull:
+                self._clear_cache()
+                space = self.cache.space(key[0], context)
+            self._spaces[key] = space
+        self._space = space
+        self._scratch = self._scratch_words(space.context)
+
+    def _scratch_words(self, context: Context) -> memoryview:
+        words = self._scratch_user if context.is_user else self._scratch_kernel
+        return words[Slot.SCRATCH >> 2 :]
+
+    # --- blocks ----------------------------------------------------------------------------------------
+
+    def _find(self, eip: int) -> Block:
+        """The block for a guest EIP in the current space. Raises: GuestFault of the fetch."""
+        block = self._space.blocks.get(eip)
+        return block if block is not None else self._translate(eip)
+
+    def _translate(self, eip: int, step: bool = False) -> Block:
+        if eip > self._vcpu.segment(Seg.CS).limit:
+            raise gp()
+        started = perf_counter()
+        la = self._space.cs_base + eip & MASK32
+        gpa = self._mmu.translate(la, False, self._vcpu.cpl == 3)
+        source = self._memory.read(gpa, PAGE_SIZE - (gpa & PAGE_MASK))
+        pages: tuple[int, ...] = (gpa >> PAGE_SHIFT,)
+        self_check = not step and bool(self.self_checked) and pages[0] in self.self_checked
+        limit = None
+        if len(source) < MAX_LENGTH and self._is_cut_off(source, eip):
+            second = self._mmu.translate(la + len(source) & MASK32, False, self._vcpu.cpl == 3)
+            source += self._memory.read(second, MAX_LENGTH - len(source))
+            pages += (second >> PAGE_SHIFT,)
+            limit = 1
+        block = self._place(eip, source, pages, self._block_options(step, self_check, limit))
+        if not step and not self_check:
+            self._watch(pages)
+        self._count(block, perf_counter() - started)
+        return block
+
+    def _is_cut_off(self, source: bytes, eip: int) -> bool:
+        """Does the instruction at the end of a page go on in the next one?"""
+        return self._translator.decode_one(source, eip, self._space.context.code32) is None
+
+    def _place(self, eip: int, source: bytes, pages: tuple[int, ...], options: Options) -> Block:
+        space = self._space
+        key = (eip, source[:MAX_LENGTH])
+        if options.step and (known := space.steps.get(key)) is not None:
+            return known
+        made = self._translator.translate(source, eip, space.context, self._window(space, options.step), options)
+        try:
+            if not options.step:
+                return self.cache.add(space, made, pages, options.self_check)
+            space.steps[key] = block = self.cache.place(space, made, pages, options.self_check)
+            return block
+        except CacheFull:
+            self._clear_cache()
+            self._select_space()
+            return self._place(eip, source, pages, options)
+
+    def _block_options(self, step: bool, self_check: bool, limit: int | None = None) -> Options:
+        base = self._options
+        if not step and not self_check and limit is None:
+            return base
+        return Options(
+            1 if step else limit or base.limit, step, self_check, base.inline,
+            base.probe_blocks, base.probe_critical,
+        )  # fmt: skip
+
+    def _watch(self, pages: tuple[int, ...]) -> None:
+        for page in pages:
+            region = self._memory.region_at(page)
+            if page not in self._memory.watched and region is not None and not region.read_only:
+                self._memory.watched.add(page)
+                self.shadow.protect(page)
+                self._phys.flush_tlb()
+
+    def _window(self, space: BlockSpace, step: bool) -> Window:
+        hole = self._hole
+        lookup = self.cache.empty_table(space.context) if step else space.lookup  # a step finds no other block
+        if space.context.is_user:
+            return Window(hole.linear("user_view"), hole.linear("user_scratch"), lookup, space.cs_base)
+        page = hole.linear("vcpu_page")
+        return Window(page, page, lookup, space.cs_base)
+
+    def _count(self, block: Block, seconds: float) -> None:
+        stats = self.stats
+        stats.blocks += 1
+        stats.instructions += len(block.translation.insns)
+        stats.translate_seconds += seconds
+        for insn, _, _ in block.translation.rewritten:
+            name = name_of(insn)
+            if name in INLINE:
+                stats.inline_sites[name] += 1
+        for site in block.translation.sites:
+            if site.kind is SiteKind.CALLOUT:
+                stats.callout_sites[name_of(site.insn)] += 1
+
+    # --- emptying --------------------------------------------------------------------------------------
+
+    def _forget_code(self, start: int, end: int) -> None:
+        self._phys.forget_code(start, end)
+
+    def _empty(self) -> None:
+        """The guest's translations are stale: forget everything that was made from them."""
+        self._vcpu.stale_translations = False
+        self.shadow.drop_all()
+        self._clear_cache()
+        self._phys.flush_tlb()
+
+    def _clear_cache(self) -> None:
+        self.cache.clear()
+        self._spaces.clear()
+        self._memory.watched.clear()
+        self._phys.forget_all_code()
+
+    def _map_changed(self) -> None:
+        self._vcpu.stale_translations = True
+
+    def _place_hole(self) -> None:
+        hole = self._hole
+        self.cache.kernel.base = hole.linear("kernel_cache")
+        self.cache.user.base = hole.linear("user_cache")
+        self.cache.lookup_base = hole.linear("lookup")
+
+    def _move_hole(self, la: int) -> None:
+        """The guest uses the hole's window for itself: take another one."""
+        self.stats.exits["hole moved"] += 1
+        self._hole.base = next(base for base in _HOLE_CANDIDATES if not base <= la < base + HOLE_SIZE)
+        self.shadow.rebuild_roots()
+        self._place_hole()
+        physical.load_fixed(self._vcpu, self._hole)
+        self._empty()
+
+    # --- reporting -------------------------------------------------------------------------------------
+
+    def audit(self, address: int) -> None:
+        """Check at a block's start: EIP in the cache, CPL not 0. For `PhysicalCpu.audit_blocks`."""
+        if not self.cache.contains(address):
+            raise Unmodelled(f"audit: a block runs outside the cache, at {address:#x}")
+        if self._phys.current_cpl() == 0:
+            raise Unmodelled(f"audit: a block runs at CPL 0, at {address:#x}")
+
+    def _describe(self) -> tuple[str, ...]:
+        vcpu = self._vcpu
+        return (f"CS:EIP {vcpu.selector(Seg.CS):04x}:{vcpu.eip:08x}",)

@@ -1,0 +1,288 @@
+"""The physical CPU: Unicorn, with its whole state one microsecond away.
+
+Theory of operation. A run (`run`) enters the engine once. Every exception and every `int n` of the code that runs arrives
+at the interrupt hook, where `on_exit(vector)` sees the state as an overlay (`state`), changes it, and returns: the engine
+continues at the state as changed, without a stop and a restart. Two things end a run: `leave()` inside the hook, and the
+native block hook, a few bytes of host code that count the blocks which start and stop the engine exactly at the block
+whose number reaches a limit. Nothing else may stop the engine: a stop from outside makes it repeat half an instruction.
+
+EFLAGS. While code runs, the arithmetic flags and DF are lazy (`cc_*`, `df`) and absent from `eflags`; outside a run they
+are in `eflags`. `run` and its end convert, so everybody else sees the lazy form at all times.
+"""
+
+import ctypes
+import mmap
+import platform
+from collections.abc import Callable
+from typing import Any, Final
+
+import unicorn
+from unicorn import unicorn_const as uc_const
+from unicorn import x86_const
+from unicorn.unicorn_py3.unicorn import uclib
+
+from vmm.arch.layout import MASK32
+from vmm.arch.registers import ARITHMETIC, Cr0, Cr4, Eflags
+from vmm.errors import EngineMismatch, VmmError
+from vmm.hw import state as hw
+from vmm.hw.memory import PhysicalMemory
+from vmm.hw.state import CpuState
+
+SUPPORTED_ENGINE: Final = "2.1.4"
+TCG_BUFFER: Final = 64 << 20
+NEVER: Final = (1 << 63) - 1
+
+_DF: Final = int(Eflags.DF)
+_HOOK_INTR: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+_HOOK_INVALID: Final = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
+_HOOK_BLOCK: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
+_UD: Final = 6
+
+
+def _ctl_code(control: int, direction: int, arguments: int) -> int:
+    return control | arguments << 26 | direction << 30
+
+
+class _BlockHook:
+    """Host code for UC_HOOK_BLOCK: count the block; at the limit, tail-call `uc_emu_stop`.
+
+    `cells[0]` counts the blocks, `cells[1]` is the limit. Writing 0 to the limit, from a signal handler too, stops the
+    engine at the next block. System V calling convention: RDI holds the engine handle, for the callee as for us.
+    """
+
+    def __init__(self) -> None:
+        self._code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        self.cells = (ctypes.c_uint64 * 2)(0, NEVER)
+        cells = ctypes.addressof(self.cells)
+        stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value or 0
+        code = (
+            b"\x48\xb8" + cells.to_bytes(8, "little")  # mov rax, cells
+            + b"\x48\xff\x00"                          # inc qword ptr [rax]
+            + b"\x48\x8b\x08"                          # mov rcx, [rax]
+            + b"\x48\x3b\x48\x08"                      # cmp rcx, [rax + 8]
+            + b"\x73\x01\xc3"                          # jae stop; ret
+            + b"\x48\xb8" + stop.to_bytes(8, "little")  # stop: mov rax, uc_emu_stop
+            + b"\xff\xe0"                              # jmp rax
+        )  # fmt: skip
+        ring = b"\x48\xb8" + cells.to_bytes(8, "little") + b"\x48\xc7\x40\x08\0\0\0\0\xc3"  # mov [rax+8], 0; ret
+        self._code.write(code + ring)
+        self.entry = ctypes.addressof(ctypes.c_char.from_buffer(self._code))
+        self.ring = self.entry + len(code)
+        """A host function void(int) that asks for a stop: usable as a signal handler."""
+
+
+def _blob_of(pointer: Any) -> memoryview:
+    """The processor state behind the header of a saved context."""
+    return memoryview((ctypes.c_ubyte * hw.STATE_SIZE).from_address(pointer.value + hw.HEADER))
+
+
+class PhysicalCpu:
+    """One x86 processor, in 32-bit mode, with paging as its owner set it up.
+
+    `on_exit(vector)` runs inside the engine's interrupt hook; `state` then holds the processor's state and is written
+    back when it returns. Exceptions that it raises end the run and surface from `run`.
+    """
+
+    def __init__(self, memory: PhysicalMemory, tcg_buffer: int = TCG_BUFFER) -> None:
+        if platform.machine() != "x86_64":
+            raise EngineMismatch(f"host processor: {platform.machine()} given, x86_64 expected (the native block hook)")
+        if unicorn.__version__ != SUPPORTED_ENGINE:
+            raise EngineMismatch(f"unicorn {unicorn.__version__} given, {SUPPORTED_ENGINE} expected")
+        self._uc = unicorn.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_32)
+        self._handle = self._uc._uch
+        self._uc.ctl_set_tcg_buffer_size(tcg_buffer)
+        self._uc.mem_map_ptr(0, memory.size, uc_const.UC_PROT_ALL, memory.address)
+        self._uc.ctl_exits_enabled(True)
+        self._context = self._uc.context_save()
+        self._context_pointer = self._context.context
+        self.state = CpuState(_blob_of(self._context_pointer))
+        self.power_on = bytes(self.state.buffer)
+        self._service = self._uc.context_save()
+        self._service_pointer = self._service.context
+        self._service_state = CpuState(_blob_of(self._service_pointer))
+        self._probe = self._uc.context_save()
+        self.on_exit: Callable[[int], None] = self._unexpected
+        self._error: BaseException | None = None
+        self._flags_cell = ctypes.c_uint64()
+        self._block_hook = _BlockHook()
+        self._callbacks = (_HOOK_INTR(self._intr), _HOOK_INVALID(self._invalid))
+        self._add_hook(uc_const.UC_HOOK_INTR, ctypes.cast(self._callbacks[0], ctypes.c_void_p).value)
+        self._add_hook(uc_const.UC_HOOK_INSN_INVALID, ctypes.cast(self._callbacks[1], ctypes.c_void_p).value)
+        self._add_hook(uc_const.UC_HOOK_BLOCK, self._block_hook.entry)
+        self._audit: Any = None
+
+    # --- running ---------------------------------------------------------------------------------------
+
+    def run(self) -> bool:
+        """Enter the engine at `state` until `leave()` or the block limit; True if the limit ended it."""
+        self._left = False
+        self._error = None
+        self._fold_into_eflags()
+        self.write()
+        status = uclib.uc_emu_start(self._handle, self.state.q[hw.Q_EIP] & MASK32, 0, 0, 0)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if status:
+            self.read()
+            reason = uclib.uc_strerror(status).decode()
+            raise VmmError(f"the engine stopped: {reason} at {self.state.q[hw.Q_EIP]:#x}")
+        if self._left:
+            return False
+        self.read()
+        self._unfold_from_eflags()
+        return True
+
+    def leave(self) -> None:
+        """Inside `on_exit`: end the run after the state has been written back."""
+        flags = self.fold_flags()
+        state = self.state
+        state.d[hw.D_CC_OP] = hw.CC_OP_EFLAGS
+        state.q[hw.Q_CC_SRC] = flags & ARITHMETIC
+        state.d[hw.D_DF] = MASK32 if flags & _DF else 1
+        self._left = True
+        uclib.uc_emu_stop(self._handle)
+
+    def read(self) -> None:
+        """Copy the engine's state into `state`."""
+        uclib.uc_context_save(self._handle, self._context_pointer)
+
+    def write(self) -> None:
+        """Copy `state` into the engine."""
+        uclib.uc_context_restore(self._handle, self._context_pointer)
+
+    def fold_flags(self) -> int:
+        """Inside the hook: the arithmetic flags and DF, out of the lazy form in the engine or in `state`."""
+        state = self.state
+        if state.d[hw.D_CC_OP] == hw.CC_OP_EFLAGS:
+            return state.q[hw.Q_CC_SRC] & ARITHMETIC | (_DF if state.d[hw.D_DF] == MASK32 else 0)
+        uclib.uc_reg_read(self._handle, x86_const.UC_X86_REG_EFLAGS, ctypes.byref(self._flags_cell))
+        return self._flags_cell.value & (ARITHMETIC | _DF)
+
+    # --- stopping --------------------------------------------------------------------------------------
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks have started since `set_block_limit`."""
+        return self._block_hook.cells[0]
+
+    def set_block_limit(self, limit: int = NEVER) -> None:
+        """Count from zero and stop at the start of block number `limit` (1 is the next one)."""
+        cells = self._block_hook.cells
+        cells[0] = 0
+        cells[1] = limit
+
+    @property
+    def stop_ring(self) -> int:
+        """Address of a host function void(int) that makes the run end at the next block: for signal handlers."""
+        return self._block_hook.ring
+
+    # --- translations of the engine --------------------------------------------------------------------
+
+    def flush_tlb(self) -> None:
+        """Forget all address translations: after a change of CR3, or of a table entry that takes something away."""
+        uclib.uc_ctl(self._handle, _TLB_FLUSH, 1)
+
+    def forget_code(self, start: int, end: int) -> None:
+        """Drop the engine's own translations of linear [start, end), seen through the service state's CR3 and CPL.
+
+        The engine looks the addresses up as if the code in its state accessed them, and does nothing, silently, where
+        that fails: so a state that can see them goes in for the call.
+        """
+        uclib.uc_context_restore(self._handle, self._service_pointer)
+        uclib.uc_ctl(self._handle, _REMOVE_CACHE, ctypes.c_uint64(start), ctypes.c_uint64(end))
+        uclib.uc_context_restore(self._handle, self._context_pointer)
+
+    def set_service_root(self, root: int) -> None:
+        """The page tables through which `forget_code` looks: they map the cache; CPL 1, paging with PAE and NX."""
+        state = self._service_state
+        state.buffer[:] = self.state.buffer
+        state.q[hw.Q_CR] = _SERVICE_CR0
+        state.q[hw.Q_CR + 3] = root
+        state.q[hw.Q_CR + 4] = _SERVICE_CR4
+        state.q[hw.Q_EFER] = _EFER_NXE
+        state.q[hw.Q_EFLAGS] = int(Eflags.ONE)
+        state.d[hw.D_HFLAGS] = hw.HF_PE | hw.HF_CS32 | hw.HF_SS32 | 1
+
+    def current_cpl(self) -> int:
+        """The CPL in the engine, from inside a hook."""
+        uclib.uc_context_save(self._handle, self._probe.context)
+        return CpuState(_blob_of(self._probe.context)).d[hw.D_HFLAGS] & hw.HF_CPL
+
+    def forget_all_code(self) -> None:
+        """Drop all of the engine's own translations."""
+        uclib.uc_ctl(self._handle, _TB_FLUSH)
+
+    def audit_blocks(self, check: Callable[[int], None]) -> None:
+        """Call `check(linear address)` at the start of every block from now on; what it raises ends the run."""
+
+        def at_block(_uc: int, address: int, _size: int, _data: int) -> None:
+            try:
+                check(address)
+            except BaseException as error:
+                self._fail(error)
+
+        self._audit = _HOOK_BLOCK(at_block)
+        self._add_hook(uc_const.UC_HOOK_BLOCK, ctypes.cast(self._audit, ctypes.c_void_p).value)
+        self.forget_all_code()
+
+    # --- inside ----------------------------------------------------------------------------------------
+
+    def _add_hook(self, kind: int, callback: int | None) -> None:
+        handle = ctypes.c_size_t()
+        first, last = ctypes.c_uint64(1), ctypes.c_uint64(0)  # begin > end: everywhere
+        status = uclib.uc_hook_add(
+            self._handle, ctypes.byref(handle), kind, ctypes.c_void_p(callback), None, first, last
+        )
+        if status:
+            raise EngineMismatch(f"hook {kind} refused: {uclib.uc_strerror(status).decode()}")
+
+    def _intr(self, _uc: int, vector: int, _data: int) -> None:
+        try:
+            uclib.uc_context_save(self._handle, self._context_pointer)
+            d = self.state.d
+            d[hw.D_OLD_EXCEPTION] = MASK32
+            d[hw.D_EXCEPTION_IS_INT] = 0
+            self.on_exit(vector)
+            uclib.uc_context_restore(self._handle, self._context_pointer)
+        except BaseException as error:
+            self._fail(error)
+
+    def _invalid(self, _uc: int, _data: int) -> bool:
+        self._intr(_uc, _UD, _data)
+        return True
+
+    def _fail(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+        self._left = True
+        uclib.uc_emu_stop(self._handle)
+
+    def _unexpected(self, vector: int) -> None:
+        raise VmmError(f"exit {vector} with nobody to handle it")
+
+    def _fold_into_eflags(self) -> None:
+        q, d = self.state.q, self.state.d
+        if d[hw.D_CC_OP] != hw.CC_OP_EFLAGS:
+            raise VmmError("state entered with lazy flags outside a run")
+        q[hw.Q_EFLAGS] = q[hw.Q_EFLAGS] & ~_LAZY | q[hw.Q_CC_SRC] & ARITHMETIC | (_DF if d[hw.D_DF] == MASK32 else 0)
+
+    def _unfold_from_eflags(self) -> None:
+        q, d = self.state.q, self.state.d
+        flags = q[hw.Q_EFLAGS]
+        q[hw.Q_CC_SRC] = flags & ARITHMETIC
+        d[hw.D_CC_OP] = hw.CC_OP_EFLAGS
+        d[hw.D_DF] = MASK32 if flags & _DF else 1
+        q[hw.Q_EFLAGS] = flags & ~_LAZY
+        d[hw.D_OLD_EXCEPTION] = MASK32
+        d[hw.D_EXCEPTION_IS_INT] = 0
+
+
+_SERVICE_CR0: Final = int(Cr0.PE | Cr0.ET | Cr0.WP | Cr0.PG)
+_SERVICE_CR4: Final = int(Cr4.PAE)
+_EFER_NXE: Final = 1 << 11
+_LAZY: Final = ARITHMETIC | _DF
+_WRITE: Final = uc_const.UC_CTL_IO_WRITE
+_TLB_FLUSH: Final = _ctl_code(uc_const.UC_CTL_TLB_FLUSH, _WRITE, 0)
+_TB_FLUSH: Final = _ctl_code(uc_const.UC_CTL_TB_FLUSH, _WRITE, 0)
+_REMOVE_CACHE: Final = _ctl_code(uc_const.UC_CTL_TB_REMOVE_CACHE, _WRITE, 2)
