@@ -1,7 +1,7 @@
 """Encode one instruction with Keystone, and keep its traps out.
 
-Keystone 0.9.2 takes the 16-bit mode to be a 32-bit one with prefixes: `ret`, `retf`, near jumps and calls, and pushes of
-immediates come out with an operand-size prefix 66h, and so do `push es` and `pushf` in 32-bit mode; `movsd` and far
+Keystone 0.9.2 takes the 16-bit mode to be a 32-bit one with prefixes: `ret`, `retf`, near jumps and calls, and pushes
+of immediates come out with an operand-size prefix 66h, and so do `push es` and `pushf` in 32-bit mode; `movsd` and far
 forms of `call` are refused. So control transfers, stack instructions without a memory operand and `movsd` are
 encoded here, from the manual's opcode map, and whatever Keystone returns must carry exactly the prefixes that the
 operands ask for.
@@ -37,22 +37,16 @@ SIZED: Final = {
     "cbw": (16, "98"), "cwde": (32, "98"), "cwd": (16, "99"), "cdq": (32, "99"),
 }  # fmt: skip
 
-_CONDITIONS: Final = {
-    name: code
-    for code, names in enumerate(
-        "o no b/c/nae nb/nc/ae z/e nz/ne be/na nbe/a s ns p/pe np/po l/nge nl/ge le/ng nle/g".split()
-    )
-    for name in names.split("/")
-}
+_CONDITION_CODES: Final = "o no b/c/nae nb/nc/ae z/e nz/ne be/na nbe/a s ns p/pe np/po l/nge nl/ge le/ng nle/g"
+_CONDITIONS: Final = {name: code for code, names in enumerate(_CONDITION_CODES.split()) for name in names.split("/")}
 _SHORT_ONLY: Final = {"loopne": 0xE0, "loopnz": 0xE0, "loope": 0xE1, "loopz": 0xE1, "loop": 0xE2}
 
 _REGISTER32 = re.compile(r"\be(?:[abcd]x|[sd]i|[sb]p)\b")
 _REGISTER16 = re.compile(r"\b(?:[abcd]x|[sd]i|[sb]p)\b")
 _NUMBER = re.compile(r"[-+]?\s*(?:0x[0-9a-f]+|\d+)", re.IGNORECASE)
 _SYSTEM = re.compile(r"\b(?:cr|dr)\d\b")
-_NO_OPERAND_SIZE = frozenset(
-    "les lds lfs lgs lss ljmp lcall lgdt lidt sgdt sidt invlpg lmsw in out mov_sreg fxsave fxrstor".split()
-)
+# Their memory operand's size in the source says nothing about the operand-size prefix.
+_NO_OPERAND_SIZE: Final = {"les", "lds", "lfs", "lgs", "lss", "ljmp", "lcall", "lgdt", "lidt", "sgdt", "sidt", "invlpg"}
 
 
 class EncodingError(ValueError):
@@ -137,7 +131,7 @@ def check_prefixes(text: str, bits: int, code: bytes) -> None:
 def _operand_size(text: str, bits: int) -> int | None:
     """Return the operand size that the operands name, 16 or 32; `bits` for byte-wide ones; None where none counts."""
     mnemonic, _, operands = text.partition(" ")
-    if mnemonic in _NO_OPERAND_SIZE - {"in", "out"} or _SYSTEM.search(operands) or mnemonic.startswith("f"):
+    if mnemonic in _NO_OPERAND_SIZE or _SYSTEM.search(operands) or mnemonic.startswith("f"):
         return None
     outside = re.sub(r"\[.*?\]", "", operands)
     if mnemonic in ("in", "out"):

@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-RESERVED: Final = frozenset(
-    "al ah bl bh cl ch dl dh ax bx cx dx si di bp sp eax ebx ecx edx esi edi ebp esp cs ds es fs gs ss byte word dword "
-    "fword qword tbyte xmmword ptr short near st mm0 mm1 mm2 mm3 mm4 mm5 mm6 mm7 xmm0 xmm1 xmm2 xmm3 xmm4 xmm5 xmm6 xmm7 "
-    "cr0 cr2 cr3 cr4 dr0 dr1 dr2 dr3 dr6 dr7".split()
+_REGISTERS: Final = (
+    "al ah bl bh cl ch dl dh ax bx cx dx si di bp sp eax ebx ecx edx esi edi ebp esp cs ds es fs gs ss st "
+    "mm0 mm1 mm2 mm3 mm4 mm5 mm6 mm7 xmm0 xmm1 xmm2 xmm3 xmm4 xmm5 xmm6 xmm7 cr0 cr2 cr3 cr4 dr0 dr1 dr2 dr3 dr6 dr7"
 )
+_SIZES: Final = "byte word dword fword qword tbyte xmmword ptr short near"
+RESERVED: Final = frozenset([*_REGISTERS.split(), *_SIZES.split()])
 TOKEN: Final = re.compile(
     r"""'(?:\\.|[^'\\])'|(?<![\w.])\d+[bf](?!\w)|0[xX][0-9a-fA-F]+|0b[01]+|\d+|[.]?[A-Za-z_][\w.$]*|[$]"""
 )

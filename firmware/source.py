@@ -76,6 +76,9 @@ class SourceReader:
                     yield from self._expand(iter(body), path, depth + 1)
             elif word in self._macros:
                 yield from self._expand(self._call(line, self._macros[word], rest), path, depth + 1)
+            elif word.endswith(":") and rest.split(" ")[0] in self._macros:
+                yield SourceLine(line.file, line.number, word)
+                yield from self._expand(iter([SourceLine(line.file, line.number, rest.strip())]), path, depth)
             else:
                 yield line
 
@@ -102,7 +105,7 @@ class SourceReader:
         for step in macro.body:
             text = step.text.replace("\\@", str(self._expansions))
             for name, value in zip(macro.parameters, arguments, strict=True):
-                text = re.sub(rf"\\{name}\b", lambda _, value=value: value, text)
+                text = re.sub(rf"\\{name}\b", value.replace("\\", r"\\"), text)
             yield SourceLine(line.file, line.number, text)
 
 

@@ -196,9 +196,10 @@ def _report(line: str, progress: Progress) -> None:
 
 
 def _last_words(errors: str) -> str:
-    """apt's error lines in one, without its prefixes."""
-    lines = [line.partition(":")[2].strip() for line in errors.splitlines() if line.startswith(("E:", "W:", "dpkg"))]
-    return "; ".join(dict.fromkeys(lines[:ERROR_LINES])) or "no reason given"
+    """The error lines in one, without apt's prefixes; where there are none, whatever came last."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    marked = [line.partition(":")[2].strip() for line in lines if line.startswith(("E:", "W:"))]
+    return "; ".join(dict.fromkeys(marked[:ERROR_LINES] or lines[-1:])) or "no reason given"
 
 
 def _age(path: Path) -> float:

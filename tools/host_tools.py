@@ -32,7 +32,7 @@ def _mtools(name: str) -> Tool:
     return Tool("mtools", f"usr/bin/{name}")
 
 
-TOOLS: Final[Mapping[str, Tool]] = {
+TOOLS: Final[dict[str, Tool]] = {
     **{name: _mtools(name) for name in ("mformat", "mcopy", "mattrib", "mmove", "mdir", "mtype", "mtools")},
     "xorriso": Tool("xorriso", "usr/bin/xorriso"),
     "syslinux": Tool("syslinux", "usr/bin/syslinux"),

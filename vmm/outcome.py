@@ -4,6 +4,7 @@
 end of a script, the user). `exit_status` is the whole table; status 2, the user's mistake, never gets as far as a run.
 """
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -142,8 +143,15 @@ _SENTENCE: Final[Mapping[type[Outcome], Callable[[Any], str]]] = {
     Stopped: lambda outcome: f"not modelled: {outcome.report.what}",
     TimedOut: lambda outcome: f"time-out after {outcome.seconds:g} s",
     ExitPort: lambda outcome: f"the guest wrote {outcome.value} to the exit port",
-    Interrupted: lambda outcome: "left with Ctrl-]" if outcome.signal is None else f"ended by signal {outcome.signal}",
+    Interrupted: lambda outcome: (
+        "left with Ctrl-]" if outcome.signal is None else f"ended by {_signal(outcome.signal)}"
+    ),
 }
+
+
+def _signal(number: int) -> str:
+    """Ctrl-C by the key that everybody knows it by, other signals by name."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def exit_status(outcome: Outcome) -> int:

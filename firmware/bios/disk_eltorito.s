@@ -111,6 +111,7 @@ et_verify_address:
 
 # AH = 08h: as for a floppy or a disk.
 et_parameters:
+    mov byte ptr [bp+F_AL], 0
     mov al, byte ptr fs:[ET_CHS]
     mov byte ptr [bp+F_CH], al
     mov al, byte ptr fs:[ET_CHS+1]
@@ -132,7 +133,6 @@ et_parameters:
     mov ax, word ptr cs:[bx+fd_tables-2]
     mov word ptr [bp+F_DI], ax
     mov word ptr [bp+F_ES], cs
-    mov word ptr [bp+F_AX], 0
     jmp int13_ok
 et_floppy_types:
     .byte 2, 4, 5                   # CMOS types of 1.2M, 1.44M, 2.88M

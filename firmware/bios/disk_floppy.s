@@ -159,9 +159,10 @@ fd_verify:
 fd_format:
     mov word ptr [bp+R_COMMAND], DMA_TO_DISK << 8 | FDC_FORMAT
 fd_transfer:
+    movzx ecx, byte ptr [bp+F_AL]
+    mov byte ptr [bp+F_AL], 0
     call fd_drive
     jc int13_return
-    movzx ecx, byte ptr [bp+F_AL]
     test ecx, ecx
     jz .none
     mov dword ptr [bp+R_COUNT], ecx

@@ -43,6 +43,7 @@ hd_functions:
 hd_absent:
     cmp ah, 0x15
     je .type
+    mov byte ptr [bp+F_AL], 0       # sectors done
     cmp ah, 0x08
     jne int13_bad
     mov word ptr [bp+F_CX], 0

@@ -10,8 +10,7 @@
 #   int19_entry     INT 19h: boot, by the order in CMOS 3Dh and 38h
 #   disk_post       near call during POST, DS = 40h, interrupts on, after PIC, PIT, keyboard and video are up: find the
 #                   drives, set BDA_HD_COUNT and the EBDA, print a line for each; may change any register but SS:SP, DS
-#   int0e_handler   IRQ 6, floppy        int76_handler   IRQ 14, first ATA channel
-#   int74_handler   IRQ 12, mouse        int77_handler   IRQ 15, second ATA channel
+#   int0e_handler, int76_handler, int77_handler   IRQ 6, floppy; IRQ 14 and 15, first and second ATA channel:
 #                   each is an interrupt handler that sends its own EOI and returns with IRET
 #
 # Routines here for every file, all near, all preserving every register that they do not return (flags are lost):

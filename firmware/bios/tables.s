@@ -72,7 +72,7 @@ vector_table:
     VECTOR 0x71, int71_handler
     VECTOR 0x72, unexpected_slave
     VECTOR 0x73, unexpected_slave
-    VECTOR 0x74, int74_handler
+    VECTOR 0x74, unexpected_slave
     VECTOR 0x75, int75_handler
     VECTOR 0x76, int76_handler
     VECTOR 0x77, int77_handler

@@ -8,6 +8,7 @@ from vmm.cli.guest import ByteSink
 from vmm.devices.keymap import KeyStroke
 from vmm.outcome import Outcome
 from vmm.screen import Cursor, TextScreen
+from vmm.trace import TraceEvent
 
 MILLISECOND = 1_000_000
 PALETTE = tuple((n * 16, n * 16, n * 16) for n in range(16))
@@ -55,6 +56,7 @@ class FakeGuest:
     door: FakeDoor = field(default_factory=FakeDoor)
     serial_out: list[ByteSink] = field(default_factory=list)
     debugcon_out: list[ByteSink] = field(default_factory=list)
+    on_trace: Callable[[TraceEvent], None] | None = None
 
     def screen(self) -> TextScreen:
         return text_screen(self.text)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from vmm.cli.main import main
-from vmm.cli.options import Words, check, parse_flat, parse_size, parse_trace_kinds
+from vmm.cli.options import Words, check
+from vmm.cli.values import parse_flat, parse_size, parse_trace_kinds
 from vmm.errors import ConfigError
 
 MIB = 1 << 20

@@ -11,6 +11,7 @@ from fakes import FakeGuest, FakeMonitor, Slice
 
 from vmm.cli.options import Ends, Media, Outputs, Payload, RunRequest, StateFiles
 from vmm.cli.session import run_machine
+from vmm.errors import Unmodelled
 from vmm.outcome import (
     ExitPort,
     Halted,
@@ -22,6 +23,7 @@ from vmm.outcome import (
     UnmodelledReport,
 )
 from vmm.script import compile_pattern, parse
+from vmm.trace import TraceEvent, plain
 
 
 def request(ends: Ends | None = None, outputs: Outputs | None = None) -> RunRequest:
@@ -163,6 +165,28 @@ def test_statistics_are_json_with_the_outcome(tmp_path: Path, capsys: pytest.Cap
     assert json.loads((tmp_path / "s.json").read_text())["status"] == 0
 
 
+def test_trace_events_go_to_stderr_and_to_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    event = TraceEvent("io", 5, 0xF000, 0x10, 0xF0010, 0, "in al, 0x64")
+
+    def act(machine: FakeGuest) -> Outcome | None:
+        assert machine.on_trace is not None
+        machine.on_trace(event)
+        raise Unmodelled("RSM at F000:1234", ("bytes 0F AA",))
+
+    outputs = Outputs(trace=frozenset({"io"}), trace_console=True, trace_file=tmp_path / "t.jsonl")
+    assert run_machine(request(outputs=outputs), FakeGuest(), FakeMonitor([act])) == 4
+    assert json.loads((tmp_path / "t.jsonl").read_text())["insn"] == "in al, 0x64"
+    err = capsys.readouterr().err
+    assert err.splitlines()[0] == plain(event)
+    assert f"last trace lines:\n    {plain(event)}\n" in err
+
+
+def test_without_tracing_nothing_listens() -> None:
+    guest = FakeGuest()
+    run_machine(request(), guest, FakeMonitor([ends_with(Halted())]))
+    assert guest.on_trace is None
+
+
 def test_a_stop_reports_what_where_and_the_last_trace_lines(capsys: pytest.CaptureFixture[str]) -> None:
     run_machine(request(), FakeGuest(), FakeMonitor([ends_with(Stopped(REPORT))]))
     err = capsys.readouterr().err
@@ -181,7 +205,7 @@ def test_a_signal_ends_the_run_and_its_handler_is_put_back(number: int, status: 
 
 
 def test_a_time_out_shortens_the_last_slice() -> None:
-    monitor = FakeMonitor([idle] * 3)
+    monitor = FakeMonitor([idle] * 1000)
     run_machine(request(Ends(timeout=1e-4)), FakeGuest(), monitor)
     assert max(monitor.lengths) <= 1e-4
 

@@ -104,7 +104,7 @@ def test_v86_flags(world, size, image, after):
     iret(world.vcpu, size, 0)
     assert world.vcpu.eflags == after
     assert world.here == (0x1234, 0x5678, 3)
-    assert world.vcpu.segment(Seg.CS) == SegmentRegister(0x1234, 0x1_2340, 0xFFFF, 0xFB00)
+    assert world.vcpu.segment(Seg.CS) == SegmentRegister(0x1234, 0x1_2340, 0xFFFF, 0xF300)
 
 
 def test_v86_ignores_nt(world):
@@ -332,7 +332,7 @@ def test_to_v86(world):
     assert world.vcpu.reg32(Reg.ESP) == 0xABCD_1234
     assert world.selectors() == {"ES": 0x2000, "CS": 0x1000, "SS": 0x9000, "DS": 0x3000, "FS": 0x4000, "GS": 0x5000}
     assert world.vcpu.segment(Seg.DS) == SegmentRegister(0x3000, 0x3_0000, 0xFFFF, 0xF300)
-    assert world.vcpu.segment(Seg.CS) == SegmentRegister(0x1000, 0x1_0000, 0xFFFF, 0xFB00)
+    assert world.vcpu.segment(Seg.CS) == SegmentRegister(0x1000, 0x1_0000, 0xFFFF, 0xF300)
 
 
 def test_to_v86_beyond_64k(world):

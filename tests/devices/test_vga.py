@@ -3,8 +3,8 @@
 import json
 
 import pytest
-
 from vga_modes import MODES, get_indexed, inb, outb, set_attribute, set_dac, set_indexed, set_mode
+
 from vmm.devices.vga import Vga
 from vmm.devices.vga_mode import TEXT_TIMING, Kind, video_mode
 

@@ -27,8 +27,8 @@ DISK_SECTORS = 16 * 63
 ASK_FOR_KEYS = "?"
 SECONDS = 30
 
-# Every program starts here, at 0000:7C00 with DL = drive, and ends at `done`. `say` prints AX in hexadecimal and a blank,
-# `carry` prints C or -, `zero` prints Z or -, `keys` asks for the next keys: none changes registers or flags.
+# Every program starts here, at 0000:7C00 with DL = drive, and ends at `done`. `say` prints AX in hexadecimal and a
+# blank, `carry` prints C or -, `zero` prints Z or -, `keys` asks for the next keys: none changes registers or flags.
 PRELUDE = """
 .macro EMIT character
     push ax
@@ -166,7 +166,7 @@ def _event(name: str, down: bool) -> dict[str, Any]:
     return {"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": name}}}
 
 
-@pytest.fixture()
+@pytest.fixture
 def bios_guest(tmp_path: Path) -> BiosGuest:
     """Return `run(code, *keys) -> str`: boot `code` and return what it wrote to the debug console."""
     if shutil.which("qemu-system-i386") is None:

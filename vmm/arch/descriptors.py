@@ -197,14 +197,8 @@ class Gate:
 
 
 @lru_cache(maxsize=4096)
-def decode_descriptor(raw: bytes) -> Descriptor:
-    """`Descriptor.from_bytes`, remembered: guests load the same few descriptors again and again."""
-    return Descriptor.from_bytes(raw)
-
-
-@lru_cache(maxsize=4096)
 def decode_gate(raw: bytes) -> Gate:
-    """`Gate.from_bytes`, remembered."""
+    """`Gate.from_bytes`, remembered: an IDT holds few gates and each is decoded at every delivery."""
     return Gate.from_bytes(raw)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from vmm.outcome import Outcome
+from vmm.trace import TraceEvent
 
 if TYPE_CHECKING:
     from vmm.devices.keymap import KeyStroke
@@ -37,13 +38,16 @@ class Door(Protocol):
 class Guest(Protocol):
     """A VM, as far as the command line knows one."""
 
-    door: Door
+    @property
+    def door(self) -> Door: ...
+
     serial_out: list[ByteSink]
     debugcon_out: list[ByteSink]
+    on_trace: Callable[[TraceEvent], None] | None
 
     @property
     def now(self) -> int:
-        """Virtual time in nanoseconds."""
+        """The latest virtual time that the guest has seen, in nanoseconds; looking at it must not move it."""
 
     def screen(self) -> "TextScreen | GraphicsScreen": ...
 

@@ -4,16 +4,13 @@ Everything here fails with one `ConfigError` line that says what was given and w
 opened for writing and before the engine is loaded.
 """
 
-import math
-import os
 import re
-import stat
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from vmm.cli.values import choice, input_file, output_file, parse_flat, parse_seconds, parse_size, parse_trace_kinds
 from vmm.errors import ConfigError
 from vmm.script import SCREENSHOT_SUFFIXES, Step, compile_pattern, parse
 from vmm.trace import KINDS
@@ -21,12 +18,6 @@ from vmm.trace import KINDS
 if TYPE_CHECKING:
     from vmm.machine import MachineConfig
 
-MIB: Final = 1 << 20
-MEMORY_MIN: Final = MIB
-MEMORY_MAX: Final = 2048 * MIB
-MEMORY_STEP: Final = 4096  # RAM comes in pages
-SIZE_UNITS: Final[Mapping[str, int]] = {"": MIB, "K": 1 << 10, "M": MIB, "G": 1 << 30}
-ADDRESS_MAX: Final = 1 << 32
 FLOPPY_DRIVES: Final = 2
 ATA_DRIVES: Final = 4  # two channels of two; a CD-ROM drive takes one
 MEDIA: Final = ("floppy", "disk", "cdrom")
@@ -160,7 +151,7 @@ def check(words: Words) -> RunRequest:
         states=_states(words),
         memory=parse_size(words.memory),
         bios=_optional_input(words.bios, "--bios"),
-        clock=_choice(words.clock, "--clock", ("realtime", "warp")),
+        clock=choice(words.clock, "--clock", ("realtime", "warp")),
         exit_port=words.exit_port,
         strict=words.strict,
         audit=words.audit,
@@ -184,7 +175,7 @@ def machine_config(request: RunRequest) -> "MachineConfig":
         bios=request.bios,
         boot=media.boot,
         write=media.write,
-        clock=request.clock,
+        clock="warp" if request.clock == "warp" else "realtime",
         exit_port=request.exit_port,
         strict=request.strict,
         audit=request.audit,
@@ -192,99 +183,8 @@ def machine_config(request: RunRequest) -> "MachineConfig":
     )
 
 
-def parse_size(text: str) -> int:
-    """Guest RAM in bytes: `64M`, `1G`, `1536K`, or a bare number of MiB.
-
-    Raises: ConfigError: no size, not whole pages, or outside 1M to 2G.
-    """
-    match = re.fullmatch(r"(-?\d{1,18})([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise ConfigError(f"--memory: expected a size such as 64M or 1G, not {text!r}")
-    size = int(match[1]) * SIZE_UNITS[match[2].upper()]
-    if not MEMORY_MIN <= size <= MEMORY_MAX or size % MEMORY_STEP:
-        raise ConfigError(f"--memory: expected 1M to 2G in steps of 4K, not {text!r}")
-    return size
-
-
-def parse_flat(text: str) -> tuple[Path, int]:
-    """`FILE@ADDR`, the address as Python writes numbers (0x7C00, 31744).
-
-    Raises: ConfigError: no `@`, no number, beyond 4 GiB, or no such file.
-    """
-    name, at, address = text.rpartition("@")
-    try:
-        value = int(address, 0)
-    except ValueError:
-        at = ""
-    if not at or not 0 <= value < ADDRESS_MAX:
-        raise ConfigError(
-            f"--flat: expected FILE@ADDR with an address below 4 GiB, such as kernel.bin@0x100000, not {text!r}"
-        )
-    return input_file(name, "--flat"), value
-
-
-def parse_trace_kinds(text: str | None) -> frozenset[str]:
-    """A comma-separated list of trace kinds; `all` stands for every one.
-
-    Raises: ConfigError: an unknown kind; the message lists them.
-    """
-    if text is None:
-        return frozenset()
-    given = {word.strip() for word in text.split(",")} - {""}
-    if given == {"all"}:
-        return frozenset(KINDS)
-    if unknown := sorted(given - set(KINDS)):
-        raise ConfigError(f"--trace: unknown kind {unknown[0]!r}; known are {', '.join(KINDS)}, or all")
-    if not given:
-        raise ConfigError(f"--trace: expected any of {', '.join(KINDS)}, or all")
-    return frozenset(given)
-
-
-def input_file(name: str, option: str) -> Path:
-    """A file or block device that can be read and is not empty. A pipe is not opened: that could wait for ever.
-
-    Raises: ConfigError: it is none.
-    """
-    path = Path(name)
-    try:
-        facts = path.stat()
-        if stat.S_ISDIR(facts.st_mode):
-            raise ConfigError(f"{option}: {name} is a directory, expected a file")
-        if not (stat.S_ISREG(facts.st_mode) or stat.S_ISBLK(facts.st_mode)):
-            raise ConfigError(f"{option}: {name} is neither a file nor a block device")
-        if stat.S_ISREG(facts.st_mode) and not facts.st_size:
-            raise ConfigError(f"{option}: {name} is empty")
-        with path.open("rb"):
-            return path
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ConfigError(f"{option}: cannot read {name!r}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def output_file(name: str | None, option: str) -> Path | None:
-    """A file that could be written: nothing is created here.
-
-    Raises: ConfigError: its directory is missing or read-only, or it is a directory itself.
-    """
-    if name is None:
-        return None
-    path = Path(name)
-    if not name or path.is_dir():
-        raise ConfigError(f"{option}: {name!r} is a directory, expected a file name")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{option}: there is no directory {str(path.parent)!r}")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ConfigError(f"{option}: cannot write {name!r}: permission denied")
-    return path
-
-
 def _optional_input(name: str | None, option: str) -> Path | None:
     return None if name is None else input_file(name, option)
-
-
-def _choice(value: str, option: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ConfigError(f"{option}: expected {' or '.join(allowed)}, not {value!r}")
-    return value
 
 
 def _is_empty(media: Media, payload: Payload) -> bool:
@@ -324,10 +224,10 @@ def _media(words: Words, payload: Payload) -> Media:
     floppies = [input_file(name, "--floppy") for name in words.floppy]
     disks = [input_file(name, "--disk") for name in words.disk]
     cdrom = _optional_input(words.cdrom, "--cdrom")
-    boot = None if words.boot is None else _choice(words.boot, "--boot", MEDIA)
+    boot = None if words.boot is None else choice(words.boot, "--boot", MEDIA)
     if words.image and Path(words.image) != payload.kernel:
         image = input_file(words.image, "IMAGE")
-        kind = _choice(words.as_, "--as", MEDIA) if words.as_ else _kind_of_image(words.image)
+        kind = choice(words.as_, "--as", MEDIA) if words.as_ else _kind_of_image(words.image)
         if kind == "cdrom" and cdrom:
             raise ConfigError(f"IMAGE {words.image} is a CD and --cdrom gives another; there is one CD-ROM drive")
         floppies = [image] * (kind == "floppy") + floppies
@@ -350,10 +250,10 @@ def _fit_drives(media: Media) -> Media:
 
 
 def _ends(words: Words) -> Ends:
-    reset = _choice(words.on_reset, "--on-reset", ("restart", "exit"))
+    reset = choice(words.on_reset, "--on-reset", ("restart", "exit"))
     return Ends(
         on_reset_exit=reset == "exit",
-        timeout=_timeout(words.timeout),
+        timeout=parse_seconds(words.timeout),
         until=_until(words.until),
         script=_script(words.script),
         script_name=words.script or "",
@@ -367,18 +267,6 @@ def _until(text: str | None) -> re.Pattern[str] | None:
         return compile_pattern(text)
     except ConfigError as error:
         raise ConfigError(f"--until: {error}") from None
-
-
-def _timeout(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise ConfigError(f"--timeout: expected a number of seconds above 0, not {text!r}")
-    return seconds
 
 
 def _script(name: str | None) -> tuple[Step, ...] | None:
@@ -425,7 +313,7 @@ def _display(words: Words) -> str:
     terminal_user = _other_terminal_user(words)
     if words.display is None:
         return "text" if sys.stdout.isatty() and not terminal_user and not words.script else "none"
-    display = _choice(words.display, "--display", ("text", "none"))
+    display = choice(words.display, "--display", ("text", "none"))
     if display == "text" and terminal_user:
         raise ConfigError(f"--display text and {terminal_user} both want the terminal; send one of them elsewhere")
     return display

@@ -156,6 +156,7 @@ def run_machine(request: RunRequest, guest: Guest, runner: Runner) -> int:
     console = _stderr_console()
     with contextlib.ExitStack() as stack:
         writer = _trace_writer(request.outputs, console, stack)
+        guest.on_trace = writer.emit if writer else None
         session = plug_in(request, guest, runner, stack)
         with Interrupt(runner).installed() as interrupt:
             try:

@@ -35,6 +35,13 @@ from vmm.cpu.segments import Entry, find, mark_accessed, real_mode_segment, sele
 from vmm.cpu.stack import Stack, inner_stack
 from vmm.cpu.vcpu import NULL_SEGMENT, Vcpu
 
+_CS: Final = int(Seg.CS)
+_SS: Final = int(Seg.SS)
+_ES: Final = int(Seg.ES)
+_DS: Final = int(Seg.DS)
+_FS: Final = int(Seg.FS)
+_GS: Final = int(Seg.GS)
+_ESP: Final = int(Reg.ESP)
 EXT: Final = 1 << 0  # error code: the event did not come from the program itself
 _IDT: Final = 1 << 1  # error code: the index is one into the IDT
 _SELECTOR_VECTORS: Final = frozenset({int(Vector.TS), int(Vector.NP), int(Vector.SS), int(Vector.GP)})
@@ -47,7 +54,7 @@ _DR7: Final = 7
 _DR7_GD: Final = 1 << 13
 _GATE_TYPES: Final = INTERRUPT_GATES | TRAP_GATES | {int(SystemType.TASK_GATE)}
 _IVT_ENTRY: Final = 4
-_V86_PUSHED: Final = (Seg.GS, Seg.FS, Seg.DS, Seg.ES)
+_V86_PUSHED: Final = (_GS, _FS, _DS, _ES)
 
 
 class TripleFault(Exception):
@@ -163,9 +170,9 @@ def _deliver_real(vcpu: Vcpu, event: _Event) -> None:
     entry = vcpu.memory.read(base + at & MASK32, _IVT_ENTRY, False)
     flags = vcpu.eflags
     stack = Stack.current(vcpu)
-    stack.push((flags, vcpu.selector(Seg.CS), event.return_eip), 2)
+    stack.push((flags, vcpu.selector(_CS), event.return_eip), 2)
     stack.commit(vcpu)
-    vcpu.set_segment(Seg.CS, real_mode_segment(vcpu, Seg.CS, entry >> 16))
+    vcpu.set_segment(_CS, real_mode_segment(vcpu, _CS, entry >> 16))
     vcpu.eip = entry & 0xFFFF
     vcpu.eflags = flags & ~_REAL_CLEARED
 
@@ -217,13 +224,13 @@ def _through_gate(vcpu: Vcpu, event: _Event, gate: Gate) -> None:
     code = _handler_code(vcpu, gate.selector)
     privilege = vcpu.cpl if code.descriptor.is_conforming else code.descriptor.dpl
     flags = vcpu.eflags
-    values = [*_outer_frame(vcpu, privilege), event.pushed_flags(flags), vcpu.selector(Seg.CS), event.return_eip]
+    values = [*_outer_frame(vcpu, privilege), event.pushed_flags(flags), vcpu.selector(_CS), event.return_eip]
     if event.error_code is not None and event.kind in _EXCEPTION:
         values.append(event.error_code)
     if privilege < vcpu.cpl:
         stack_descriptor, stack = inner_stack(vcpu, privilege)
         _push_frame(vcpu, stack, values, (gate, code, stack_descriptor))
-        vcpu.set_segment(Seg.SS, stack.segment)
+        vcpu.set_segment(_SS, stack.segment)
         if vcpu.is_v86:
             for seg in _V86_PUSHED:
                 vcpu.set_segment(seg, NULL_SEGMENT)
@@ -231,7 +238,7 @@ def _through_gate(vcpu: Vcpu, event: _Event, gate: Gate) -> None:
         stack = Stack.current(vcpu)
         _push_frame(vcpu, stack, values, (gate, code, None))
     stack.commit(vcpu)
-    vcpu.set_segment(Seg.CS, code.register(privilege))
+    vcpu.set_segment(_CS, code.register(privilege))
     vcpu.cpl = privilege
     vcpu.eip = gate.offset
     vcpu.eflags = flags & ~(_CLEARED | _IF if gate.type in INTERRUPT_GATES else _CLEARED)
@@ -255,7 +262,7 @@ def _outer_frame(vcpu: Vcpu, privilege: int) -> Sequence[int]:
     if privilege == vcpu.cpl:
         return ()
     segments = [vcpu.selector(seg) for seg in _V86_PUSHED] if vcpu.is_v86 else []
-    return (*segments, vcpu.selector(Seg.SS), vcpu.reg32(Reg.ESP))
+    return (*segments, vcpu.selector(_SS), vcpu.reg32(_ESP))
 
 
 def _push_frame(vcpu: Vcpu, stack: Stack, values: Sequence[int], into: tuple[Gate, Entry, Entry | None]) -> None:

@@ -21,6 +21,13 @@ from vmm.cpu.segments import (
 from vmm.cpu.stack import Stack
 from vmm.cpu.vcpu import Vcpu
 
+_CS: Final = int(Seg.CS)
+_SS: Final = int(Seg.SS)
+_ES: Final = int(Seg.ES)
+_DS: Final = int(Seg.DS)
+_FS: Final = int(Seg.FS)
+_GS: Final = int(Seg.GS)
+_ESP: Final = int(Reg.ESP)
 _NT: Final = int(Eflags.NT)
 _VM: Final = int(Eflags.VM)
 _IF: Final = int(Eflags.IF)
@@ -31,7 +38,7 @@ _UPPER: Final = int(Eflags.RF | Eflags.AC | Eflags.ID)
 _REAL: Final = _ALWAYS | _IF | _IOPL | _UPPER
 _V86: Final = _ALWAYS | _IF | _UPPER
 _TO_V86: Final = _REAL | _VM
-_V86_DATA: Final = (Seg.ES, Seg.DS, Seg.FS, Seg.GS)
+_V86_DATA: Final = (_ES, _DS, _FS, _GS)
 
 
 def iret(vcpu: Vcpu, size: int, next_eip: int) -> None:
@@ -65,10 +72,10 @@ def _return_flat(vcpu: Vcpu, size: int, writable: int) -> None:
     """Real mode and V86: selector times 16."""
     stack = Stack.current(vcpu)
     eip, selector, image = stack.pop(3, size)
-    if eip > vcpu.segment(Seg.CS).limit:
+    if eip > vcpu.segment(_CS).limit:
         raise gp()
     stack.commit(vcpu)
-    vcpu.set_segment(Seg.CS, real_mode_segment(vcpu, Seg.CS, selector & _LOW_WORD))
+    vcpu.set_segment(_CS, real_mode_segment(vcpu, _CS, selector & _LOW_WORD))
     vcpu.eip = eip
     _load_flags(vcpu, image, writable, size)
 
@@ -92,9 +99,9 @@ def _return_protected(vcpu: Vcpu, size: int) -> None:
     mark_accessed(vcpu, code)
     if outer is not None:
         mark_accessed(vcpu, outer)
-        vcpu.set_segment(Seg.SS, stack.segment)
+        vcpu.set_segment(_SS, stack.segment)
     stack.commit(vcpu)
-    vcpu.set_segment(Seg.CS, code.register(rpl))
+    vcpu.set_segment(_CS, code.register(rpl))
     vcpu.eip = eip
     _load_flags(vcpu, image, protected_flags(vcpu), size)
     if outer is not None:
@@ -119,9 +126,9 @@ def _return_to_v86(vcpu: Vcpu, stack: Stack, frame: tuple[int, int, int]) -> Non
     if eip > _LOW_WORD:
         raise gp()
     _load_flags(vcpu, image, _TO_V86, 4)
-    selectors = {Seg.CS: code_selector, Seg.SS: stack_selector, **dict(zip(_V86_DATA, data, strict=True))}
+    selectors = {_CS: code_selector, _SS: stack_selector, **dict(zip(_V86_DATA, data, strict=True))}
     for seg, selector in selectors.items():
-        vcpu.set_segment(seg, v86_segment(seg, selector & _LOW_WORD))
-    vcpu.set_reg32(Reg.ESP, pointer)
+        vcpu.set_segment(seg, v86_segment(selector & _LOW_WORD))
+    vcpu.set_reg32(_ESP, pointer)
     vcpu.eip = eip
     vcpu.cpl = 3

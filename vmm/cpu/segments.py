@@ -11,14 +11,19 @@ Not modelled: alignment checks (#AC) on descriptor-table accesses, which are sup
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from vmm.arch.descriptors import (
     ACCESS_BYTE,
     ACCESSED,
     CALL_GATES,
+    CODE,
+    CONFORMING,
     DESCRIPTOR_SIZE,
     DPL_SHIFT,
+    NOT_SYSTEM,
+    PRESENT,
     SELECTOR_ERROR,
     SELECTOR_INDEX,
     SELECTOR_RPL,
@@ -29,14 +34,14 @@ from vmm.arch.descriptors import (
     TYPE_SHIFT,
     Descriptor,
     SystemType,
-    decode_descriptor,
 )
 from vmm.arch.exceptions import GuestFault, Vector, gp, ud
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Seg
-from vmm.cpu.vcpu import NULL_SEGMENT, REAL_MODE_CODE, REAL_MODE_DATA, SegmentRegister, Vcpu
+from vmm.cpu.vcpu import NULL_SEGMENT, REAL_MODE_DATA, SegmentRegister, Vcpu
 
 _CPL3: Final = 3 << DPL_SHIFT
+_CONFORMING_CODE: Final = NOT_SYSTEM | CODE | CONFORMING
 _LAR_TYPES: Final = TSS_AVAILABLE | TSS_IN_USE | CALL_GATES | {int(SystemType.LDT), int(SystemType.TASK_GATE)}
 _LSL_TYPES: Final = TSS_AVAILABLE | TSS_IN_USE | {int(SystemType.LDT)}
 _OUTER_NULLED: Final = (int(Seg.ES), int(Seg.DS), int(Seg.FS), int(Seg.GS))
@@ -64,6 +69,12 @@ class Entry:
         """The segment register it becomes: accessed, its selector with this RPL."""
         found = self.descriptor
         return SegmentRegister(self.selector & SELECTOR_ERROR | rpl, found.base, found.limit, found.flags | ACCESSED)
+
+
+@lru_cache(maxsize=4096)
+def _entry(selector: int, address: int, raw: bytes) -> Entry:
+    """Remembered: guests use the same few descriptors again and again."""
+    return Entry(selector, address, Descriptor.from_bytes(raw))
 
 
 # --- descriptor tables --------------------------------------------------------------------------------------
@@ -96,7 +107,7 @@ def find(vcpu: Vcpu, selector: int, vector: int = Vector.GP) -> Entry:
     if is_null(selector):
         raise GuestFault(vector, 0)
     raw, address = read_descriptor(vcpu, selector, vector)
-    return Entry(selector, address, decode_descriptor(raw))
+    return _entry(selector, address, raw)
 
 
 def mark_accessed(vcpu: Vcpu, entry: Entry) -> None:
@@ -163,15 +174,17 @@ def real_mode_segment(vcpu: Vcpu, seg: int, selector: int) -> SegmentRegister:
     """What a load makes of a segment register in real mode (only the base moves) or in V86 (all is set)."""
     base = selector << 4
     if vcpu.is_v86:
-        return v86_segment(seg, selector)
+        return v86_segment(selector)
     old = vcpu.segment(seg)
     return SegmentRegister(selector, base, old.limit, old.flags)
 
 
-def v86_segment(seg: int, selector: int) -> SegmentRegister:
-    """A segment register in V86 (SDM Vol. 3B, "Virtual-8086 Mode", and "Segment Address Translation")."""
-    flags = REAL_MODE_CODE if seg == Seg.CS else REAL_MODE_DATA
-    return SegmentRegister(selector, selector << 4, 0xFFFF, flags | _CPL3)
+def v86_segment(selector: int) -> SegmentRegister:
+    """A segment register in V86, CS too: writable data, DPL 3.
+
+    Source: SDM Vol. 3C, "Checks on Guest Segment Registers": F3h is what every one of them holds in V86.
+    """
+    return SegmentRegister(selector, selector << 4, 0xFFFF, REAL_MODE_DATA | _CPL3)
 
 
 def load_data_segment(vcpu: Vcpu, seg: int, selector: int) -> None:
@@ -209,9 +222,9 @@ def null_outer_segments(vcpu: Vcpu) -> None:
     Source: SDM Vol. 2B, "RET - Return from Procedure": null selectors of any RPL become 0.
     """
     for seg in _OUTER_NULLED:
-        register = vcpu.segment(seg)
-        found = Descriptor(0, 0, register.flags)
-        if not found.is_present or (found.dpl < vcpu.cpl and not found.is_conforming):
+        flags = vcpu.segment_flags[seg]
+        is_conforming = flags & _CONFORMING_CODE == _CONFORMING_CODE
+        if not flags & PRESENT or (flags >> DPL_SHIFT & 3 < vcpu.cpl and not is_conforming):
             vcpu.set_segment(seg, NULL_SEGMENT)
 
 

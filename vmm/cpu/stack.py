@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vmm.arch.descriptors import CODE, DEFAULT_BIG, EXPAND_DOWN, tss_layout
+from vmm.arch.descriptors import CODE, DEFAULT_BIG, EXPAND_DOWN, SELECTOR_ERROR, tss_layout
 from vmm.arch.exceptions import GuestFault, Vector
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Reg, Seg
 from vmm.cpu.segments import Entry, selector_fault, stack_entry
 from vmm.cpu.vcpu import LinearMemory, SegmentRegister, Vcpu
 
+_SS: Final = int(Seg.SS)
+_ESP: Final = int(Reg.ESP)
 _MASK16: Final = 0xFFFF
 
 
@@ -46,7 +48,7 @@ class Stack:
     @classmethod
     def current(cls, vcpu: Vcpu) -> "Stack":
         """The stack the guest is on."""
-        return cls(vcpu.memory, vcpu.segment(Seg.SS), vcpu.reg32(Reg.ESP), vcpu.cpl == 3)
+        return cls(vcpu.memory, vcpu.segment(_SS), vcpu.reg32(_ESP), vcpu.cpl == 3)
 
     @property
     def mask(self) -> int:
@@ -116,7 +118,7 @@ class Stack:
 
     def commit(self, vcpu: Vcpu) -> None:
         """Write the pointer back: ESP, or only SP when SS.B is clear (bits 31:16 keep what they held)."""
-        vcpu.set_reg(Reg.ESP, 4 if self.segment.flags & DEFAULT_BIG else 2, self.pointer)
+        vcpu.set_reg(_ESP, 4 if self.segment.flags & DEFAULT_BIG else 2, self.pointer)
 
     def _linear(self, offset: int) -> int:
         return self.segment.base + offset & MASK32
@@ -140,5 +142,5 @@ def inner_stack(vcpu: Vcpu, privilege: int) -> tuple[Entry, Stack]:
     selector = vcpu.memory.read(vcpu.tr.base + selector_at & MASK32, 2, False)
     entry = stack_entry(vcpu, selector, privilege, Vector.TS)
     new = Stack(vcpu.memory, entry.register(privilege), pointer, False)
-    new.error_code = selector_fault(Vector.SS, selector).error_code or 0
+    new.error_code = selector & SELECTOR_ERROR
     return entry, new

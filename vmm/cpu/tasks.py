@@ -188,7 +188,7 @@ def _load_segments(vcpu: Vcpu) -> None:
     _load_ldt(vcpu, vcpu.ldtr.selector)
     if vcpu.is_v86:
         for seg in Seg:
-            vcpu.set_segment(seg, v86_segment(seg, vcpu.selector(seg)))
+            vcpu.set_segment(seg, v86_segment(vcpu.selector(seg)))
         return
     _commit(vcpu, Seg.CS, code_entry_at_rpl(vcpu, vcpu.selector(Seg.CS), Vector.TS))
     _commit(vcpu, Seg.SS, stack_entry(vcpu, vcpu.selector(Seg.SS), vcpu.cpl, Vector.TS))

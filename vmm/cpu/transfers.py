@@ -32,6 +32,9 @@ from vmm.cpu.segments import (
 from vmm.cpu.stack import Stack, inner_stack
 from vmm.cpu.vcpu import Vcpu
 
+_CS: Final = int(Seg.CS)
+_SS: Final = int(Seg.SS)
+_ESP: Final = int(Reg.ESP)
 _WORD: Final = 0xFFFF
 
 
@@ -55,7 +58,7 @@ def far_jump(vcpu: Vcpu, selector: int, offset: int, size: int, next_eip: int) -
     """
     target = _Target(selector, offset & _WORD if size == 2 else offset, size, next_eip)
     if not vcpu.is_protected or vcpu.is_v86:
-        _check_limit(target.offset, vcpu.segment(Seg.CS).limit)
+        _check_limit(target.offset, vcpu.segment(_CS).limit)
         _enter_flat(vcpu, target)
         return
     entry = find(vcpu, selector)
@@ -161,13 +164,13 @@ def _switch_task(vcpu: Vcpu, entry: Entry, nesting: tasks.Nesting, next_eip: int
 
 
 def _enter_flat(vcpu: Vcpu, target: _Target) -> None:
-    vcpu.set_segment(Seg.CS, real_mode_segment(vcpu, Seg.CS, target.selector))
+    vcpu.set_segment(_CS, real_mode_segment(vcpu, _CS, target.selector))
     vcpu.eip = target.offset
 
 
 def _enter(vcpu: Vcpu, code: Entry, privilege: int, eip: int) -> None:
     mark_accessed(vcpu, code)
-    vcpu.set_segment(Seg.CS, code.register(privilege))
+    vcpu.set_segment(_CS, code.register(privilege))
     vcpu.cpl = privilege
     vcpu.eip = eip
 
@@ -176,8 +179,8 @@ def _call_flat(vcpu: Vcpu, target: _Target) -> None:
     """Real mode and V86. The room on the stack is checked before the entry point, as in the manual."""
     stack = Stack.current(vcpu)
     stack.check_room(2, target.size)
-    _check_limit(target.offset, vcpu.segment(Seg.CS).limit)
-    stack.push((vcpu.selector(Seg.CS), target.next_eip), target.size)
+    _check_limit(target.offset, vcpu.segment(_CS).limit)
+    stack.push((vcpu.selector(_CS), target.next_eip), target.size)
     stack.commit(vcpu)
     _enter_flat(vcpu, target)
 
@@ -187,7 +190,7 @@ def _call_same_ring(vcpu: Vcpu, code: Entry, target: _Target) -> None:
     stack.check_room(2, target.size)
     _check_limit(target.offset, code.descriptor.limit)
     mark_accessed(vcpu, code)
-    stack.push((vcpu.selector(Seg.CS), target.next_eip), target.size)
+    stack.push((vcpu.selector(_CS), target.next_eip), target.size)
     stack.commit(vcpu)
     _enter(vcpu, code, vcpu.cpl, target.offset)
 
@@ -201,9 +204,9 @@ def _call_inner_ring(vcpu: Vcpu, code: Entry, gate: Gate, next_eip: int) -> None
     parameters = Stack.current(vcpu).pop(gate.param_count, gate.size)
     mark_accessed(vcpu, code)
     mark_accessed(vcpu, stack_descriptor)
-    outer = (vcpu.selector(Seg.SS), vcpu.reg32(Reg.ESP))
-    stack.push((*outer, *reversed(parameters), vcpu.selector(Seg.CS), next_eip), gate.size)
-    vcpu.set_segment(Seg.SS, stack.segment)
+    outer = (vcpu.selector(_SS), vcpu.reg32(_ESP))
+    stack.push((*outer, *reversed(parameters), vcpu.selector(_CS), next_eip), gate.size)
+    vcpu.set_segment(_SS, stack.segment)
     stack.commit(vcpu)
     _enter(vcpu, code, privilege, gate.offset)
 
@@ -223,7 +226,7 @@ def far_return(vcpu: Vcpu, size: int, release: int = 0) -> None:
     eip, selector = stack.pop(2, size)
     selector &= _WORD
     if not vcpu.is_protected or vcpu.is_v86:
-        _check_limit(eip, vcpu.segment(Seg.CS).limit)
+        _check_limit(eip, vcpu.segment(_CS).limit)
         stack.release(release)
         stack.commit(vcpu)
         _enter_flat(vcpu, _Target(selector, eip, size, eip))
@@ -250,7 +253,7 @@ def _return_outer(vcpu: Vcpu, stack: Stack, code: Entry, frame: tuple[int, int, 
     mark_accessed(vcpu, outer)
     new = Stack(vcpu.memory, outer.register(rpl), pointer, rpl == 3)
     new.release(release)
-    vcpu.set_segment(Seg.SS, new.segment)
+    vcpu.set_segment(_SS, new.segment)
     new.commit(vcpu)
     _enter(vcpu, code, rpl, eip)
     null_outer_segments(vcpu)

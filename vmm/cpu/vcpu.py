@@ -7,7 +7,7 @@ Three places hold EFLAGS: the arithmetic bits and DF are lazy in the overlay, IF
 page, TF, RF and VM are fields here. `eflags` puts them together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -230,6 +230,15 @@ class Vcpu:
         return bool(self.page[Slot.IF >> 2])
 
     @property
+    def is_interrupt_pending(self) -> bool:
+        """The INTR pin."""
+        return bool(self.page[Slot.PENDING >> 2])
+
+    def set_interrupt_pending(self, level: bool) -> None:
+        """The INTR pin: cached code looks at it when it sets IF."""
+        self.page[Slot.PENDING >> 2] = int(level)
+
+    @property
     def iopl(self) -> int:
         """I/O privilege level, 0-3."""
         return self.page[Slot.FLAGS >> 2] >> 12 & 3
@@ -303,10 +312,53 @@ class Vcpu:
         self._tr = value
         self.page[Slot.TR >> 2] = value.selector
 
+    # --- state -----------------------------------------------------------------------------------------
+
+    def save(self) -> dict[str, Any]:
+        """Everything architectural, JSON-able; the FPU's part is in the engine's layout."""
+        return {
+            "regs": [self.reg32(reg) for reg in Reg],
+            "eip": self.eip,
+            "eflags": self.eflags,
+            "cpl": self.cpl,
+            "segments": [_saved(self.segment(seg)) for seg in Seg],
+            "ldtr": _saved(self.ldtr),
+            "tr": _saved(self.tr),
+            "gdtr": list(self.gdtr),
+            "idtr": list(self.idtr),
+            "cr": [self.cr0, self.cr2, self.cr3, self.cr4],
+            "dr": list(self.dr),
+            "msrs": [[number, value] for number, value in self.msrs.items()],
+            "halted": self.halted,
+            "interrupt_shadow": self.interrupt_shadow,
+            "fpu": [bytes(self.state.buffer[start:end]).hex() for start, end in hw.FPU_RANGES],
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Put back what `save` gave."""
+        for reg, value in zip(Reg, saved["regs"], strict=True):
+            self.set_reg32(reg, value)
+        self.eip, self.cpl, self.eflags = saved["eip"], saved["cpl"], saved["eflags"]
+        for seg, fields in zip(Seg, saved["segments"], strict=True):
+            self.set_segment(seg, SegmentRegister(*fields))
+        self.ldtr, self.tr = SegmentRegister(*saved["ldtr"]), SegmentRegister(*saved["tr"])
+        self.gdtr, self.idtr = tuple(saved["gdtr"]), tuple(saved["idtr"])
+        self.cr0, self.cr2, self.cr3, self.cr4 = saved["cr"]
+        self.dr[:] = saved["dr"]
+        self.msrs = {number: value for number, value in saved["msrs"]}
+        self.halted, self.interrupt_shadow = saved["halted"], saved["interrupt_shadow"]
+        for (start, end), data in zip(hw.FPU_RANGES, saved["fpu"], strict=True):
+            self.state.buffer[start:end] = bytes.fromhex(data)
+        self.stale_translations = True
+
     @property
     def stack_size(self) -> int:
         """Width of the stack pointer in bytes: 4 when SS.B is set, else 2."""
         return 4 if self.segment_flags[Seg.SS] & DESC_B else 2
+
+
+def _saved(segment: SegmentRegister) -> list[int]:
+    return [segment.selector, segment.base, segment.limit, segment.flags]
 
 
 CPU_SIGNATURE: Final = 0x0000_0633

@@ -95,16 +95,16 @@ class I8272(FloppyController):
             self.chrn[2] = 1
         if self._op() == Op.WRITE_DELETED:
             self.on_unmodelled("82077AA WRITE DELETED DATA: written as ordinary data")
-        if self.configured[0] & IMPLIED_SEEK and drive is not None:
+        if self.configured[1] & IMPLIED_SEEK and drive is not None:
             drive.move_to(self.chrn[0])
             self.pcn[number] = self.chrn[0]
         self._begin(Step.SECTOR)
 
-    def _locate(self) -> int | None:
-        """Byte offset of the sector that C, H, R and N name; None after ending the command because it is not there."""
+    def _locate(self) -> tuple[BlockDevice, int] | None:
+        """The disk and where in it the sector is that C, H, R and N name; None after ending the command without it."""
         number, head = self._unit()
         drive, form = self._drive(number), self._readable()
-        if drive is None or form is None:
+        if drive is None or drive.medium is None or form is None:
             self._not_found()
             return None
         cylinder, named_head, sector, size = self.chrn
@@ -114,20 +114,20 @@ class I8272(FloppyController):
         elif named_head != head or size != SIZE_512 or offset is None:
             self._finish(ABNORMAL, St1.NO_DATA)
         else:
-            return offset
+            return drive.medium, offset
         return None
 
     def _sector(self) -> None:
         """Handle the next sector of a data command."""
-        offset = self._locate()
-        drive = self._drive(self.arguments[1] & 3)
-        if offset is None or drive is None or drive.medium is None:
+        place = self._locate()
+        if place is None:
             return
+        medium, offset = place
         try:
             if self._is_write():
-                self._write_sector(drive.medium, offset)
+                self._write_sector(medium, offset)
             else:
-                self._read_sector(drive.medium.read(offset, SECTOR))
+                self._read_sector(medium.read(offset, SECTOR))
         except MediumError:
             self._finish(ABNORMAL, St1.DATA_ERROR, St2.DATA_ERROR)
 
@@ -214,12 +214,12 @@ class I8272(FloppyController):
         self._go_on()
 
     def _buffer_written(self) -> None:
-        offset = self._locate()
-        drive = self._drive(self.arguments[1] & 3)
-        if offset is None or drive is None or drive.medium is None:
+        place = self._locate()
+        if place is None:
             return
+        medium, offset = place
         try:
-            drive.medium.write(offset, bytes(self.buffer))
+            medium.write(offset, bytes(self.buffer))
         except MediumError:
             self._finish(ABNORMAL, St1.DATA_ERROR, St2.DATA_ERROR)
             return

@@ -97,7 +97,7 @@ class Ps2Keyboard:
     typematic: int = _DEFAULT_TYPEMATIC
     awaiting: int = _NO_COMMAND
     """The command whose parameter comes next."""
-    last_sent: int = Reply.BAT_DONE
+    last_sent: int = int(Reply.BAT_DONE)
 
     # -- the controller's side
 
@@ -106,7 +106,7 @@ class Ps2Keyboard:
         source = self.replies or self.codes
         if not source:
             return None
-        self.last_sent = source.popleft()
+        self.last_sent = int(source.popleft())
         return self.last_sent
 
     def has_data(self) -> bool:

@@ -10,7 +10,6 @@ latches, the vertical interrupt, line compare and panning. CRT controller regist
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum, IntFlag
 from typing import Any, Final
 
 from vmm.devices.snapshot import load_fields, save_fields, wired
@@ -25,10 +24,14 @@ from vmm.devices.vga_registers import (
     PROTECT,
     SEQUENCER_BITS,
     Crtc,
+    DacState,
     MemoryMode,
     Misc,
     Overflow,
+    Port,
     Seq,
+    Status0,
+    Status1,
     VgaRegisters,
 )
 
@@ -37,51 +40,6 @@ PORT_COUNT: Final = 0x30
 MEMORY_BASE: Final = 0xA0000
 MEMORY_SIZE: Final = 0x20000
 NOBODY: Final = 0xFF
-
-
-class Port(IntEnum):
-    """Offsets from 3B0h. The CRT controller and input status 1 are at either of two places."""
-
-    CRTC_INDEX_MONO = 0x04
-    CRTC_DATA_MONO = 0x05
-    STATUS1_MONO = 0x0A
-    ATTRIBUTE = 0x10
-    ATTRIBUTE_DATA = 0x11
-    STATUS0_MISC = 0x12  # read input status 0, write miscellaneous output
-    SEQUENCER_INDEX = 0x14
-    SEQUENCER_DATA = 0x15
-    PEL_MASK = 0x16
-    DAC_READ_STATE = 0x17  # write the index to read from, read the state
-    DAC_WRITE_INDEX = 0x18
-    DAC_DATA = 0x19
-    FEATURE_READ = 0x1A
-    MISC_READ = 0x1C
-    GRAPHICS_INDEX = 0x1E
-    GRAPHICS_DATA = 0x1F
-    CRTC_INDEX = 0x24
-    CRTC_DATA = 0x25
-    STATUS1 = 0x2A
-
-
-class Status0(IntFlag):
-    """Input status 0."""
-
-    SWITCH_SENSE = 1 << 4  # a monitor answers
-
-
-class Status1(IntFlag):
-    """Input status 1."""
-
-    NOT_DISPLAYING = 1 << 0
-    V_RETRACE = 1 << 3
-
-
-class DacState(IntEnum):
-    """What port 3C7h reads: which index was written last."""
-
-    WRITE = 0
-    READ = 3
-
 
 _MONO_TO_COLOUR: Final = int(Port.CRTC_INDEX) - int(Port.CRTC_INDEX_MONO)
 _MONO_PORTS: Final = frozenset({Port.CRTC_INDEX_MONO, Port.CRTC_DATA_MONO, Port.STATUS1_MONO})

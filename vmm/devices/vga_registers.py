@@ -1,4 +1,4 @@
-"""The registers of a VGA, by the names and groups of the manual, and nothing that happens in them.
+"""The ports and registers of a VGA, by the names and groups of the manual, and nothing that happens in them.
 
 Source: IBM PS/2 Hardware Interface Technical Reference, "Video Subsystem": "General Registers", "Sequencer Registers",
 "CRT Controller Registers", "Graphics Controller Registers", "Attribute Controller Registers", "Video DAC".
@@ -10,6 +10,50 @@ from enum import IntEnum, IntFlag
 from typing import Any, Final
 
 from vmm.devices.snapshot import load_fields, save_fields
+
+
+class Port(IntEnum):
+    """Offsets from 3B0h. The CRT controller and input status 1 are at either of two places."""
+
+    CRTC_INDEX_MONO = 0x04
+    CRTC_DATA_MONO = 0x05
+    STATUS1_MONO = 0x0A
+    ATTRIBUTE = 0x10
+    ATTRIBUTE_DATA = 0x11
+    STATUS0_MISC = 0x12  # read input status 0, write miscellaneous output
+    SEQUENCER_INDEX = 0x14
+    SEQUENCER_DATA = 0x15
+    PEL_MASK = 0x16
+    DAC_READ_STATE = 0x17  # write the index to read from, read the state
+    DAC_WRITE_INDEX = 0x18
+    DAC_DATA = 0x19
+    FEATURE_READ = 0x1A
+    MISC_READ = 0x1C
+    GRAPHICS_INDEX = 0x1E
+    GRAPHICS_DATA = 0x1F
+    CRTC_INDEX = 0x24
+    CRTC_DATA = 0x25
+    STATUS1 = 0x2A
+
+
+class Status0(IntFlag):
+    """Input status 0."""
+
+    SWITCH_SENSE = 1 << 4  # a monitor answers
+
+
+class Status1(IntFlag):
+    """Input status 1."""
+
+    NOT_DISPLAYING = 1 << 0
+    V_RETRACE = 1 << 3
+
+
+class DacState(IntEnum):
+    """What port 3C7h reads: which index was written last."""
+
+    WRITE = 0
+    READ = 3
 
 
 class Misc(IntFlag):

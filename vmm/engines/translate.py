@@ -13,7 +13,7 @@ When the guest changes what translations were made from (CR0.PG, CR3, A20, the m
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Final
+from typing import Final, Protocol
 
 from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache
 from bt.decode import MAX_LENGTH
@@ -51,12 +51,12 @@ SELF_CHECK_AFTER: Final = 3
 _HOLE_CANDIDATES: Final = tuple(range(0xF400_0000, 0x8000_0000, -HOLE_SIZE))
 
 
-class InterruptSource(Platform):
+class InterruptSource(Platform, Protocol):
     """What an engine asks of the board: ports, time, and the interrupt controller."""
 
     def acknowledge_interrupt(self) -> int:
         """The INTA cycle: the vector, 0-255."""
-        raise NotImplementedError
+        ...
 
 
 @dataclass(slots=True)
@@ -107,6 +107,9 @@ class TranslateEngine:
         self._leave: Leave | None = None
         self._space: BlockSpace
         self.stats = EngineStats()
+        self.preempted_after = 0
+        """How many blocks had started when the block limit struck in the latest run."""
+        self.shutdown_detail = ""
         self.probe: Callable[[Site, Block], None] = lambda _site, _block: None
         self.on_event: Callable[[str, int, int | None], None] = lambda _kind, _vector, _code: None
         self._sites: Mapping[SiteKind, Callable[[Site, Block], None]] = {
@@ -138,8 +141,10 @@ class TranslateEngine:
         """Run until the block limit, HLT, shutdown or a request."""
         self._leave = None
         self._resume()
+        self.preempted_after = 0
         while self._leave is None:
             if self._phys.run():
+                self.preempted_after = self.preempted_after or self._phys.blocks
                 self._preempted()
         return self._leave
 
@@ -389,7 +394,7 @@ class TranslateEngine:
         try:
             events.raise_fault(self._vcpu, fault, kind=kind)
         except TripleFault:
-            self._leave = Leave.SHUTDOWN
+            self._shut_down(fault)
             return
         self._resume()
 
@@ -430,7 +435,11 @@ class TranslateEngine:
             try:
                 events.raise_fault(self._vcpu, fault)
             except TripleFault:
-                self._leave = Leave.SHUTDOWN
+                self._shut_down(fault)
+
+    def _shut_down(self, first: GuestFault) -> None:
+        self._leave = Leave.SHUTDOWN
+        self.shutdown_detail = f"began with {first} at {self._describe()[0]}"
 
     def _synchronise(self) -> None:
         """Bring the physical CPU and the current block space into step with the virtual CPU."""

@@ -25,6 +25,7 @@ from vmm.arch.layout import MASK32
 from vmm.arch.registers import ARITHMETIC, Cr0, Cr4, Eflags
 from vmm.errors import EngineMismatch, VmmError
 from vmm.hw import state as hw
+from vmm.hw.calibrate import check_layout
 from vmm.hw.memory import PhysicalMemory
 from vmm.hw.state import CpuState
 
@@ -76,6 +77,12 @@ def _blob_of(pointer: Any) -> memoryview:
     return memoryview((ctypes.c_ubyte * hw.STATE_SIZE).from_address(pointer.value + hw.HEADER))
 
 
+def power_on_state() -> bytes:
+    """The processor state that the engine starts with: for virtual CPUs that have not met a physical one."""
+    context = unicorn.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_32).context_save()
+    return bytes(_blob_of(context.context))
+
+
 class PhysicalCpu:
     """One x86 processor, in 32-bit mode, with paging as its owner set it up.
 
@@ -88,6 +95,7 @@ class PhysicalCpu:
             raise EngineMismatch(f"host processor: {platform.machine()} given, x86_64 expected (the native block hook)")
         if unicorn.__version__ != SUPPORTED_ENGINE:
             raise EngineMismatch(f"unicorn {unicorn.__version__} given, {SUPPORTED_ENGINE} expected")
+        check_layout()
         self._uc = unicorn.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_32)
         self._handle = self._uc._uch
         self._uc.ctl_set_tcg_buffer_size(tcg_buffer)

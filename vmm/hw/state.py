@@ -19,6 +19,7 @@ Q_CC_SRC: Final = 19
 Q_CC_SRC2: Final = 20
 Q_CR: Final = 53
 Q_EFER: Final = 74
+Q_DR: Final = 675
 
 # Indexes into the u32 view.
 D_CC_OP: Final = 42
@@ -34,6 +35,23 @@ D_A20_MASK: Final = 124
 D_ERROR_CODE: Final = 1346
 D_EXCEPTION_IS_INT: Final = 1347
 D_OLD_EXCEPTION: Final = 1374
+
+# Byte offsets of the x87, MMX and SSE state. Nothing of it is a pointer: it may be saved and put back as raw bytes.
+FPU_TOP: Final = 604
+FPU_STATUS: Final = 608
+FPU_CONTROL: Final = 610
+FPU_TAGS: Final = 612  # eight bytes, one per physical register, 1 is empty
+FPU_REGISTERS: Final = 624  # eight of 16 bytes, by physical number; MMn is the low half
+FPU_OPCODE: Final = 752
+FPU_IP: Final = 760
+FPU_DP: Final = 768
+FPU_ROUNDING: Final = 776  # softfloat's modes and flags: x87, MMX, SSE; the last ends where MXCSR begins
+MXCSR: Final = 816
+XMM_REGISTERS: Final = 824
+XMM_STRIDE: Final = 64  # each is a ZMM register, of which SSE uses the low 16 bytes
+
+FPU_RANGES: Final = ((FPU_TOP, MXCSR + 4), (XMM_REGISTERS, XMM_REGISTERS + 8 * XMM_STRIDE))
+"""All of the x87, MMX and SSE state: byte ranges (start, end)."""
 
 # One hidden segment register is 24 bytes; in u32 words: selector, pad, base (u64), limit, flags.
 SEG_WORDS: Final = 6

@@ -1,0 +1,43 @@
+# `make run` boots the guest that comes with the project; `make test` tests everything that is not a soak test. Both set
+# up what they need: a virtual environment in .venv, the host tools and the boot images (in a cache outside the tree).
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+DEMO := build/demo.img
+FIRMWARE := $(shell find firmware -name '*.py' -o -name '*.s' -o -name '*.inc')
+
+.PHONY: run test check images soak clean
+
+run: $(DEMO)
+	$(BIN)/vmm run $(DEMO)
+
+test: $(READY) images
+	PATH="$$($(BIN)/python -m tools.host_tools):$$PATH" $(BIN)/pytest -n auto -m 'not slow'
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n auto -m 'not boot and not slow'
+
+images: $(READY)
+	$(BIN)/python -m tools.fetch_images
+
+soak: $(READY) images
+	PATH="$$($(BIN)/python -m tools.host_tools):$$PATH" $(BIN)/pytest -n auto
+
+clean:
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DEMO): $(READY) $(FIRMWARE)
+	mkdir -p $(@D)
+	$(BIN)/python -m firmware.demo_guest --out $@
+
+# Debian keeps the venv module's pip in a package of its own.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv || { echo "no virtual environment: install python3-venv and try again" >&2; exit 1; }
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@

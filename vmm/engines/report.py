@@ -1,0 +1,31 @@
+"""An engine's counters as the JSON that `--stats` writes and the summary shows; docs/stats.md has the schema."""
+
+from typing import Any
+
+from bt.translate import CRITICAL_NAMES
+from vmm.engines.translate import TranslateEngine
+
+
+def stats_of(engine: TranslateEngine, wall_seconds: float) -> dict[str, Any]:
+    """Everything that a run counted, JSON-able."""
+    stats = engine.stats
+    names = set(stats.inline_sites) | set(stats.callout_sites) & CRITICAL_NAMES
+    return {
+        "blocks": stats.blocks,
+        "instructions_translated": stats.instructions,
+        "critical": {
+            name: {
+                "inline_sites": stats.inline_sites[name],
+                "callout_sites": stats.callout_sites[name],
+                "callouts_retired": stats.callouts[name],
+            }
+            for name in sorted(names)
+        },
+        "callouts": dict(stats.callouts.most_common()),
+        "exits": {**dict(stats.exits.most_common()), "callout": stats.callouts.total()},
+        "interrupts": {str(vector): count for vector, count in sorted(stats.interrupts.items())},
+        "exceptions": {str(vector): count for vector, count in sorted(stats.exceptions.items())},
+        "self_checked_pages": len(engine.self_checked),
+        "cache_flushes": engine.cache.flushes,
+        "time": {"wall_s": round(wall_seconds, 4), "translate_s": round(stats.translate_seconds, 4)},
+    }

@@ -1,0 +1,128 @@
+"""The monitor: owns the physical CPU, gives it to a VM in slices, and lets time and input in between.
+
+Preemption. A slice arms the host's interval timer for the next device deadline or 10 ms, whichever comes first. Its signal
+goes to a handler in machine code that writes the block limit, so the engine stops exactly at a block start, without Python
+or its lock having a part in it.
+"""
+
+import ctypes
+import select
+import signal
+import time
+from typing import Any, Final
+
+from bt.translate import Options
+from vmm.engines.engine import Leave
+from vmm.engines.report import stats_of
+from vmm.engines.translate import TranslatedMachine, TranslateEngine
+from vmm.hw.cpu import NEVER, PhysicalCpu
+from vmm.machine import Vm
+from vmm.outcome import Halted, Outcome, TripleFault
+
+QUANTUM_NS: Final = 10_000_000
+SHORTEST_NS: Final = 50_000
+"""A device that asks for an interrupt sooner than this gets it this late: no device can keep the guest from running."""
+_NS: Final = 1e-9
+
+
+class Monitor:
+    """Runs VMs on one physical CPU. `wake_fds` are file descriptors whose input ends an idle wait."""
+
+    def __init__(self) -> None:
+        self.wake_fds: set[int] = set()
+        self._stop = False
+        self._vm: Vm | None = None
+        self._cpu: PhysicalCpu
+        self._engine: TranslateEngine
+        self._started = time.monotonic()
+        self._libc = ctypes.CDLL(None)
+        self._libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+        self._libc.signal.restype = ctypes.c_void_p
+
+    def stop(self) -> None:
+        """End the slice under way, soon. May be called from a signal handler."""
+        self._stop = True
+
+    # --- a slice ---------------------------------------------------------------------------------------
+
+    def run_slice(self, vm: Vm, host_seconds: float) -> Outcome | None:
+        """Run a VM for about so long; None means that it can go on."""
+        if self._vm is not vm:
+            self._take(vm)
+        end = time.monotonic() + host_seconds
+        while not self._stop:
+            vm.board.take_inputs(vm.door)
+            vm.board.run_due()
+            outcome = self._wait(vm, end) if self._is_idle(vm) else self._run(vm, end)
+            if outcome is not None or time.monotonic() >= end:
+                return outcome
+        self._stop = False
+        return None
+
+    def _run(self, vm: Vm, end: float) -> Outcome | None:
+        planned = vm.door.planned_run()
+        self._cpu.set_block_limit(planned or NEVER)
+        if planned is None:
+            self._arm(vm, vm.board.deadline, end)
+        leave = self._engine.run()
+        vm.door.note_run(self._engine.preempted_after if leave is Leave.PREEMPTED else 0)
+        return self._after(vm, leave)
+
+    def _after(self, vm: Vm, leave: Leave) -> Outcome | None:
+        if vm.outcome is not None:
+            outcome, vm.outcome = vm.outcome, None
+            return outcome
+        if leave is Leave.SHUTDOWN:
+            return TripleFault(self._engine.shutdown_detail)
+        return None
+
+    def _arm(self, vm: Vm, deadline: int | None, end: float) -> None:
+        wait = QUANTUM_NS if deadline is None else min(QUANTUM_NS, max(SHORTEST_NS, deadline - vm.now))
+        seconds = max(SHORTEST_NS * _NS, min(wait * _NS, end - time.monotonic()))
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    # --- idling ----------------------------------------------------------------------------------------
+
+    def _is_idle(self, vm: Vm) -> bool:
+        return vm.vcpu.halted and not (vm.vcpu.is_interrupt_pending and vm.vcpu.interrupts_enabled)
+
+    def _wait(self, vm: Vm, end: float) -> Outcome | None:
+        """HLT: let time go by, or jump, until a device or the user does something."""
+        if not vm.vcpu.interrupts_enabled:
+            return Halted()
+        deadline = vm.board.deadline
+        if vm.config.clock == "warp" and deadline is not None:
+            vm.board.clock.skip_to(deadline)
+            return None
+        left = end - time.monotonic()
+        if deadline is not None:
+            left = min(left, (deadline - vm.board.clock.now()) * _NS)
+        if left > 0 and not vm.door.is_replaying:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            select.select(list(self.wake_fds), [], [], left)
+        return None
+
+    # --- taking a VM -----------------------------------------------------------------------------------
+
+    def _take(self, vm: Vm) -> None:
+        self._cpu = PhysicalCpu(vm.physical)
+        self._libc.signal(signal.SIGALRM, self._cpu.stop_ring)
+        machine = TranslatedMachine(vm.physical, vm.memory, vm.mmu, vm.vcpu, vm.board, vm.hole)
+        trace = vm.config.trace
+        options = Options(probe_blocks="block" in trace, probe_critical="critical" in trace)
+        self._engine = engine = TranslateEngine(machine, self._cpu, options)
+        engine.attach()
+        if vm.config.audit:
+            self._cpu.audit_blocks(engine.audit)
+        vm.on_request = engine.request_leave
+        vm.stats_source = self._stats
+        vm.board.on_earlier_deadline = lambda deadline: self._earlier(vm, deadline)
+        self._vm = vm
+
+    def _earlier(self, vm: Vm, deadline: int) -> None:
+        """A device was programmed during a run for something sooner than the timer knows of."""
+        if not vm.door.is_replaying:
+            signal.setitimer(signal.ITIMER_REAL, max(SHORTEST_NS, deadline - vm.now) * _NS)
+
+    def _stats(self) -> dict[str, Any]:
+        return stats_of(self._engine, time.monotonic() - self._started)
