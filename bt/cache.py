@@ -22,6 +22,7 @@ _JUMP_SIZE: Final = 5
 _EXIT: Final = bytes([0xCD, CALLOUT_VECTOR])
 
 
+VERSIONS_MAX: Final = 256
 BLOCKS_MAX: Final = 100_000
 """Of one arena, dead ones included: bounds what the VMM remembers about them."""
 
@@ -57,14 +58,30 @@ class BlockSpace:
     lookup: int
     table: memoryview
     blocks: dict[int, "Block"] = field(default_factory=dict)
-    steps: dict[tuple[int, bytes], "Block"] = field(default_factory=dict)
-    """Blocks of one instruction, by EIP and source bytes, for single use."""
+    versions: dict[tuple[int, bool], list[tuple[bytes, "Block"]]] = field(default_factory=dict)
+    """Blocks that depend on no write-protection, with their source: self-checking ones, and steps (key: True)."""
 
     def remember(self, eip: int, entry: int) -> None:
         """Let cached code find a block: `entry` is its CS-relative address."""
         index = (eip & ((1 << LOOKUP_BITS[self.context.code32]) - 1)) * 2
         self.table[index] = -eip & MASK32
         self.table[index + 1] = entry
+
+    def find_version(self, eip: int, source: bytes, step: bool) -> "Block | None":
+        """A block made earlier from these very bytes; it is published again."""
+        for made_from, block in self.versions.get((eip, step), ()):
+            if source.startswith(made_from):
+                if not step:
+                    self.blocks[eip] = block
+                return block
+        return None
+
+    def add_version(self, block: "Block", source: bytes, step: bool) -> None:
+        """Remember a block by its source; the oldest of too many versions is forgotten."""
+        known = self.versions.setdefault((block.eip, step), [])
+        known.append((source, block))
+        if len(known) > VERSIONS_MAX:
+            known.pop(0)
 
     def forget(self, eip: int) -> None:
         """Take a block out of the branch table."""
@@ -165,16 +182,20 @@ class CodeCache:
 
     # --- placing ---------------------------------------------------------------------------------------
 
-    def add(self, space: BlockSpace, translation: Translation, pages: tuple[int, ...], self_check: bool) -> Block:
-        """Place a block and make it known. Raises: CacheFull."""
-        block = self.place(space, translation, pages, self_check)
-        space.blocks[block.eip] = block
-        for page in pages:
+    def publish(self, block: Block) -> None:
+        """Let a placed block be found by its EIP, and dropped with its pages."""
+        block.space.blocks[block.eip] = block
+        for page in block.pages:
             self.by_page.setdefault(page, set()).add(block)
-        return block
+
+    def retire(self, block: Block) -> None:
+        """Stop finding a self-checking block by its EIP; its code stays, for its source may come back."""
+        if block.space.blocks.get(block.eip) is block:
+            del block.space.blocks[block.eip]
+        block.space.forget(block.eip)
 
     def place(self, space: BlockSpace, translation: Translation, pages: tuple[int, ...], self_check: bool) -> Block:
-        """Place a block that nobody finds by its EIP: for one use. Raises: CacheFull."""
+        """Place a block; nobody finds it by its EIP until it is published. Raises: CacheFull."""
         number = 1 if space.context.is_user else 0
         arena = self.user if number else self.kernel
         if len(self._placed[number]) >= BLOCKS_MAX:

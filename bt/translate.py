@@ -32,14 +32,13 @@ class Options:
 
     `limit` instructions at the most; `step`: the block runs one instruction and ends in a STEP_END exit; `self_check`:
     it compares its source bytes on entry and ends after every store; `inline` False makes every sensitive
-    instruction a callout; `probes`: TRACE sites before each block and round each sensitive instruction.
+    instruction a callout; `probe_critical` puts TRACE sites round each sensitive instruction that stays in the cache.
     """
 
     limit: int = BLOCK_LIMIT
     step: bool = False
     self_check: bool = False
     inline: bool = True
-    probe_blocks: bool = False
     probe_critical: bool = False
 
 
@@ -227,9 +226,6 @@ class BlockTranslator:
         size = sum(len(insn.raw) for insn in insns)
         if options.self_check:
             _check_source(emit, insns, source[:size])
-        if options.probe_blocks:
-            emit.insn = insns[0]
-            emit.site(SiteKind.TRACE)
         for insn in insns:
             emit.begin(insn)
             self._one(emit, insn, options)
@@ -253,15 +249,39 @@ class BlockTranslator:
         start = len(emit.code)
         if not options.inline and name not in BRANCHES:
             entry = _never_inline(insn, entry)
-        probed = options.probe_critical and name in CRITICAL_NAMES
+        probed = options.probe_critical and is_sensitive(insn, name) and _stays(emit, insn, entry)
         if probed:
             emit.site(SiteKind.TRACE)
+            start = len(emit.code)
         entry(emit, insn)
         if entry is not verbatim and bytes(emit.code[start:]) != insn.raw:
             emit.rewritten.append((insn, start, len(emit.code)))
+        if probed:
+            emit.site(SiteKind.TRACE, 1)
+
+
+_SYSTEM_MOVES: Final = frozenset((0x8C, 0x8E, 0x0F20, 0x0F21, 0x0F22, 0x0F23))
+_SEGMENT_STACK: Final = frozenset((0x06, 0x0E, 0x16, 0x1E, 0x0FA0, 0x0FA8, 0x07, 0x17, 0x1F, 0x0FA1, 0x0FA9))
+
+
+def is_sensitive(insn: Insn, name: str) -> bool:
+    """Critical or privileged in this very form: MOV, PUSH and POP only where they name a segment or system register."""
+    if name == "mov":
+        return insn.opcode in _SYSTEM_MOVES
+    if name in ("push", "pop"):
+        return insn.opcode in _SEGMENT_STACK
+    return name in INLINE or name in LEAVING or name in PARTLY
 
 
 CRITICAL_NAMES: Final = frozenset((*INLINE, *LEAVING, "mov", "pop"))
+
+
+def _stays(emit: Emitter, insn: Insn, entry: Translator) -> bool:
+    """Does a translator keep this instruction in the cache?"""
+    trial = Emitter(emit.context, emit.window)
+    trial.begin(insn)
+    entry(trial, insn)
+    return all(site.kind is not SiteKind.CALLOUT for site in trial.sites)
 
 
 def _never_inline(insn: Insn, entry: Translator) -> Translator:

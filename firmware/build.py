@@ -28,17 +28,17 @@ _TOOLS: Final = ("assembler.py", "build.py", "encode.py", "expression.py", "sour
 
 def build_bios() -> bytes:
     """Return the system BIOS, 64 KiB for F0000h; the sum of its bytes is zero modulo 256."""
-    return _cached("bios", _make_bios)
+    return cached("bios", _make_bios)
 
 
 def build_vga_rom() -> bytes:
     """Return the VGA BIOS, an option ROM for C0000h."""
-    return _cached("vga", lambda: _make_option_rom(assemble_vga()))
+    return cached("vga", lambda: _make_option_rom(assemble_vga()))
 
 
 def build_kernel_rom() -> bytes:
     """Return the option ROM that takes over INT 19h and knocks at the boot door."""
-    return _cached("kernelrom", lambda: _make_option_rom(assemble_kernel_rom()))
+    return cached("kernelrom", lambda: _make_option_rom(assemble_kernel_rom()))
 
 
 def assemble_bios() -> Assembly:
@@ -97,7 +97,7 @@ def _make_option_rom(assembly: Assembly) -> bytes:
     return option_rom(assembly.flat())
 
 
-def _cached(part: str, make: Callable[[], bytes]) -> bytes:
+def cached(part: str, make: Callable[[], bytes]) -> bytes:
     """Return the image from the cache, or make and keep it; a cache that cannot be written is done without."""
     path = _cache_directory() / f"{_digest(part)}.rom"
     try:

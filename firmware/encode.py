@@ -46,7 +46,10 @@ _REGISTER16 = re.compile(r"\b(?:[abcd]x|[sd]i|[sb]p)\b")
 _NUMBER = re.compile(r"[-+]?\s*(?:0x[0-9a-f]+|\d+)", re.IGNORECASE)
 _SYSTEM = re.compile(r"\b(?:cr|dr)\d\b")
 # Their memory operand's size in the source says nothing about the operand-size prefix.
-_NO_OPERAND_SIZE: Final = {"les", "lds", "lfs", "lgs", "lss", "ljmp", "lcall", "lgdt", "lidt", "sgdt", "sidt", "invlpg"}
+_NO_OPERAND_SIZE: Final = {
+    "les", "lds", "lfs", "lgs", "lss", "ljmp", "lcall", "lgdt", "lidt", "sgdt", "sidt", "lldt", "ltr", "verr", "verw",
+    "invlpg",
+}  # fmt: skip
 
 
 class EncodingError(ValueError):

@@ -99,6 +99,7 @@ STATUSES = [
     (outcome.Matched("x"), 0),
     (outcome.ScriptDone(), 0),
     (outcome.ScriptUnfinished("s:1: x", "halted"), 1),
+    (outcome.ReplayEnded(), 0),
     (outcome.TripleFault("x"), 3),
     (outcome.Stopped(outcome.UnmodelledReport("x")), 4),
     (outcome.TimedOut(1.0), 124),

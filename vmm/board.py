@@ -100,9 +100,7 @@ class Board:
         self.on_earlier_deadline: Callable[[int], None] = lambda _deadline: None
         self.bus = PortBus(lambda: None)
         self.pic = DualPic(self._on_intr, self._note)
-        self.lines = {
-            irq: IrqLine(lambda level, irq=irq: self.pic.set_line(irq, level)) for irq in range(16) if irq != 2
-        }  # type: ignore[misc]
+        self.lines = {irq: IrqLine(partial(self.pic.set_line, irq)) for irq in range(16) if irq != CASCADE_IRQ}
         self.a20 = A20Gate(pins.on_a20)
         self.pit = I8254(self._note, (self.lines[PIT_IRQ].source(), None, None))
         self.rtc = Mc146818(self.lines[RTC_IRQ].source(), self._note)

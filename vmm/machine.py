@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from firmware import multiboot
-from firmware.multiboot import MemoryRange, MemoryType
 from firmware.build import build_bios, build_kernel_rom, build_vga_rom
+from firmware.multiboot import MemoryRange, MemoryType
 from vmm import cmos
 from vmm.arch.layout import PAGE_MASK, PAGE_SIZE
 from vmm.arch.registers import Cr0, Reg, Seg

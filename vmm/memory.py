@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from vmm.arch.layout import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, GuestPhysical, HostPhysical
+from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, GuestPhysical, HostPhysical
 from vmm.hw.memory import PhysicalMemory
 
 ALL_ONES_BYTE: Final = b"\xff"
@@ -98,17 +98,25 @@ class GuestMemory:
                 start = region.host + gpa - region.base
                 return bytes(self._view[start : start + count])
             return self._read_device(region, gpa, count)
-        head = PAGE_SIZE - (gpa & PAGE_MASK)
-        return self.read(gpa, head) + self.read(gpa + head & 0xFFFF_FFFF, count - head)
+        pieces = []
+        while count > 0:
+            size = min(count, PAGE_SIZE - (gpa & PAGE_MASK))
+            pieces.append(self.read(gpa, size))
+            gpa = gpa + size & MASK32
+            count -= size
+        return b"".join(pieces)
 
     def write(self, gpa: GuestPhysical | int, data: bytes) -> None:
         """Write bytes; may cross pages and regions. Writes to ROM and to nothing are swallowed."""
         count = len(data)
         page = gpa >> PAGE_SHIFT
         if (gpa & PAGE_MASK) + count > PAGE_SIZE:
-            head = PAGE_SIZE - (gpa & PAGE_MASK)
-            self.write(gpa, data[:head])
-            self.write(gpa + head & 0xFFFF_FFFF, data[head:])
+            at = 0
+            while at < count:
+                size = min(count - at, PAGE_SIZE - (gpa & PAGE_MASK))
+                self.write(gpa, data[at : at + size])
+                gpa = gpa + size & MASK32
+                at += size
             return
         region = self._pages.get(page) or self.region_at(page)
         if region is None or region.read_only:

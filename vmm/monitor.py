@@ -18,6 +18,7 @@ from vmm.engines.translate import TranslatedMachine, TranslateEngine
 from vmm.hw.cpu import NEVER, PhysicalCpu
 from vmm.machine import Vm
 from vmm.outcome import Halted, Outcome, TripleFault
+from vmm.tracing import Tracer
 
 QUANTUM_NS: Final = 10_000_000
 SHORTEST_NS: Final = 50_000
@@ -109,8 +110,9 @@ class Monitor:
         self._libc.signal(signal.SIGALRM, self._cpu.stop_ring)
         machine = TranslatedMachine(vm.physical, vm.memory, vm.mmu, vm.vcpu, vm.board, vm.hole)
         trace = vm.config.trace
-        options = Options(probe_blocks="block" in trace, probe_critical="critical" in trace)
-        self._engine = engine = TranslateEngine(machine, self._cpu, options)
+        self._engine = engine = TranslateEngine(machine, self._cpu, Options(probe_critical="critical" in trace))
+        if trace and vm.on_trace is not None:
+            engine.observer = Tracer(vm.vcpu, vm.board.clock.now, trace, vm.on_trace)
         engine.attach()
         if vm.config.audit:
             self._cpu.audit_blocks(engine.audit)

@@ -72,9 +72,10 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """`seconds` of host time went by."""
+    """`seconds` of host time went by; a script was still at `waiting_at`."""
 
     seconds: float
+    waiting_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,11 @@ class ScriptUnfinished:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayEnded:
+    """The recording that was replayed has nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Interrupted:
     """The user ended the run: by a signal (Ctrl-C is 2), or with Ctrl-], which is no signal."""
 
@@ -115,6 +121,7 @@ Outcome = (
     | Matched
     | ScriptDone
     | ScriptUnfinished
+    | ReplayEnded
     | Interrupted
 )
 
@@ -125,6 +132,7 @@ _STATUS: Final[Mapping[type[Outcome], Callable[[Any], int]]] = {
     Matched: lambda _: EXIT_OK,
     ScriptDone: lambda _: EXIT_OK,
     ScriptUnfinished: lambda _: EXIT_SCRIPT_UNFINISHED,
+    ReplayEnded: lambda _: EXIT_OK,
     TripleFault: lambda _: EXIT_TRIPLE_FAULT,
     Stopped: lambda _: EXIT_UNMODELLED,
     TimedOut: lambda _: EXIT_TIMED_OUT,
@@ -138,15 +146,20 @@ _SENTENCE: Final[Mapping[type[Outcome], Callable[[Any], str]]] = {
     ResetRequested: lambda outcome: f"the guest asked for a reset ({outcome.source})",
     Matched: lambda outcome: f"matched {outcome.pattern!r}",
     ScriptDone: lambda _: "the script ended",
-    ScriptUnfinished: lambda outcome: f"{outcome.reason}, with the script still at {outcome.waiting_at}",
+    ScriptUnfinished: lambda outcome: outcome.reason + _script_at(outcome.waiting_at),
+    ReplayEnded: lambda _: "the recording ended",
     TripleFault: lambda outcome: f"triple fault: {outcome.detail}",
     Stopped: lambda outcome: f"not modelled: {outcome.report.what}",
-    TimedOut: lambda outcome: f"time-out after {outcome.seconds:g} s",
+    TimedOut: lambda outcome: f"time-out after {outcome.seconds:g} s" + _script_at(outcome.waiting_at),
     ExitPort: lambda outcome: f"the guest wrote {outcome.value} to the exit port",
     Interrupted: lambda outcome: (
         "left with Ctrl-]" if outcome.signal is None else f"ended by {_signal(outcome.signal)}"
     ),
 }
+
+
+def _script_at(position: str) -> str:
+    return f", with the script still at {position}" if position else ""
 
 
 def _signal(number: int) -> str:

@@ -9,12 +9,15 @@
 # Monitor": the instructions that are sensitive, but do not trap at ring 3. Each is checked against what the Intel SDM
 # says a bare processor shows; a processor lent out by a VMM has to show the same.
 
+.include "checks.inc"
+
 .set ORIGIN, 0x7C00
 .set SECTORS, 17                        # the rest of track 0
 .set STACK_TOP, ORIGIN
 .set BIOS_TICKS, 0x46C                  # BIOS data area: timer interrupts since midnight
 .set TYPING_TICKS, 9                    # half a second in each mode to press keys in
 
+    .org ORIGIN
 boot:
     cli
     xor ax, ax
@@ -64,6 +67,10 @@ cannot_load:
 
 # main: the story in order.
 main:
+    mov di, results
+    mov cx, SCRATCH_END - results
+    xor al, al
+    rep stosb
     call open_serial
     call clear_screen
     mov si, title
@@ -82,8 +89,7 @@ main:
     call print_checks
     call interrupts_in_real_mode
     mov si, real_mode_interrupt_rows
-    mov di, results
-    call print_events
+    call print_events                   # DI as interrupts_in_real_mode left it
 
     # Second screen: protected mode; it is entered and left again before anything is printed.
     call enter_protected_mode
@@ -97,10 +103,12 @@ main:
     mov si, protected_mode_rows
     mov di, results
     call print_checks
-    mov si, protected_mode_interrupt_rows
+    mov si, protected_mode_interrupt_rows  # their results come next
     call print_events
-    cmp byte ptr [unexpected], 0
-    je 1f
+    mov al, byte ptr [unexpected]
+    sub al, 1
+    jb 1f
+    mov byte ptr [unexpected_result], al
     mov si, unexpected_row
     mov di, unexpected_result
     call print_events

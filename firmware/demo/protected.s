@@ -66,6 +66,11 @@ build_idt:
 1:  call gate
     add ax, EXCEPTION_STUB_BYTES
     loop 1b
+    mov cx, IDT_VECTORS - 32
+    mov ax, spurious_handler
+1:  call gate
+    loop 1b
+    mov di, idt + 0x20 * 8
     mov ax, timer_handler
     call gate                           # 20h
     mov ax, keyboard_handler
@@ -88,16 +93,6 @@ gate:
 
 .code32
 
-.macro row_done
-    mov byte ptr [edi + R_OK], dl
-    add edi, RESULT_BYTES
-    mov dl, 1
-.endm
-.macro saw first, second
-    mov dword ptr [edi + R_FIRST], \first
-    mov dword ptr [edi + R_SECOND], \second
-.endm
-
 protected_mode:
     mov ax, SEL_DATA
     mov ds, ax
@@ -112,6 +107,7 @@ protected_mode:
     lldt ax
     mov ax, SEL_TSS
     ltr ax
+    call pic_for_demo
     mov edi, results
     mov dl, 1
     call check_system_instructions
@@ -160,8 +156,7 @@ check_system_instructions:
     bits_set eax, 1                     # PE
     row_done
 
-    # PUSHF shows what STI and CLI do; the interrupt controller is masked meanwhile.
-    call mask_all
+    # PUSHF shows what STI and CLI do; the interrupt controllers are masked meanwhile.
     sti
     pushfd
     cli
@@ -186,12 +181,13 @@ check_system_instructions:
     same eax, 0x7002
     row_done
 
-    # LAR: type, DPL 0 and attributes of the code segment; accessed, since CS was loaded. A null selector: ZF = 0.
+    # LAR: type, DPL 0 and flags of the code segment; bits 19-16 are undefined. A null selector: ZF = 0.
     mov ecx, SEL_CODE
     xor eax, eax
     lar eax, ecx
+    and eax, 0x00F0FF00
     saw eax, 0
-    same eax, 0x00CF9B00
+    same eax, 0x00C09B00
     xor ecx, ecx
     lar eax, ecx
     setz cl
@@ -354,8 +350,22 @@ demo_handler:
     mov ecx, dword ptr [esp + 8]
     iretd
 
-# Exceptions 0-31 all say that they came; the stubs differ in the number.
+# exception_stubs: exceptions 0-31; the address that CALL pushes tells which.
+.set EXCEPTION_STUB_BYTES, 5
 exception_stubs:
-    push 0
-    jmp near exception
-.set EXCEPTION_STUB_BYTES, $ - exception_stubs
+.rept 32
+    call exception
+.endr
+
+# exception: nobody expects one. Note its number plus one and give up protected mode.
+exception:
+    pop eax
+    sub eax, exception_stubs
+    xor edx, edx
+    mov ecx, EXCEPTION_STUB_BYTES
+    div ecx
+    mov byte ptr [unexpected], al
+    mov eax, dword ptr [esp]            # the error code or EIP
+    mov dword ptr [unexpected_result + R_SECOND], eax
+    jmp leave_protected_mode
+.code16

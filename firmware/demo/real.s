@@ -2,19 +2,11 @@
 #
 # Source: Intel SDM Vol. 2A-2D, the instructions' "Real-Address Mode Exceptions"; Vol. 3B, "8086 Emulation".
 
-.include "checks.inc"
-
 .set VECTOR_UD, 6 * 4
 .set VECTOR_DEMO, 0x60 * 4
 .set ALIAS, 0x0700                      # a second segment that this code can be reached through
 .set MARKER_SEGMENT, marker / 16
 .set MARKER_VALUE, 0x564D4D21
-
-.macro real_row_done
-    mov byte ptr [di + R_OK], dl
-    add di, RESULT_BYTES
-    mov dl, 1
-.endm
 
 # take_vectors, give_vectors_back: #UD and INT 60h belong to the demo in between.
 take_vectors:

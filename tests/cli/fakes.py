@@ -38,6 +38,7 @@ class FakeDoor:
     keys: list[KeyStroke] = field(default_factory=list)
     serial: bytearray = field(default_factory=bytearray)
     serial_backlog: int = 0
+    is_replaying: bool = False
 
     def post_keys(self, strokes: list[KeyStroke]) -> None:
         self.keys += strokes

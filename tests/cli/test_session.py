@@ -165,6 +165,27 @@ def test_statistics_are_json_with_the_outcome(tmp_path: Path, capsys: pytest.Cap
     assert json.loads((tmp_path / "s.json").read_text())["status"] == 0
 
 
+def test_a_time_out_says_where_the_script_stood(capsys: pytest.CaptureFixture[str]) -> None:
+    ends = Ends(timeout=1e-9, script=parse("\nexpect screen x", "boot.script"), script_name="boot.script")
+    assert run_machine(request(ends), FakeGuest(), FakeMonitor([idle])) == 124
+    assert "with the script still at boot.script:2: expect screen x" in " ".join(capsys.readouterr().err.split())
+
+
+def runs_out_of_log(_: FakeGuest) -> None:
+    raise IndexError
+
+
+def test_a_replay_ends_where_the_recording_does() -> None:
+    guest = FakeGuest()
+    guest.door.is_replaying = True
+    assert run_machine(request(), guest, FakeMonitor([runs_out_of_log])) == 0
+
+
+def test_an_index_error_is_no_end_of_a_recording_where_none_is_replayed() -> None:
+    with pytest.raises(IndexError):
+        run_machine(request(), FakeGuest(), FakeMonitor([runs_out_of_log]))
+
+
 def test_trace_events_go_to_stderr_and_to_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     event = TraceEvent("io", 5, 0xF000, 0x10, 0xF0010, 0, "in al, 0x64")
 

@@ -276,6 +276,7 @@ def test_block_move_goes_above_1_mib_and_back_and_keeps_segments(bios_guest: Bio
     assert bios_guest(code) == "-0034 1234 5678 1234 0200"
 
 
+# QEMU's own reset clears the shutdown code, so these jump to where the processor would start.
 @pytest.mark.parametrize("code", [pytest.param(0x05, id="05"), pytest.param(0x0A, id="0a")])
 def test_reset_goes_on_where_cmos_says(bios_guest: BiosGuest, code: int) -> None:
     program = f"""
@@ -286,9 +287,7 @@ def test_reset_goes_on_where_cmos_says(bios_guest: BiosGuest, code: int) -> None
         out 0x71, al
         mov word ptr [0x467], resumed
         mov word ptr [0x469], 0
-        mov al, 0xFE
-        out 0x64, al
-    1:  jmp 1b
+        ljmp 0xF000:0xFFF0
     resumed:
         EMIT 'r'
         mov al, 0x0F
@@ -319,9 +318,7 @@ def test_reset_09_returns_from_a_block_move(bios_guest: BiosGuest) -> None:
         push ds
         mov word ptr [0x467], sp
         mov word ptr [0x469], ss
-        mov al, 0xFE
-        out 0x64, al
-    1:  jmp 1b
+        ljmp 0xF000:0xFFF0
     resumed:
         call carry
         call say
@@ -414,7 +411,7 @@ def test_ctrl_break_calls_1b_and_leaves_a_zero(bios_guest: BiosGuest) -> None:
     code = (
         HOOK.format("0x1B") + TAKE.format(0) + "mov al, byte ptr [0x471]\ncall say\njmp done\nhandler: EMIT 'b'\niret"
     )
-    assert bios_guest(code, "x ctrl-pause") == "b0000 0080"
+    assert bios_guest(code, "ctrl-pause") == "b0000 0080"
 
 
 def test_print_screen_calls_05(bios_guest: BiosGuest) -> None:

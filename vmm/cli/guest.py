@@ -34,6 +34,10 @@ class Door(Protocol):
     def serial_backlog(self) -> int:
         """Bytes posted that the UART has not had room for yet."""
 
+    @property
+    def is_replaying(self) -> bool:
+        """Whether a recording is being fed; it ends in an IndexError."""
+
 
 class Guest(Protocol):
     """A VM, as far as the command line knows one."""

@@ -29,7 +29,7 @@ from vmm.cli.frontends import (
     save_screenshot,
 )
 from vmm.cli.guest import Guest, Runner, SerialFeed, SerialLog, Typist
-from vmm.cli.options import Ends, Outputs, RunRequest, machine_config
+from vmm.cli.options import Ends, Outputs, RunRequest
 from vmm.cli.terminal import Input, stdin_descriptor
 from vmm.errors import Unmodelled
 from vmm.outcome import (
@@ -37,6 +37,7 @@ from vmm.outcome import (
     Interrupted,
     Outcome,
     PoweredOff,
+    ReplayEnded,
     ResetRequested,
     ScriptDone,
     ScriptUnfinished,
@@ -74,7 +75,7 @@ class Session:
         """Run until something ends it. A reset starts the guest anew, unless the user wants it to end the run."""
         started = time.monotonic()
         while True:
-            outcome = self.runner.run_slice(self.guest, self._slice_length(started))
+            outcome = self._run_slice(started)
             seen = interrupt.outcome() or poll_all(self.fronts)
             self.typist.pump()
             self.feed.pump()
@@ -85,7 +86,15 @@ class Session:
             if seen is not None:
                 return seen
             if self.ends.timeout is not None and time.monotonic() - started >= self.ends.timeout:
-                return TimedOut(self.ends.timeout)
+                return TimedOut(self.ends.timeout, self.player.runner.position if self.player else "")
+
+    def _run_slice(self, started: float) -> Outcome | None:
+        try:
+            return self.runner.run_slice(self.guest, self._slice_length(started))
+        except IndexError:  # what `Door` says when the recording that it replays has ended
+            if not self.guest.door.is_replaying:
+                raise
+            return ReplayEnded()
 
     def _slice_length(self, started: float) -> float:
         length = BUSY_SLICE_S if self.feed.is_busy else SLICE_S
@@ -143,12 +152,18 @@ class Interrupt:
 def run(request: RunRequest) -> int:
     """Carry a request out; return the exit status.
 
-    Raises: ConfigError: an image or an output file turned out to be unusable.
+    Raises: ConfigError: an image, a state or an output file turned out to be unusable.
     """
-    from vmm.machine import build_vm
+    from vmm.cli.states import keep, open_machine
     from vmm.monitor import Monitor
 
-    return run_machine(request, build_vm(machine_config(request)), Monitor())
+    vm, log = open_machine(request)
+    try:
+        status = run_machine(request, vm, Monitor())
+        keep(request.states, vm, log)
+    finally:
+        vm.close()
+    return status
 
 
 def run_machine(request: RunRequest, guest: Guest, runner: Runner) -> int:
@@ -157,6 +172,7 @@ def run_machine(request: RunRequest, guest: Guest, runner: Runner) -> int:
     with contextlib.ExitStack() as stack:
         writer = _trace_writer(request.outputs, console, stack)
         guest.on_trace = writer.emit if writer else None
+        guest.on_trace = writer.emit if writer is not None else None
         session = plug_in(request, guest, runner, stack)
         with Interrupt(runner).installed() as interrupt:
             try:

@@ -483,7 +483,30 @@ HANDLERS: Final[Mapping[str, Handler]] = {
 """By mnemonic; what is not here is #UD."""
 
 QUIET: Final = frozenset(
-    "arpl cpuid in insb insd insw lar lsl out outsb outsd outsw rdmsr rdpmc rdtsc sgdt sidt sldt smsw str verr verw".split()
+    [
+        "arpl",
+        "cpuid",
+        "in",
+        "insb",
+        "insd",
+        "insw",
+        "lar",
+        "lsl",
+        "out",
+        "outsb",
+        "outsd",
+        "outsw",
+        "rdmsr",
+        "rdpmc",
+        "rdtsc",
+        "sgdt",
+        "sidt",
+        "sldt",
+        "smsw",
+        "str",
+        "verr",
+        "verw",
+    ]
 )
 """They change no mode, segment, privilege or control register: the physical CPU needs nothing but the registers."""
 

@@ -32,6 +32,7 @@ from vmm.cpu.shadow import Fill, ShadowTables
 from vmm.cpu.vcpu import DESC_B, Vcpu
 from vmm.engines import physical
 from vmm.engines.engine import Leave
+from vmm.engines.observer import Observer
 from vmm.engines.stats import EngineStats
 from vmm.errors import Unmodelled
 from vmm.hw import state as hw
@@ -81,7 +82,7 @@ class TranslatedMachine:
 
 
 class TranslateEngine:
-    """The engine of one virtual CPU. `probe(site, block)` is called at TRACE sites when `options` asks for them."""
+    """The engine of one virtual CPU. `observer` is told what happens, and passes TRACE sites if `options` has probes."""
 
     def __init__(self, machine: TranslatedMachine, phys: PhysicalCpu, options: Options = Options()) -> None:
         self._phys, self._vcpu, self._mmu = phys, machine.vcpu, machine.mmu
@@ -110,8 +111,7 @@ class TranslateEngine:
         self.preempted_after = 0
         """How many blocks had started when the block limit struck in the latest run."""
         self.shutdown_detail = ""
-        self.probe: Callable[[Site, Block], None] = lambda _site, _block: None
-        self.on_event: Callable[[str, int, int | None], None] = lambda _kind, _vector, _code: None
+        self.observer: Observer | None = None
         self._sites: Mapping[SiteKind, Callable[[Site, Block], None]] = {
             SiteKind.LINK: self._link,
             SiteKind.INDIRECT: self._indirect,
@@ -170,6 +170,8 @@ class TranslateEngine:
 
     def _on_exit(self, vector: int) -> None:
         address = self._phys.state.q[hw.Q_EIP] + self._space.cs_base & MASK32
+        if self.observer is not None:
+            self._observe_exit(self.observer, vector, address)
         if vector == CALLOUT_VECTOR:
             site, block = self.cache.sites[address]
             self._sites[site.kind](site, block)
@@ -227,12 +229,18 @@ class TranslateEngine:
         vcpu.eip = insn.next_eip & (MASK32 if insn.code32 else 0xFFFF)
         vcpu.interrupt_shadow = False
         vcpu.field_flags &= ~_RF
+        task, observer = vcpu.tr, self.observer
+        if observer is not None:
+            observer.before_callout(insn)
         try:
             callouts.HANDLERS.get(name, callouts.undefined)(vcpu, insn, self._board)
         except GuestFault as fault:
-            vcpu.eip = insn.eip
+            if vcpu.tr is task:  # after a task switch the fault is the new task's
+                vcpu.eip = insn.eip
             self._inject(fault)
             return
+        if observer is not None:
+            observer.after_callout(insn)
         if self._step is not None:
             self._step.trap = self._step.trap and not name.startswith("int")
             self._finish_step()
@@ -243,9 +251,13 @@ class TranslateEngine:
 
     def _carry_on(self, name: str, block: Block) -> None:
         """After a callout that changed nothing but registers: the code behind it follows in the same block."""
-        if name in ENDS_BLOCK or not block.alive or self._leave is not None or self._vcpu.stale_translations:
-            self._resume()
-        elif self._vcpu.page[_PENDING] and self._vcpu.interrupts_enabled:
+        if (
+            name in ENDS_BLOCK
+            or not block.alive
+            or self._leave is not None
+            or self._vcpu.stale_translations
+            or (self._vcpu.page[_PENDING] and self._vcpu.interrupts_enabled)
+        ):
             self._resume()
 
     def _finish(self, site: Site, block: Block) -> None:
@@ -262,7 +274,7 @@ class TranslateEngine:
     def _stale(self, site: Site, block: Block) -> None:
         """A self-checking block's source has changed."""
         self.stats.exits["stale"] += 1
-        self.cache.drop(block)
+        self.cache.retire(block)
         self._vcpu.eip = block.eip
         self._resume()
 
@@ -271,7 +283,8 @@ class TranslateEngine:
         self._finish_step()
 
     def _trace(self, site: Site, block: Block) -> None:
-        self.probe(site, block)
+        if self.observer is not None:
+            self.observer.probe(site, block)
 
     # --- faults ----------------------------------------------------------------------------------------
 
@@ -390,7 +403,8 @@ class TranslateEngine:
             self._unmap(self._step.mapped)
             self._step = None
         self.stats.exceptions[fault.vector] += 1
-        self.on_event("exception", fault.vector, fault.error_code)
+        if self.observer is not None:
+            self.observer.event("exception", fault.vector, fault.error_code)
         try:
             events.raise_fault(self._vcpu, fault, kind=kind)
         except TripleFault:
@@ -405,6 +419,11 @@ class TranslateEngine:
             return
         if vcpu.halted and not (vcpu.page[_PENDING] and vcpu.interrupts_enabled):
             self._leave = Leave.HALTED
+            return
+        if vcpu.pending_debug:
+            vcpu.dr[_DR6] |= vcpu.pending_debug
+            vcpu.pending_debug = 0
+            self._inject(GuestFault(Vector.DB), EventKind.TRAP)
             return
         if vcpu.interrupt_shadow:
             vcpu.interrupt_shadow = False
@@ -428,7 +447,8 @@ class TranslateEngine:
     def _take_interrupt(self) -> None:
         vector = self._board.acknowledge_interrupt()
         self.stats.interrupts[vector] += 1
-        self.on_event("irq", vector, None)
+        if self.observer is not None:
+            self.observer.event("irq", vector, None)
         try:
             events.deliver(self._vcpu, vector, kind=EventKind.EXTERNAL)
         except GuestFault as fault:
@@ -472,6 +492,8 @@ class TranslateEngine:
                 space = self.cache.space(key[0], context)
             self._spaces[key] = space
         self._space = space
+        if self.observer is not None:
+            self.observer.mode(_mode_name(space.context))
         self._scratch = self._scratch_words(space.context)
 
     def _scratch_words(self, context: Context) -> memoryview:
@@ -512,19 +534,22 @@ class TranslateEngine:
 
     def _place(self, eip: int, source: bytes, pages: tuple[int, ...], options: Options) -> Block:
         space = self._space
-        key = (eip, source[:MAX_LENGTH])
-        if options.step and (known := space.steps.get(key)) is not None:
-            return known
+        if options.step or options.self_check:
+            known = space.find_version(eip, source, options.step)
+            if known is not None:
+                return known
         made = self._translator.translate(source, eip, space.context, self._window(space, options.step), options)
         try:
-            if not options.step:
-                return self.cache.add(space, made, pages, options.self_check)
-            space.steps[key] = block = self.cache.place(space, made, pages, options.self_check)
-            return block
+            block = self.cache.place(space, made, pages, options.self_check)
         except CacheFull:
             self._clear_cache()
             self._select_space()
             return self._place(eip, source, pages, options)
+        if options.step or options.self_check:
+            space.add_version(block, source[: made.source_size], options.step)
+        if not options.step:
+            self.cache.publish(block)
+        return block
 
     def _block_options(self, step: bool, self_check: bool, limit: int | None = None) -> Options:
         base = self._options
@@ -532,7 +557,7 @@ class TranslateEngine:
             return base
         return Options(
             1 if step else limit or base.limit, step, self_check, base.inline,
-            base.probe_blocks, base.probe_critical,
+            base.probe_critical,
         )  # fmt: skip
 
     def _watch(self, pages: tuple[int, ...]) -> None:
@@ -556,6 +581,8 @@ class TranslateEngine:
         stats.blocks += 1
         stats.instructions += len(block.translation.insns)
         stats.translate_seconds += seconds
+        if self.observer is not None:
+            self.observer.block(block)
         for insn, _, _ in block.translation.rewritten:
             name = name_of(insn)
             if name in INLINE:
@@ -612,3 +639,26 @@ class TranslateEngine:
     def _describe(self) -> tuple[str, ...]:
         vcpu = self._vcpu
         return (f"CS:EIP {vcpu.selector(Seg.CS):04x}:{vcpu.eip:08x}",)
+
+    def _observe_exit(self, observer: Observer, vector: int, address: int) -> None:
+        if vector == CALLOUT_VECTOR:
+            site, _ = self.cache.sites[address]
+            if site.kind is not SiteKind.TRACE:
+                values = {"target": site.target} if site.kind is SiteKind.LINK else {}
+                observer.exit(site.kind.name.lower(), site.insn.eip, site.insn, values)
+            return
+        block = self.cache.block_at(address)
+        eip = block.mark_at(address).eip if block is not None else 0
+        values = {"vector": vector}
+        if vector == Vector.PF:
+            values |= {
+                "cr2": self._phys.state.q[hw.Q_CR + 2] & MASK32,
+                "error_code": self._phys.state.d[hw.D_ERROR_CODE],
+            }
+        observer.exit("fault", eip, None, values)
+
+
+def _mode_name(context: Context) -> str:
+    """A mode as people say it."""
+    width = 32 if context.code32 else 16
+    return {Mode.REAL: "real", Mode.V86: "V86"}.get(context.mode, f"protected {width}-bit, CPL {context.cpl}")

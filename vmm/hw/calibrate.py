@@ -33,14 +33,9 @@ _SEGMENTS: Final = {
     Seg.ES: x86.UC_X86_REG_ES, Seg.CS: x86.UC_X86_REG_CS, Seg.SS: x86.UC_X86_REG_SS,
     Seg.DS: x86.UC_X86_REG_DS, Seg.FS: x86.UC_X86_REG_FS, Seg.GS: x86.UC_X86_REG_GS,
 }  # fmt: skip
-_TABLES: Final = {
-    hw.D_LDT: x86.UC_X86_REG_LDTR, hw.D_TR: x86.UC_X86_REG_TR,
-    hw.D_GDT: x86.UC_X86_REG_GDTR, hw.D_IDT: x86.UC_X86_REG_IDTR,
-}  # fmt: skip
 _EFER: Final = 0xC000_0080
 _EFER_NXE: Final = 1 << 11
 _SENTINEL: Final = 0x5A10_0000
-_SELECTOR_TABLES: Final = (hw.D_LDT, hw.D_TR)
 
 # A page directory, a page table, and code: three pages, mapped at their own addresses.
 _DIRECTORY, _TABLE, _CODE = range(0, 3 * PAGE_SIZE, PAGE_SIZE)
@@ -54,6 +49,7 @@ _AFTER_STORE: Final = _CODE + len(_PROBE) - 2
 _INT_VECTOR: Final = 0x41
 _FAULT_CODE: Final = int(PageFault.P | PageFault.W | PageFault.U)
 _EAX, _ECX = 0x1111_2222, 0x3333_4444
+_CC_OP_ADDL: Final = 8  # the lazy flags are those of a 32-bit ADD with result cc_dst and source cc_src
 _TCG_BUFFER: Final = 1 << 20
 
 
@@ -128,20 +124,24 @@ def _check_system_registers(engine: Any, state: CpuState, save: Callable[[], Non
     engine.reg_write(x86.UC_X86_REG_CR4, int(Cr4.DE))
     engine.msr_write(_EFER, _EFER_NXE)
     engine.reg_write(x86.UC_X86_REG_DR0, _SENTINEL + 1)
-    for at, register in _TABLES.items():
-        selector = at if at in _SELECTOR_TABLES else 0
-        engine.reg_write(register, (selector, _SENTINEL + at, 0x1000 + at, 0x8900 if at == hw.D_TR else 0x8200))
     save()
     _expect("CR3", state.q[hw.Q_CR + 3], _SENTINEL)
     _expect("CR4", state.q[hw.Q_CR + 4], int(Cr4.DE))
     _expect("EFER", state.q[hw.Q_EFER], _EFER_NXE)
     _expect("DR0", state.q[hw.Q_DR], _SENTINEL + 1)
-    for at in _TABLES:
-        if at in _SELECTOR_TABLES:
-            _expect(f"the selector at word {at}", state.d[at], at)
-        _expect(f"the base at word {at + hw.SEG_BASE}", state.d[at + hw.SEG_BASE], _SENTINEL + at)
-        _expect(f"the limit at word {at + hw.SEG_LIMIT}", state.d[at + hw.SEG_LIMIT], 0x1000 + at)
-    _expect("the type of TR", state.d[hw.D_TR + hw.SEG_FLAGS], 0x8900)
+    for name, at, register, flags in (
+        ("LDTR", hw.D_LDT, x86.UC_X86_REG_LDTR, 0x8200),
+        ("TR", hw.D_TR, x86.UC_X86_REG_TR, 0x8900),
+        ("GDTR", hw.D_GDT, x86.UC_X86_REG_GDTR, 0),
+        ("IDTR", hw.D_IDT, x86.UC_X86_REG_IDTR, 0),
+    ):
+        selector = at if flags else 0  # GDTR and IDTR have none
+        engine.reg_write(register, (selector, _SENTINEL + at, 0x1000 + at, flags))
+        save()
+        _expect(f"the selector of {name}", state.d[at], selector)
+        _expect(f"the base of {name}", state.d[at + hw.SEG_BASE], _SENTINEL + at)
+        _expect(f"the limit of {name}", state.d[at + hw.SEG_LIMIT], 0x1000 + at)
+        _expect(f"the type of {name}", state.d[at + hw.SEG_FLAGS], flags)
 
 
 def _check_fpu(engine: Any, state: CpuState, save: Callable[[], None]) -> None:
@@ -233,6 +233,7 @@ def _check_page_fault(state: CpuState, vector: int) -> None:
     _expect("exception_is_int at a fault", d[hw.D_EXCEPTION_IS_INT], 0)
     _expect("old_exception", d[hw.D_OLD_EXCEPTION], Vector.PF)
     _expect("DF as it is kept while code runs", d[hw.D_DF], MASK32)
+    _expect("cc_op after ADD", d[hw.D_CC_OP], _CC_OP_ADDL)
     _expect("cc_dst after ADD", q[hw.Q_CC_DST] & MASK32, _EAX + _ECX)
     _expect("cc_src after ADD", q[hw.Q_CC_SRC] & MASK32, _ECX)
     _expect("hflags", d[hw.D_HFLAGS], 3 | hw.HF_PE | hw.HF_CS32 | hw.HF_SS32)
