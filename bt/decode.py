@@ -185,15 +185,24 @@ class Decoder:
             return Insn(address & 0xFFFF_FFFF, code[:size], mnemonic, text, code32)
         return None
 
+    def memory_width(self, insn: Insn) -> int:
+        """Bytes of its memory operand, 1 to 16; the operand size if it has none that Capstone sees."""
+        detailed = self._in_detail(insn)
+        sizes = [op.size for op in detailed.operands if op.type == capstone.x86.X86_OP_MEM]
+        return sizes[0] if sizes else insn.operand_size
+
     def writes_memory(self, insn: Insn) -> bool:
         """Does it store, to the stack too? Asks Capstone for detail: only for pages that modify their own code."""
+        detailed = self._in_detail(insn)
+        stores = any(
+            op.type == capstone.x86.X86_OP_MEM and op.access & capstone.CS_AC_WRITE for op in detailed.operands
+        )
+        return stores or insn.mnemonic.startswith(("push", "call", "enter", "st", "fst", "fnst", "fs", "fns", "fx"))
+
+    def _in_detail(self, insn: Insn) -> Any:
         engine = self._detailed.get(insn.code32)
         if engine is None:
             engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32 if insn.code32 else capstone.CS_MODE_16)
             engine.detail = True
             self._detailed[insn.code32] = engine
-        detailed = next(engine.disasm(insn.raw, insn.eip, 1))
-        stores = any(
-            op.type == capstone.x86.X86_OP_MEM and op.access & capstone.CS_AC_WRITE for op in detailed.operands
-        )
-        return stores or insn.mnemonic.startswith(("push", "call", "enter", "st", "fst", "fnst", "fs", "fns", "fx"))
+        return next(engine.disasm(insn.raw, insn.eip, 1))

@@ -198,6 +198,11 @@ class BlockTranslator:
         """The first instruction of `code`, or None if it is undefined or cut off."""
         return self._decoder.one(code, eip, code32)
 
+    def memory_width(self, code: bytes, eip: int, code32: bool) -> int:
+        """Bytes that the first instruction of `code` moves to or from memory."""
+        insn = self._decoder.one(code, eip, code32)
+        return 1 if insn is None else self._decoder.memory_width(insn)
+
     def scan(self, source: bytes, eip: int, context: Context, options: Options) -> tuple[list[Insn], bool]:
         """The instructions of a block, and whether it ends in a control transfer.
 

@@ -41,11 +41,13 @@ def memory(physical: PhysicalMemory) -> GuestMemory:
     return guest
 
 
-def region(physical: PhysicalMemory, base: int, fill: bytes, **how: int) -> MemoryRegion:
+def region(
+    physical: PhysicalMemory, base: int, fill: bytes, priority: int = 0, read_only: bool = False
+) -> MemoryRegion:
     """One page of memory filled with a byte."""
     host = physical.allocate(PAGE_SIZE)
     physical.view[host : host + PAGE_SIZE] = fill * PAGE_SIZE
-    return MemoryRegion(f"page of {fill!r}", base, PAGE_SIZE, host, read_only=bool(how.pop("read_only", 0)), **how)
+    return MemoryRegion(f"page of {fill!r}", base, PAGE_SIZE, host, read_only, priority)
 
 
 def test_ram_reads_what_was_written(memory: GuestMemory) -> None:
@@ -83,7 +85,7 @@ def test_what_nobody_answers_reads_as_ones_and_swallows_writes(memory: GuestMemo
 
 
 def test_a_rom_swallows_writes(memory: GuestMemory, physical: PhysicalMemory) -> None:
-    memory.map(region(physical, ROM_BASE, b"R", read_only=1))
+    memory.map(region(physical, ROM_BASE, b"R", read_only=True))
     memory.write(ROM_BASE, b"w")
     assert memory.read(ROM_BASE, 2) == b"RR"
 
@@ -183,7 +185,7 @@ def test_each_watched_page_of_a_write_is_told_and_no_other(memory: GuestMemory) 
 def test_a_swallowed_write_changes_nothing_and_tells_nobody(memory: GuestMemory, physical: PhysicalMemory) -> None:
     seen: list[int] = []
     memory.on_watched_write = seen.append
-    memory.map(region(physical, ROM_BASE, b"R", read_only=1))
+    memory.map(region(physical, ROM_BASE, b"R", read_only=True))
     memory.watched.add(ROM_BASE >> 12)
     memory.write(ROM_BASE, b"x")
     assert seen == []

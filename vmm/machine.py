@@ -121,6 +121,11 @@ class Vm:
         for image in self.images:
             image.close()
 
+    def set_a20(self, enabled: bool) -> None:
+        """The A20 gate: closed, bit 20 of every guest-physical address is 0."""
+        self.mmu.a20_mask = 0xFFFF_FFFF if enabled else 0xFFFF_FFFF & ~A20_BIT
+        self.vcpu.stale_translations = True
+
     # --- what devices ask for --------------------------------------------------------------------------
 
     def request(self, outcome: Outcome) -> None:
@@ -196,6 +201,7 @@ class Vm:
         _unpack_pages(self.video, state["video"])
         self.vcpu.load(state["vcpu"])
         self.board.load(state["board"])
+        self.set_a20(self.board.a20.enabled)
         for image, saved_image in zip(self.images, state["images"], strict=True):
             image.load(saved_image)
         self.vcpu.stale_translations = True
@@ -354,10 +360,6 @@ def memory_map(size: int) -> tuple[MemoryRange, ...]:
 
 
 def _pins(vm: Vm) -> BoardPins:
-    def on_a20(enabled: bool) -> None:
-        vm.mmu.a20_mask = 0xFFFF_FFFF if enabled else 0xFFFF_FFFF & ~A20_BIT
-        vm.vcpu.stale_translations = True
-
     def to(sinks: list[Sink]) -> Callable[[int], None]:
         def send(byte: int) -> None:
             data = bytes([byte])
@@ -370,7 +372,7 @@ def _pins(vm: Vm) -> BoardPins:
         on_reset=lambda source: vm.request(ResetRequested(source)),
         on_exit=lambda value: vm.request(ExitPort(value)),
         on_boot_door=vm.enter_kernel,
-        on_a20=on_a20,
+        on_a20=vm.set_a20,
         on_serial=to(vm.serial_out),
         on_debugcon=to(vm.debugcon_out),
     )

@@ -1,10 +1,10 @@
 """Guest-physical memory: RAM, ROM, device memory and nothing, page by page; and the one door for writes.
 
-Regions are mapped and unmapped at run time; where they overlap the higher priority shows. What no region covers reads as
-all ones and swallows writes.
+Regions are mapped and unmapped at run time; where they overlap the higher priority shows. What no region covers reads
+as all ones and swallows writes.
 
-Every write to guest RAM that the VMM makes (frames of interrupts, string input, DMA, emulated instructions) goes through
-`write`, which tells `on_watched_write` about pages from which code was translated or descriptors were cached.
+Every write to guest RAM that the VMM makes (frames of interrupts, string input, DMA, emulated instructions) goes
+through `write`, which tells `on_watched_write` about pages from which code was translated or descriptors were cached.
 """
 
 from collections.abc import Callable

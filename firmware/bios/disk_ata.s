@@ -290,13 +290,32 @@ ata_reset:
     out dx, al
     mov cx, 2000                    # and that the status is not valid after it
     call delay_us
-    call ata_wait
-    jc .out
-    mov ah, byte ptr fs:[si+D_SELECT]
-    call ata_select
-    jc .out
+    mov cx, word ptr [BDA_TICKS]
+.again:                             # a busy device does not let itself be selected: see that it was
+    mov dx, word ptr fs:[si+D_BASE]
+    add dx, ATA_DEVICE
+    mov al, byte ptr fs:[si+D_SELECT]
+    out dx, al
+    mov ah, al
+    mov dx, word ptr fs:[si+D_CONTROL]
+    in al, dx
+    test al, ATA_BSY
+    jnz .busy
+    mov dx, word ptr fs:[si+D_BASE]
+    add dx, ATA_DEVICE
+    in al, dx
+    cmp al, ah
+    je .selected
+.busy:
+    mov ax, word ptr [BDA_TICKS]
+    sub ax, cx
+    cmp ax, ATA_TICKS
+    jb .again
+    mov ah, E_TIMEOUT
+    stc
+    jmp ata_release
+.selected:
     call ata_init_parameters
-.out:
     jmp ata_release
 
 # Tell a drive without LBA its geometry, which a reset makes it forget; others need no telling.

@@ -117,7 +117,7 @@ ata_channels:                       # command block, control block, IRQ
 
 # The two devices of the channel at CS:BX, entries at FS:SI; SI ends behind them.
 post_channel:
-    mov ch, 0                       # devices that may be there
+    mov ch, 0                       # no device so far
     mov cl, 0xA0
 .entry:
     mov byte ptr fs:[si+D_SELECT], cl
@@ -129,7 +129,8 @@ post_channel:
     mov byte ptr fs:[si+D_IRQ], al
     call post_has_registers
     jne .absent
-    inc ch
+    mov byte ptr fs:[si+D_TYPE], D_UNKNOWN
+    mov ch, cl                      # the device that a reset waits for
 .absent:
     add si, D_ENTRY
     add cl, 0x10
@@ -138,8 +139,15 @@ post_channel:
 
     test ch, ch
     jz .out
+    push si
+    test ch, 0x10
+    jnz .slave
+    sub si, D_ENTRY
+.slave:
+    sub si, D_ENTRY
+    call ata_reset
+    pop si
     sub si, 2*D_ENTRY
-    call ata_reset                  # a slave answers as well: its master waits for it
     call post_identify
     add si, D_ENTRY
     call post_identify
@@ -172,7 +180,9 @@ post_has_registers:
 
 # Ask the device at SI what it is, enter it and tell. Changes all but SI, BP, DS, FS.
 post_identify:
-    call post_has_registers         # a reset may have told devices apart
+    cmp byte ptr fs:[si+D_TYPE], D_UNKNOWN
+    jne .out
+    mov byte ptr fs:[si+D_TYPE], D_NONE
     mov bl, ATA_IDENTIFY
     call post_ask
     jc .packet

@@ -95,10 +95,11 @@ memory_e820:
     jne iret_unsupported
     cmp ecx, E820_SIZE
     jb iret_unsupported
-    cmp ebx, (memory_map_end - memory_map) / 12
+    cmp ebx, MAP_ENTRIES
     jae iret_unsupported
 
     push si
+.entry:
     imul si, bx, 12
     add si, memory_map
     mov eax, dword ptr cs:[si]
@@ -110,8 +111,11 @@ memory_e820:
     mov eax, dword ptr cs:[si+4]
     test eax, eax
     jnz .fixed
+    inc bx
     call extended_kb                # the memory above 1 MiB
     shl eax, 10
+    jz .entry                       # there is none: the next one in its place
+    dec bx
 .fixed:
     mov dword ptr es:[di+8], eax    # length
     pop si
@@ -119,7 +123,7 @@ memory_e820:
     mov eax, SMAP
     mov ecx, E820_SIZE
     inc bx
-    cmp bx, (memory_map_end - memory_map) / 12
+    cmp bx, MAP_ENTRIES
     jb iret_nc
     xor ebx, ebx
     jmp iret_nc
@@ -131,3 +135,4 @@ memory_map:                         # base, length, type; length 0 stands for al
     .long 0x00100000, 0x00000000, E820_USABLE
     .long 0xFFFF0000, 0x00010000, E820_RESERVED
 memory_map_end:
+.set MAP_ENTRIES, (memory_map_end - memory_map) / 12

@@ -134,7 +134,8 @@ fill_data_area:
     rep stosw
     ret
 
-# load_registers: DS:SI = parameters; the screen stays off, and so does the palette until VIDEO_ON. Clobbers AX CX DX DI ES, keeps SI.
+# load_registers: DS:SI = parameters; the screen stays off, and so does the palette until VIDEO_ON. Keeps SI; clobbers
+# AX BX CX DX DI ES.
 load_registers:
     push si
     add si, P_SEQUENCER

@@ -48,10 +48,11 @@ static_functionality:
     .byte 0, 0, 0, 0
     .byte 0x07                          # text in 200, 350, 400 lines
     .byte 2, 8                          # character blocks at a time, in all
-    .byte 0xFF, 0x0E                    # everything of AH=10h-1Ch; DCC, light pen not, save/restore, blinking
+    .byte 0xFF, 0x0E                    # all services of AH=10h-1Ch; save pointer, blinking, display codes; no light pen
     .byte 0, 0, 0, 0
 
-# The table that 40:A8 points to (video ROMs are at C000h): parameters; no dynamic save area, no fonts of its own, no second table.
+# The table that 40:A8 points to (video ROMs are at C000h): parameters; no dynamic save area, no fonts of its own, no
+# second table.
 save_pointer_table:
     .word parameters, 0xC000
     .long 0, 0, 0, 0, 0, 0

@@ -116,7 +116,8 @@ write_cells:
     loop 1b
     ret
 
-# teletype: AL = character, BL = colour in graphics modes; on the active page. BEL is silent: there is no wait to time it.
+# teletype: AL = character, BL = colour in graphics modes; on the active page. BEL is silent: a beep would have to be
+# waited for.
 teletype:
     mov word ptr [bp + L_FLAGS], 0
     mov bh, byte ptr [ACTIVE_PAGE]

@@ -437,9 +437,10 @@ def test_fm_finds_no_address_mark(board):
     assert board.transfer(READ & ~0x40, 0, 0, 1)[:3] == [0x40, 0x01, 0]
 
 
-def test_a_disk_taken_out_under_way(board):
-    board.set_dma(0x04, 1024)
-    board.send(READ, 0, 0, 0, 1, 2, 18, 27, 255)
+@pytest.mark.parametrize("command", [(READ, 0, 0, 0, 1, 2, 18, 27, 255), (0x4A, 0), (0x4D, 0, 2, 1, 27, 0xF6)])
+def test_a_disk_taken_out_under_way(board, command):
+    board.set_dma(0x08, 4)
+    board.send(*command)
     board.drives[0].insert(None)
     board.wait()
     assert board.result()[:3] == [0x40, 0x01, 0]

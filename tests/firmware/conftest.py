@@ -98,7 +98,7 @@ class Qemu:
     directory: Path
     keys: list[str] = field(default_factory=list)
     pressed: int = 0
-    options: tuple[str, ...] = ()
+    option_rom: bytes = b""
 
     def run(self, disk: bytes) -> str:
         """Run until the guest writes to the exit port; return what it wrote to the debug console."""
@@ -115,12 +115,17 @@ class Qemu:
         bios.write_bytes(build_bios())
         vga.write_bytes(build_vga_rom())
         # The ISA PC has a local APIC in the way of its 8259A unless told otherwise; ours has none.
+        extra: list[str] = []
+        if self.option_rom:
+            rom = self.directory / "option.rom"
+            rom.write_bytes(self.option_rom)
+            extra = ["-device", f"loader,file={rom},addr=0xd0000,force-raw=on"]
         return [
             *("qemu-system-i386", "-M", "isapc", "-cpu", "pentium3,-apic", "-m", "32", "-bios", str(bios)),
             *("-device", f"loader,file={vga},addr=0xc0000,force-raw=on", "-display", "none", "-net", "none"),
             *("-drive", f"file={image},format=raw,if=ide", "-boot", "c", "-rtc", "base=2024-02-29T12:34:50,clock=vm"),
             *("-debugcon", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-serial", "null"),
-            *("-qmp", f"unix:{self.directory / 'qmp'},server=on,wait=off", *self.options),
+            *("-qmp", f"unix:{self.directory / 'qmp'},server=on,wait=off", *extra),
         ]
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> str:
@@ -170,13 +175,14 @@ def _event(name: str, down: bool) -> dict[str, Any]:
 
 @pytest.fixture
 def bios_guest(tmp_path: Path) -> BiosGuest:
-    """Return `run(code, *keys) -> str`: boot `code` and return what it wrote to the debug console."""
+    """Return `run(code, *keys, option_rom=b"")`: boot `code`, with that ROM at D0000h; what the debug console heard."""
     if shutil.which("qemu-system-i386") is None:
         pytest.skip("needs qemu-system-i386")
 
-    def run(code: str, *keys: str) -> str:
+    def run(code: str, *keys: str, option_rom: bytes = b"") -> str:
         sector = assemble_text(f"{PRELUDE}\n{code}\njmp done\n", 0x7C00).flat(0x7C00)
         assert len(sector) <= SECTOR - 2, f"the boot sector is {len(sector) - SECTOR + 2} bytes too long"
-        return Qemu(tmp_path, list(keys)).run(sector.ljust(SECTOR - 2, b"\0") + b"\x55\xaa").strip()
+        machine = Qemu(tmp_path, list(keys), option_rom=option_rom)
+        return machine.run(sector.ljust(SECTOR - 2, b"\0") + b"\x55\xaa").strip()
 
     return run

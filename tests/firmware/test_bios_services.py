@@ -4,9 +4,13 @@ Source of the expected values: IBM PS/2 and PC BIOS Interface Technical Referenc
 Map Interfaces"; RTC base and memory size (32 MiB) of the machine in conftest.py.
 """
 
+import re
 from collections.abc import Callable
 
 import pytest
+
+from firmware.assembler import assemble_text
+from firmware.build import option_rom
 
 BiosGuest = Callable[..., str]
 
@@ -465,3 +469,49 @@ def test_waiting_for_a_key_tells_the_operating_system(bios_guest: BiosGuest) -> 
         """
     )
     assert bios_guest(code, "x") == "9002 9102 2d78"
+
+
+ROM = """
+    .byte 0x55, 0xAA, 0
+    mov al, 'R'
+    out 0xE9, al
+    cli
+    std
+    mov bx, 0
+    mov ds, bx
+    retf
+"""
+
+
+def test_option_rom_is_called(bios_guest: BiosGuest) -> None:
+    assert bios_guest("EMIT 'k'", option_rom=option_rom(assemble_text(ROM).flat())) == "Rk"
+
+
+def test_option_rom_with_a_bad_sum_is_left_alone(bios_guest: BiosGuest) -> None:
+    bad = bytearray(option_rom(assemble_text(ROM).flat()))
+    bad[-1] ^= 1
+    assert bios_guest("EMIT 'k'", option_rom=bytes(bad)) == "k"
+
+
+def test_an_exception_that_nobody_handles_is_reported(bios_guest: BiosGuest) -> None:
+    code = (
+        HOOK.format("0x10")
+        + """
+            ljmp 0x70:undefined-0x700
+        undefined:
+            ud2
+        handler:
+            cmp al, '\\r'
+            je 2f
+            cmp al, '\\n'
+            je 1f
+            out 0xE9, al
+            iret
+        1:  xor byte ptr cs:[line], 1
+            jz done
+        2:  iret
+        line: .byte 0
+        """
+    )
+    said = bios_guest(code)
+    assert re.fullmatch(r"Exception 06 at 0070:75[0-9A-F]{2}, system halted", said), said

@@ -1,6 +1,6 @@
 """The table at the end of a run, from the statistics that `Vm.stats_json` gives.
 
-Made for 80 columns: nothing wraps; long names are cropped and long lists end in "and n more".
+Made for 80 columns: no table wraps; long names are cropped and long lists end in "and n more".
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,14 +21,14 @@ Row = tuple[str, ...]
 
 def print_summary(console: Console, stats: Stats, heading: str, status: int) -> None:
     """Print a run's summary: why it ended, the totals, the critical instructions, exits and interrupts."""
-    console.print(summary(stats, heading, status), width=min(console.width, WIDTH_MAX), no_wrap=True, crop=True)
-
-
-def summary(stats: Stats, heading: str, status: int) -> RenderableType:
-    """The summary as one renderable."""
     style = "bold green" if status == 0 else "bold red"
-    title = Text(f"{heading} (status {status})", style=style, no_wrap=True, overflow="ellipsis")
-    parts: list[RenderableType] = [title, _totals(stats)]
+    console.print(Text(f"{heading} (status {status})", style=style), soft_wrap=True)  # whole, whatever its length
+    console.print(tables(stats), width=min(console.width, WIDTH_MAX), no_wrap=True, crop=True)
+
+
+def tables(stats: Stats) -> RenderableType:
+    """Everything below the heading."""
+    parts: list[RenderableType] = [_totals(stats)]
     if stats["critical"]:
         parts.append(_critical(stats["critical"]))
     side = [
@@ -36,8 +36,8 @@ def summary(stats: Stats, heading: str, status: int) -> RenderableType:
         _counts("callout", stats["callouts"]),
         _counts("interrupt", {_vector(key): count for key, count in stats["interrupts"].items()}),
     ]
-    if tables := [table for table in side if table.row_count]:
-        parts.append(_beside(tables))
+    if filled := [table for table in side if table.row_count]:
+        parts.append(_beside(filled))
     if stats["unmodelled"]:
         parts.append(_unmodelled(stats["unmodelled"]))
     return Group(*parts)

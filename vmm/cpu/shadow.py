@@ -75,8 +75,9 @@ class ShadowTables:
         if not self._mmu.is_paging:
             return self._fill_identity(la, write)
         gpa, rights = self._mmu.walk(la, write, user)
-        may_write = bool(rights & _W and rights & _D) or (write and not user)
-        return self._fill_page(la, gpa, write, may_write, rights & _U)
+        if write and not rights & _W:  # CR0.WP is clear: the supervisor may, so the user must not come near
+            return self._fill_page(la, gpa, write, True, 0)
+        return self._fill_page(la, gpa, write, bool(rights & _W and rights & _D), rights & _U)
 
     def _fill_identity(self, la: int, write: bool) -> Fill:
         gpa = la & self._mmu.a20_mask

@@ -210,9 +210,6 @@ class I8272(FloppyController):
         self.transferring = True
         self.interrupt = True
 
-    def _buffer_read(self) -> None:
-        self._go_on()
-
     def _buffer_written(self) -> None:
         place = self._locate()
         if place is None:
@@ -295,9 +292,9 @@ I8272.steps = {
 }
 
 I8272.buffer_done = {
-    Op.READ: I8272._buffer_read,
-    Op.READ_DELETED: I8272._buffer_read,
-    Op.READ_TRACK: I8272._buffer_read,
+    Op.READ: I8272._go_on,
+    Op.READ_DELETED: I8272._go_on,
+    Op.READ_TRACK: I8272._go_on,
     Op.WRITE: I8272._buffer_written,
     Op.WRITE_DELETED: I8272._buffer_written,
     Op.FORMAT: I8272._buffer_formatted,

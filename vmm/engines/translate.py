@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Final, Protocol
 
 from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache
-from bt.decode import MAX_LENGTH
+from bt.decode import MAX_LENGTH, Insn
 from bt.emit import CALLOUT_VECTOR, S0, S1, S2, Site, SiteKind
 from bt.guest import Context, Mode, Window
 from bt.translate import ENDS_BLOCK, INLINE, BlockTranslator, Options, name_of
@@ -38,7 +38,7 @@ from vmm.errors import Unmodelled
 from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.memory import PhysicalMemory
-from vmm.memory import GuestMemory
+from vmm.memory import GuestMemory, MemoryRegion
 
 _TF: Final = int(Eflags.TF)
 _RF: Final = int(Eflags.RF)
@@ -47,6 +47,11 @@ _FAULT_I: Final = int(PageFault.I)
 _PENDING: Final = Slot.PENDING >> 2
 _DR6_BS: Final = 1 << 14
 _DR6: Final = 6
+_ZF: Final = int(Eflags.ZF)
+_REPE: Final = 0xF3
+_REPEATS: Final = (0xF2, 0xF3)
+_OPERANDS_MAX: Final = 2
+"""Memory operands of one instruction; one that crosses pages may need more, and then they share a frame."""
 SELF_CHECK_AFTER: Final = 3
 """So many times may a page be written after it was translated; then its blocks check themselves."""
 _HOLE_CANDIDATES: Final = tuple(range(0xF400_0000, 0x8000_0000, -HOLE_SIZE))
@@ -61,12 +66,31 @@ class InterruptSource(Platform, Protocol):
 
 
 @dataclass(slots=True)
-class _Step:
-    """One instruction under way: what to undo and to deliver when it is done."""
+class _DevicePage:
+    """A frame of ours under a page that RAM does not answer, for one instruction.
 
-    insn_eip: int
-    mapped: list[int]
+    With a `region` it stands for one access of `width` bytes to a device at `gpa`; without, for ROM or nothing.
+    """
+
+    la: int
+    frame: int
+    region: MemoryRegion | None = None
+    gpa: int = 0
+    width: int = 0
+    written: bool = False
+
+
+@dataclass(slots=True)
+class _Step:
+    """One instruction under way: what to undo and to deliver when it is done.
+
+    `repeat` is the instruction's REP prefix when it runs one iteration at a time, and then `eip` and `next_eip` are its
+    own, which the code in the cache does not know.
+    """
+
+    pages: list[_DevicePage]
     trap: bool = False
+    repeated: Insn | None = None
 
 
 @dataclass(slots=True)
@@ -98,8 +122,8 @@ class TranslateEngine:
         )  # fmt: skip
         self._scratch_kernel = view.window(parts["vcpu_page"].host, PAGE_SIZE).cast("I")
         self._scratch_user = view.window(parts["user_scratch"].host, PAGE_SIZE).cast("I")
-        self._spare_frame = machine.physical.allocate(PAGE_SIZE)
-        self._spare = view.window(self._spare_frame, PAGE_SIZE)
+        self._physical = machine.physical
+        self._spare_frames = [machine.physical.allocate(PAGE_SIZE) for _ in range(_OPERANDS_MAX)]
         self._place_hole()
         self._spaces: dict[tuple[int, int], BlockSpace] = {}
         self._rewrites: dict[int, int] = {}
@@ -328,12 +352,11 @@ class TranslateEngine:
         if result is Fill.WATCHED:
             self._store_to_code(la, block, address)
         elif result is Fill.DEVICE:
-            self._map_device(la, write)
-            if self._step is not None:
-                self._step.mapped.append(la)
-            else:
+            if self._step is None:
                 self._rewind(block, address)
-                self._begin_step([la])
+                self._begin_step([self._map_device(la, write, [])])
+            else:
+                self._widen_step(self._step, la, write)
 
     def _store_to_code(self, la: int, block: Block, address: int) -> None:
         """The guest writes a page that was translated. A store into its own page runs alone, and then all is new."""
@@ -353,45 +376,98 @@ class TranslateEngine:
         if count >= SELF_CHECK_AFTER:
             self.self_checked.add(page)
 
-    def _map_device(self, la: int, write: bool) -> None:
-        """Put a frame of its own under an access that no RAM answers; what is written there goes nowhere."""
-        gpa = self._mmu.translate(la, write, self._vcpu.cpl == 3)
-        region = self._memory.region_at(gpa >> PAGE_SHIFT)
-        if region is not None and region.host is None:
-            raise Unmodelled(f"memory-mapped device {region.name} at {gpa:#x}")
-        self._spare[:] = self._memory.read(gpa & ~PAGE_MASK, PAGE_SIZE)
-        self.shadow.map_once(la, self._spare_frame, True)
-        self._phys.flush_tlb()
-
     # --- steps -----------------------------------------------------------------------------------------
 
-    def _begin_step(self, mapped: list[int], trap: bool = False) -> None:
-        """Run the one instruction at `vcpu.eip`; `mapped` are pages to unmap behind it."""
+    def _map_device(self, la: int, write: bool, pages: list[_DevicePage]) -> _DevicePage:
+        """Put a frame of ours under an access that no RAM answers, holding what a read would give."""
+        gpa = self._mmu.translate(la, write, self._vcpu.cpl == 3)
+        region = self._memory.region_at(gpa >> PAGE_SHIFT)
+        page = _DevicePage(la, self._spare_frames[len(pages) % _OPERANDS_MAX])
+        frame = self._physical.window(page.frame, PAGE_SIZE)
+        if region is None or region.host is not None:
+            frame[:] = self._memory.read(gpa & ~PAGE_MASK, PAGE_SIZE)
+        else:
+            page.region, page.gpa, page.written = region, gpa, write
+            page.width = min(self._operand_width(), PAGE_SIZE - (la & PAGE_MASK))
+            if not write:
+                at = la & PAGE_MASK
+                frame[at : at + page.width] = self._memory.read(gpa, page.width)
+        self.shadow.map_once(la, page.frame, write or page.region is None)
+        self._phys.flush_tlb()
+        return page
+
+    def _widen_step(self, step: _Step, la: int, write: bool) -> None:
+        """The instruction of a step has another operand outside RAM, or writes what it has read."""
+        for page in step.pages:
+            if page.la & ~PAGE_MASK == la & ~PAGE_MASK:
+                page.written = True
+                self.shadow.map_once(la, page.frame, True)
+                self._phys.flush_tlb()
+                return
+        step.pages.append(self._map_device(la, write, step.pages))
+
+    def _operand_width(self) -> int:
+        """Bytes that the instruction at `vcpu.eip` moves to or from memory."""
+        la = self._vcpu.base(Seg.CS) + self._vcpu.eip & MASK32
+        source = self._mmu.read_bytes(la, MAX_LENGTH, self._vcpu.cpl == 3)
+        return self._translator.memory_width(source, self._vcpu.eip, self._space.context.code32)
+
+    def _begin_step(self, pages: list[_DevicePage], trap: bool = False) -> None:
+        """Run the one instruction at `vcpu.eip`; `pages` are unmapped behind it.
+
+        A string instruction that meets a device runs one iteration at a time, without its REP prefix.
+        """
         self._synchronise()
+        one_iteration = any(page.region is not None for page in pages)
         try:
-            block = self._translate(self._vcpu.eip, step=True)
+            block, repeated = self._step_block(one_iteration)
         except GuestFault as fault:
-            self._unmap(mapped)
+            self._unmap(pages)
             self._inject(fault)
             return
-        self._step = _Step(self._vcpu.eip, mapped, trap)
+        self._step = _Step(pages, trap, repeated)
         self._phys.state.q[hw.Q_EIP] = block.entry
 
+    def _step_block(self, one_iteration: bool) -> tuple[Block, Insn | None]:
+        block = self._translate(self._vcpu.eip, step=True)
+        insn = block.translation.insns[0]
+        if not one_iteration or not insn.repeat:
+            return block, None
+        source = bytes(byte for byte in insn.prefixes if byte not in _REPEATS) + insn.raw[len(insn.prefixes) :]
+        options = self._block_options(step=True, self_check=False)
+        return self._place(insn.eip, source, block.pages, options), insn
+
     def _finish_step(self) -> None:
-        """The instruction of a step is done: clean up, then single-step trap and interrupts."""
+        """The instruction of a step is done: let devices have what was written, then traps and interrupts."""
         step, self._step = self._step, None
         if step is None:
             raise Unmodelled("the end of a step that never began")
-        self._unmap(step.mapped)
+        self._unmap(step.pages)
+        for page in step.pages:
+            if page.region is not None and page.written:
+                at = page.frame + (page.la & PAGE_MASK)
+                self._memory.write(page.gpa, bytes(self._physical.view[at : at + page.width]))
+        if step.repeated is not None:
+            self._count_iteration(step.repeated)
         if step.trap:
             self._vcpu.dr[_DR6] |= _DR6_BS
             self._inject(GuestFault(Vector.DB), EventKind.TRAP)
         else:
             self._resume()
 
-    def _unmap(self, pages: list[int]) -> None:
-        for la in pages:
-            self.shadow.unmap(la)
+    def _count_iteration(self, insn: Insn) -> None:
+        """REP by hand: count ECX down and go round, unless it is 0 or REPE, REPNE end it."""
+        vcpu, size = self._vcpu, insn.address_size
+        left = vcpu.reg(Reg.ECX, size) - 1
+        vcpu.set_reg(Reg.ECX, size, left)
+        compares = name_of(insn).startswith(("cmps", "scas"))
+        matched = bool(vcpu.fold_flags() & _ZF) == (insn.repeat == _REPE)
+        goes_on = left & ((1 << 8 * size) - 1) != 0 and (not compares or matched)
+        vcpu.eip = insn.eip if goes_on else insn.next_eip & (MASK32 if insn.code32 else 0xFFFF)
+
+    def _unmap(self, pages: list[_DevicePage]) -> None:
+        for page in pages:
+            self.shadow.unmap(page.la)
         if pages:
             self._phys.flush_tlb()
 
@@ -400,7 +476,7 @@ class TranslateEngine:
     def _inject(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> None:
         """Deliver what the guest has earned, then go on; a triple fault is for the monitor."""
         if self._step is not None:
-            self._unmap(self._step.mapped)
+            self._unmap(self._step.pages)
             self._step = None
         self.stats.exceptions[fault.vector] += 1
         if self.observer is not None:

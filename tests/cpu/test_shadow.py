@@ -1,0 +1,340 @@
+"""The shadow tables: what they may map for a guest, seen by walking them as the physical MMU would."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+
+from vmm.arch.exceptions import GuestFault
+from vmm.arch.layout import MASK32, PAGE_SIZE
+from vmm.arch.paging import Pte
+from vmm.arch.registers import Cr0
+from vmm.cpu.hole import HOLE_SIZE, Hole
+from vmm.cpu.paging import A20_BIT, Mmu
+from vmm.cpu.shadow import Fill, ShadowTables
+from vmm.hw.memory import PhysicalMemory
+from vmm.memory import GuestMemory, MemoryRegion
+
+RAM = 4 << 20
+ROM_BASE, DEVICE_BASE, NOBODY = 0x00F0_0000, 0xE000_0000, 0x0200_0000
+DIRECTORY, TABLE = 0x10_0000, 0x10_1000
+P, W, U, A, D, NX = (int(bit) for bit in (Pte.P, Pte.W, Pte.U, Pte.A, Pte.D, Pte.NX))
+PG, WP = int(Cr0.PG), int(Cr0.WP)
+FRAME = 0x000F_FFFF_FFFF_F000
+
+
+@dataclass
+class Registers:
+    """The control registers of the virtual CPU."""
+
+    cr0: int = 0
+    cr3: int = DIRECTORY
+    cr4: int = 0
+
+
+class World:
+    """4 MiB of RAM, a ROM, a device, and a shadow."""
+
+    def __init__(self) -> None:
+        self.physical = PhysicalMemory(96 << 20)
+        self.memory = GuestMemory(self.physical, RAM)
+        self.ram = self.physical.allocate(RAM)
+        self.rom = self.physical.allocate(PAGE_SIZE)
+        self.memory.map(MemoryRegion("ram", 0, RAM, self.ram))
+        self.memory.map(MemoryRegion("rom", ROM_BASE, PAGE_SIZE, self.rom, read_only=True))
+        self.memory.map(MemoryRegion("device", DEVICE_BASE, PAGE_SIZE, read=lambda _offset, _width: 0))
+        self.mmu = Mmu(self.memory)
+        self.registers = Registers()
+        self.mmu.registers = self.registers
+        self.hole = Hole.build(self.physical)
+        self.shadow = ShadowTables(self.physical, self.memory, self.mmu, self.hole)
+        self._entries = self.physical.view.cast("Q")
+
+    def entry(self, la: int, real: bool = False) -> int:
+        """The last-level entry for an address, 0 where there is none; upper levels must grant everything."""
+        pointer = self._entries[(self.shadow.root(real) >> 3) + (la >> 30)]
+        assert pointer & P
+        directory = self._entries[((pointer & FRAME) >> 3) + (la >> 21 & 511)]
+        if not directory:
+            return 0
+        assert directory & (P | W | U | NX) == P | W | U
+        return self._entries[((directory & FRAME) >> 3) + (la >> 12 & 511)]
+
+    def page(self, la: int, pte: int) -> None:
+        """Let the guest's tables map `la` (in the first 4 MiB)."""
+        self.memory.write(DIRECTORY, (TABLE | P | W | U).to_bytes(4, "little"))
+        self.memory.write(TABLE + (la >> 10), pte.to_bytes(4, "little"))
+        self.registers.cr0 = PG | WP
+
+
+@pytest.fixture
+def shadowed() -> World:
+    return World()
+
+
+def rights(entry: int) -> int:
+    """Present, writable, user and NX."""
+    return entry & (P | W | U | NX)
+
+
+# --- the guest does not page -------------------------------------------------------------------------------
+
+
+def test_at_first_nothing_is_mapped_but_the_hole(shadowed: World) -> None:
+    mapped = [la for la in range(0, 1 << 32, 2 << 20) if shadowed.entry(la)]
+    assert mapped
+    assert all(shadowed.hole.contains(la) for la in mapped)
+
+
+def test_without_paging_ram_is_the_identity_for_everybody(shadowed: World) -> None:
+    assert shadowed.shadow.fill(0x5123, True, True) is Fill.MAPPED
+    assert shadowed.entry(0x5000) & FRAME == shadowed.ram + 0x5000
+    assert rights(shadowed.entry(0x5000)) == P | W | U | NX
+
+
+def test_a_fill_without_paging_brings_its_two_mebibytes(shadowed: World) -> None:
+    shadowed.shadow.fill(0x5123, False, False)
+    for la in range(0, 2 << 20, PAGE_SIZE):
+        assert (shadowed.entry(la) & FRAME, rights(shadowed.entry(la))) == (shadowed.ram + la, P | W | U | NX)
+    assert shadowed.entry(2 << 20) == 0
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_both_roots_see_the_same_guest_pages(shadowed: World, real: bool) -> None:
+    shadowed.shadow.fill(0x5123, False, False)
+    assert shadowed.entry(0x5000, real) & FRAME == shadowed.ram + 0x5000
+
+
+def test_a_closed_a20_gate_shows_the_first_mebibyte_twice(shadowed: World) -> None:
+    shadowed.mmu.a20_mask = MASK32 & ~A20_BIT
+    shadowed.shadow.fill(A20_BIT | 0x5000, True, False)
+    assert shadowed.entry(A20_BIT | 0x5000) & FRAME == shadowed.ram + 0x5000
+    assert shadowed.entry(A20_BIT | 0x6000) & FRAME == shadowed.ram + 0x6000
+
+
+def test_nothing_of_the_guest_is_ever_executable(shadowed: World) -> None:
+    for la in (0, ROM_BASE, NOBODY):
+        shadowed.shadow.fill(la, False, False)
+        assert shadowed.entry(la) & NX
+    shadowed.page(0x7000, 0x9000 | P | W | U)
+    shadowed.shadow.drop_all()
+    shadowed.shadow.fill(0x7000, True, True)
+    assert shadowed.entry(0x7000) & NX
+
+
+# --- what is not RAM ---------------------------------------------------------------------------------------
+
+
+def test_a_rom_is_mapped_read_only_and_a_store_to_it_is_a_device_access(shadowed: World) -> None:
+    assert shadowed.shadow.fill(ROM_BASE, False, False) is Fill.MAPPED
+    assert shadowed.entry(ROM_BASE) & FRAME == shadowed.rom
+    assert rights(shadowed.entry(ROM_BASE)) == P | U | NX
+    assert shadowed.shadow.fill(ROM_BASE, True, False) is Fill.DEVICE
+    assert rights(shadowed.entry(ROM_BASE)) == P | U | NX
+
+
+def test_where_nobody_answers_a_page_of_ones_is_mapped_read_only(shadowed: World) -> None:
+    assert shadowed.shadow.fill(NOBODY, False, False) is Fill.MAPPED
+    frame = shadowed.entry(NOBODY) & FRAME
+    assert bytes(shadowed.physical.view[frame : frame + PAGE_SIZE]) == b"\xff" * PAGE_SIZE
+    assert rights(shadowed.entry(NOBODY)) == P | U | NX
+    assert shadowed.shadow.fill(NOBODY, True, False) is Fill.DEVICE
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_device_is_never_mapped(shadowed: World, write: bool) -> None:
+    assert shadowed.shadow.fill(DEVICE_BASE, write, False) is Fill.DEVICE
+    assert shadowed.entry(DEVICE_BASE) == 0
+
+
+def test_a_page_mapped_once_goes_away(shadowed: World) -> None:
+    shadowed.shadow.map_once(DEVICE_BASE + 0x10, shadowed.rom, False)
+    assert rights(shadowed.entry(DEVICE_BASE)) == P | U | NX
+    shadowed.shadow.map_once(DEVICE_BASE, shadowed.rom, True)
+    assert rights(shadowed.entry(DEVICE_BASE)) == P | W | U | NX
+    shadowed.shadow.unmap(DEVICE_BASE + 0xFFF)
+    assert shadowed.entry(DEVICE_BASE) == 0
+
+
+def test_unmapping_what_was_never_mapped_is_harmless(shadowed: World) -> None:
+    shadowed.shadow.unmap(DEVICE_BASE)
+    assert shadowed.entry(DEVICE_BASE) == 0
+
+
+# --- the guest pages ---------------------------------------------------------------------------------------
+
+GUEST_RIGHTS = [
+    pytest.param(P | W | U, True, True, P | W | U | NX, id="written user page"),
+    pytest.param(P | W | U, False, True, P | U | NX, id="clean page: its first write must set D"),
+    pytest.param(P | W | U | D, False, True, P | W | U | NX, id="dirty page"),
+    pytest.param(P | W, True, False, P | W | NX, id="supervisor page"),
+    pytest.param(P | U | D, False, False, P | U | NX, id="read-only page, dirty or not"),
+]
+
+
+@pytest.mark.parametrize(("pte", "write", "user", "expected"), GUEST_RIGHTS)
+def test_a_page_gets_the_guests_rights(shadowed: World, pte: int, write: bool, user: bool, expected: int) -> None:
+    shadowed.page(0x7000, 0x9000 | pte)
+    assert shadowed.shadow.fill(0x7ABC, write, user) is Fill.MAPPED
+    entry = shadowed.entry(0x7000)
+    assert (entry & FRAME, rights(entry)) == (shadowed.ram + 0x9000, expected)
+
+
+def test_one_fill_maps_one_page(shadowed: World) -> None:
+    shadowed.page(0x7000, 0x9000 | P | W | U)
+    shadowed.shadow.fill(0x7000, True, True)
+    assert [la for la in range(0, 2 << 20, PAGE_SIZE) if shadowed.entry(la)] == [0x7000]
+
+
+def test_a_true_fault_is_raised_and_maps_nothing(shadowed: World) -> None:
+    shadowed.page(0x7000, 0x9000 | P)
+    with pytest.raises(GuestFault) as caught:
+        shadowed.shadow.fill(0x7004, True, True)
+    assert (caught.value.error_code, caught.value.cr2) == (7, 0x7004)
+    assert shadowed.entry(0x7000) == 0
+
+
+def test_a_supervisor_write_without_wp_opens_a_read_only_page_to_the_supervisor_alone(shadowed: World) -> None:
+    """Physical WP is always on, so the page has to be writable for the store; a user would write it too."""
+    shadowed.page(0x7000, 0x9000 | P | U)
+    shadowed.registers.cr0 = PG
+    assert shadowed.shadow.fill(0x7000, True, False) is Fill.MAPPED
+    assert rights(shadowed.entry(0x7000)) == P | W | NX
+    assert shadowed.shadow.fill(0x7000, False, True) is Fill.MAPPED
+    assert rights(shadowed.entry(0x7000)) == P | U | NX
+    with pytest.raises(GuestFault):
+        shadowed.shadow.fill(0x7000, True, True)
+
+
+# --- watching ----------------------------------------------------------------------------------------------
+
+
+def test_a_watched_page_is_read_only_and_a_store_to_it_is_told(shadowed: World) -> None:
+    shadowed.memory.watched.add(5)
+    assert shadowed.shadow.fill(0x5000, False, False) is Fill.MAPPED
+    assert rights(shadowed.entry(0x5000)) == P | U | NX
+    assert rights(shadowed.entry(0x4000)) == P | W | U | NX
+    assert shadowed.shadow.fill(0x5000, True, False) is Fill.WATCHED
+    assert rights(shadowed.entry(0x5000)) == P | U | NX
+
+
+def test_protecting_takes_the_write_away_and_a_fill_gives_it_back(shadowed: World) -> None:
+    shadowed.shadow.fill(0x5000, True, False)
+    shadowed.memory.watched.add(5)
+    shadowed.shadow.protect(5)
+    assert rights(shadowed.entry(0x5000)) == P | U | NX
+    shadowed.memory.watched.discard(5)
+    assert shadowed.shadow.fill(0x5000, True, False) is Fill.MAPPED
+    assert rights(shadowed.entry(0x5000)) == P | W | U | NX
+
+
+def test_protecting_reaches_the_alias_behind_a_closed_a20_gate(shadowed: World) -> None:
+    shadowed.mmu.a20_mask = MASK32 & ~A20_BIT
+    shadowed.shadow.fill(0x5000, True, False)
+    shadowed.shadow.fill(A20_BIT | 0x5000, True, False)
+    shadowed.shadow.protect(5)
+    assert rights(shadowed.entry(0x5000)) == rights(shadowed.entry(A20_BIT | 0x5000)) == P | U | NX
+
+
+def test_protecting_reaches_every_alias_of_a_paging_guest(shadowed: World) -> None:
+    for la in (0x7000, 0xB000, 0x3F_F000):
+        shadowed.page(la, 0x9000 | P | W | U)
+        shadowed.shadow.fill(la, True, True)
+    shadowed.shadow.protect(9)
+    assert [rights(shadowed.entry(la)) for la in (0x7000, 0xB000, 0x3F_F000)] == [P | U | NX] * 3
+
+
+def test_protecting_an_unmapped_page_is_harmless(shadowed: World) -> None:
+    shadowed.shadow.protect(5)
+    assert shadowed.entry(0x5000) == 0
+
+
+# --- dropping ----------------------------------------------------------------------------------------------
+
+
+def test_dropping_forgets_the_guest_and_keeps_the_hole(shadowed: World) -> None:
+    cache = shadowed.hole.linear("kernel_cache")
+    before = shadowed.entry(cache)
+    shadowed.shadow.fill(0x5000, True, False)
+    shadowed.shadow.drop_all()
+    assert shadowed.entry(0x5000) == shadowed.entry(0x5000, real=True) == 0
+    assert shadowed.entry(cache) == before
+
+
+def test_tables_are_used_again(shadowed: World) -> None:
+    """A guest that reloads CR3 for ever must not use up the host's memory."""
+    shadowed.shadow.fill(0x5000, True, False)
+    shadowed.shadow.drop_all()
+    before = shadowed.physical.allocate(PAGE_SIZE)
+    for la in (0x5000, 0x30_0000, 0x5000, NOBODY) * 50:
+        shadowed.shadow.fill(la, False, False)
+        shadowed.shadow.drop_all()
+    assert shadowed.physical.allocate(PAGE_SIZE) == before + PAGE_SIZE
+
+
+# --- the hole ----------------------------------------------------------------------------------------------
+
+HOLE_RIGHTS = {
+    "kernel_cache": P,
+    "user_cache": P | U,
+    "lookup": P | U | NX,
+    "vcpu_page": P | W | NX,
+    "user_view": P | U | NX,
+    "user_scratch": P | W | U | NX,
+    "shadow_gdt": P | NX,
+    "shadow_tss": P | NX,
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), HOLE_RIGHTS.items())
+def test_rights_in_the_hole(shadowed: World, name: str, expected: int) -> None:
+    """First and last page of each part; the real-mode root gives the user all of it, and nothing more."""
+    part = shadowed.hole.parts[name]
+    for offset in (0, part.size - PAGE_SIZE):
+        la = shadowed.hole.linear(name) + offset
+        for real in (False, True):
+            entry = shadowed.entry(la, real)
+            assert (entry & FRAME, rights(entry)) == (part.host + offset, expected | (U if real else 0))
+
+
+def test_every_part_of_the_hole_is_known_and_they_do_not_overlap(shadowed: World) -> None:
+    parts = sorted(shadowed.hole.parts.values(), key=lambda part: part.offset)
+    assert set(shadowed.hole.parts) == set(HOLE_RIGHTS)
+    assert all(first.offset + first.size <= second.offset for first, second in pairwise(parts))
+    assert parts[-1].offset + parts[-1].size <= HOLE_SIZE
+    assert shadowed.hole.parts["user_view"].host == shadowed.hole.parts["vcpu_page"].host
+
+
+def test_only_the_caches_are_executable_and_they_are_read_only(shadowed: World) -> None:
+    for name in HOLE_RIGHTS:
+        entry = shadowed.entry(shadowed.hole.linear(name))
+        assert bool(entry & NX) == (name not in ("kernel_cache", "user_cache"))
+        assert entry & NX or not entry & W
+
+
+def test_the_hole_is_where_it_says(shadowed: World) -> None:
+    base = shadowed.hole.base
+    assert shadowed.hole.contains(base)
+    assert shadowed.hole.contains(base + HOLE_SIZE - 1)
+    assert not shadowed.hole.contains(base - 1)
+    assert not shadowed.hole.contains(base + HOLE_SIZE)
+
+
+def test_a_moved_hole_leaves_its_old_place(shadowed: World) -> None:
+    old = shadowed.hole.base
+    shadowed.shadow.fill(0x5000, True, False)
+    shadowed.hole.base = 0x8000_0000
+    shadowed.shadow.rebuild_roots()
+    assert shadowed.entry(old) == 0
+    assert shadowed.entry(0x5000) == 0
+    assert shadowed.entry(0x8000_0000) & FRAME == shadowed.hole.parts["kernel_cache"].host
+    assert rights(shadowed.entry(0x8000_0000)) == P
+
+
+def test_the_guest_cannot_map_anything_over_the_hole(shadowed: World) -> None:
+    cache = shadowed.hole.linear("kernel_cache")
+    before = shadowed.entry(cache)
+    shadowed.shadow.map_once(cache, shadowed.rom, True)
+    assert shadowed.entry(cache) == before
+    shadowed.shadow.fill(cache + 0x1000, False, False)
+    assert shadowed.entry(cache + 0x1000) & FRAME == shadowed.hole.parts["kernel_cache"].host + 0x1000
