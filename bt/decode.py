@@ -10,6 +10,7 @@ from typing import Any, Final
 import capstone
 
 MAX_LENGTH: Final = 15
+_WINDOW: Final = 32
 LEGACY_PREFIXES: Final = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 SEGMENT_PREFIXES: Final = {0x26: 0, 0x2E: 1, 0x36: 2, 0x3E: 3, 0x64: 4, 0x65: 5}
 OVERRIDE_BYTE: Final = {seg: byte for byte, seg in SEGMENT_PREFIXES.items()}
@@ -121,7 +122,7 @@ class MemoryOperand:
         """Source: SDM Vol. 2A, "ModR/M and SIB Bytes", tables of 16-bit and 32-bit addressing forms."""
         parse = _parse_32 if insn.address_size == 4 else _parse_16
         base, index, scale, displacement, length = parse(insn.tail)
-        default = _SS if base in (4, 5) and not (base == 5 and insn.tail[0] >> 6 == 0) else _DS
+        default = _SS if base in (4, 5) else _DS  # ESP, BP and EBP as base
         override = insn.segment_override
         return cls(
             default if override is None else override,
@@ -173,11 +174,19 @@ class Decoder:
         self._detailed: dict[bool, Any] = {}
 
     def decode(self, code: bytes, eip: int, code32: bool) -> Iterator[Insn]:
-        """Instructions from `code`, which lies at `eip`, until one is cut off or undefined."""
+        """Instructions from `code`, which lies at `eip`, until one is cut off or undefined.
+
+        Capstone decodes all that it is given before it returns, so it is given a little at a time.
+        """
+        disassemble = self._engines[code32].disasm_lite
         at = 0
-        for address, size, mnemonic, text in self._engines[code32].disasm_lite(code, eip):
-            yield Insn(address & 0xFFFF_FFFF, code[at : at + size], mnemonic, text, code32)
-            at += size
+        while at < len(code):
+            start = at
+            for address, size, mnemonic, text in disassemble(code[at : at + _WINDOW], eip + at):
+                yield Insn(address & 0xFFFF_FFFF, code[at : at + size], mnemonic, text, code32)
+                at += size
+            if at == start:
+                return
 
     def one(self, code: bytes, eip: int, code32: bool) -> Insn | None:
         """The first instruction of `code`, or None when its bytes are cut off or undefined."""

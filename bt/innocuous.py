@@ -12,7 +12,7 @@ _SIZES: Final = "b w d".split()
 _INTEGER: Final = """
     aaa aad aam aas adc add and bound bsf bsr bswap bt btc btr bts cbw cdq clc cld cmc cmp cmpxchg cmpxchg8b cwd cwde daa das
     dec div endbr32 endbr64 enter idiv imul inc lahf lea leave mov movabs movsx movzx mul neg nop not or pause pop popal popaw
-    push pushal pushaw rcl rcr rol ror sahf sal salc sar sbb shl shld shr shrd stc std sub test tzcnt wait xadd xchg xlatb xor
+    push pushal pushaw rcl rcr rol ror sahf sal salc sar sbb shl shld shr shrd stc std sub test wait xadd xchg xlatb xor
 """.split()
 
 _X87: Final = """

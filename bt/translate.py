@@ -92,6 +92,14 @@ def load_segment(emit: Emitter, insn: Insn) -> None:
         verbatim(emit, insn)
 
 
+def bit_scan(emit: Emitter, insn: Insn) -> None:
+    """TZCNT, LZCNT: a processor that has neither ignores their F3 prefix and runs BSF, BSR.
+
+    Source: SDM Vol. 2B, "TZCNT - Count the Number of Trailing Zero Bits".
+    """
+    emit.raw(insn.prefixes.replace(b"\xf3", b"") + insn.raw[len(insn.prefixes) :])
+
+
 def jump(emit: Emitter, insn: Insn) -> None:
     """JMP: relative, indirect, far."""
     if insn.opcode in (0xE9, 0xEB):
@@ -155,6 +163,9 @@ BRANCHES: Final[Mapping[str, Translator]] = {
 }
 """They end a block."""
 
+NEWER: Final[Mapping[str, Translator]] = {"lzcnt": bit_scan, "tzcnt": bit_scan}
+"""Encodings that mean something else on a newer processor, which the physical one may be."""
+
 LEAVING: Final = frozenset(
     """
     arpl clts cpuid hlt in insb insd insw int int1 int3 into invd invlpg iret iretd lar lcall lgdt lidt ljmp lldt lmsw lsl ltr
@@ -163,7 +174,7 @@ LEAVING: Final = frozenset(
 )
 """They leave the cache."""
 
-TABLE: Final[Mapping[str, Translator]] = {**INLINE, **PARTLY, **BRANCHES, **dict.fromkeys(LEAVING, callout)}
+TABLE: Final[Mapping[str, Translator]] = {**INLINE, **PARTLY, **BRANCHES, **NEWER, **dict.fromkeys(LEAVING, callout)}
 ENDS_BLOCK: Final = frozenset(BRANCHES) | LEAVING - {
     "cpuid",
     "in",

@@ -130,7 +130,7 @@ post_channel:
     call post_has_registers
     jne .absent
     mov byte ptr fs:[si+D_TYPE], D_UNKNOWN
-    mov ch, cl                      # the device that a reset waits for
+    mov ch, cl
 .absent:
     add si, D_ENTRY
     add cl, 0x10
@@ -139,15 +139,14 @@ post_channel:
 
     test ch, ch
     jz .out
+    sub si, 2*D_ENTRY
     push si
-    test ch, 0x10
-    jnz .slave
-    sub si, D_ENTRY
-.slave:
-    sub si, D_ENTRY
+    cmp byte ptr fs:[si+D_TYPE], D_UNKNOWN
+    je .reset                       # wait for the master, which in its turn waits for its slave
+    add si, D_ENTRY
+.reset:
     call ata_reset
     pop si
-    sub si, 2*D_ENTRY
     call post_identify
     add si, D_ENTRY
     call post_identify

@@ -57,9 +57,7 @@ _COMPUTE_STEP: Final[_Matrix] = ((5, 0, 1), (5, 1, 1), (0, 0, 1))
 
 def _product(a: _Matrix, b: _Matrix) -> _Matrix:
     columns = tuple(zip(*b, strict=True))
-    return tuple(
-        (_dot(row, columns[0]), _dot(row, columns[1]), _dot(row, columns[2])) for row in a
-    )
+    return tuple((_dot(row, columns[0]), _dot(row, columns[1]), _dot(row, columns[2])) for row in a)
 
 
 def _dot(row: tuple[int, ...], column: tuple[int, ...]) -> int:
@@ -207,16 +205,13 @@ _INDIRECT: Final = """
     mov esp, 0x200000
     mov ecx, {size}
     xor eax, eax
-    call here
-here:
-    pop ebx
-    lea edx, [ebx + one - here]
+    lea edx, [one + 0x100000]
     mov [0x200000], edx
-    lea edx, [ebx + two - here]
+    lea edx, [two + 0x100000]
     mov [0x200004], edx
-    lea edx, [ebx + three - here]
+    lea edx, [three + 0x100000]
     mov [0x200008], edx
-    lea edx, [ebx + four - here]
+    lea edx, [four + 0x100000]
     mov [0x20000c], edx
 next:
     mov edx, ecx
