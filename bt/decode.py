@@ -5,6 +5,7 @@ Source of the format: Intel SDM Vol. 2A, "Instruction Format".
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import capstone
@@ -15,14 +16,16 @@ LEGACY_PREFIXES: Final = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf
 SEGMENT_PREFIXES: Final = {0x26: 0, 0x2E: 1, 0x36: 2, 0x3E: 3, 0x64: 4, 0x65: 5}
 OVERRIDE_BYTE: Final = {seg: byte for byte, seg in SEGMENT_PREFIXES.items()}
 _DS, _SS = 3, 2
+_STORES: Final = ("push", "call", "enter", "st", "fs", "fist", "fbst", "fns", "fx", "maskmov", "cmpxchg")
+"""How the names of stores begin that Capstone does not see as such: to the stack, and most of x87, MMX and SSE."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Insn:
     """One guest instruction.
 
     `eip` is its offset in CS, `raw` its bytes, `text` its operands as Capstone prints them, `code32` CS.D. The parts
-    below are read on demand: an innocuous instruction never needs them.
+    below are read on demand and kept: an innocuous instruction never needs them, a callout needs them each time.
     """
 
     eip: int
@@ -31,69 +34,69 @@ class Insn:
     text: str
     code32: bool
 
-    @property
+    @cached_property
     def next_eip(self) -> int:
         """Offset of the next instruction, 32 bits."""
         return self.eip + len(self.raw) & 0xFFFF_FFFF
 
-    @property
+    @cached_property
     def prefixes(self) -> bytes:
         """The legacy prefixes."""
         return self.raw[: self._opcode_at]
 
-    @property
+    @cached_property
     def _opcode_at(self) -> int:
         at = 0
         while at < len(self.raw) - 1 and self.raw[at] in LEGACY_PREFIXES:
             at += 1
         return at
 
-    @property
+    @cached_property
     def opcode(self) -> int:
         """One byte, or 0F00h + the second byte of a two-byte opcode."""
         at = self._opcode_at
         first = self.raw[at]
         return 0x0F00 | self.raw[at + 1] if first == 0x0F and at + 1 < len(self.raw) else first
 
-    @property
+    @cached_property
     def tail(self) -> bytes:
         """What follows the opcode: ModR/M, SIB, displacement, immediate."""
         at = self._opcode_at
         return self.raw[at + 2 :] if self.raw[at] == 0x0F else self.raw[at + 1 :]
 
-    @property
+    @cached_property
     def operand_size(self) -> int:
         """2 or 4 bytes."""
         return 4 if self.code32 != (b"\x66"[0] in self.prefixes) else 2
 
-    @property
+    @cached_property
     def address_size(self) -> int:
         """2 or 4 bytes."""
         return 4 if self.code32 != (b"\x67"[0] in self.prefixes) else 2
 
-    @property
+    @cached_property
     def repeat(self) -> int:
         """F2h, F3h, or 0 when the instruction has neither."""
         found = [byte for byte in self.prefixes if byte in (0xF2, 0xF3)]
         return found[-1] if found else 0
 
-    @property
+    @cached_property
     def segment_override(self) -> int | None:
         """Segment register number of the last override prefix, or None."""
         found = [SEGMENT_PREFIXES[byte] for byte in self.prefixes if byte in SEGMENT_PREFIXES]
         return found[-1] if found else None
 
-    @property
+    @cached_property
     def modrm(self) -> int:
         """The ModR/M byte (instructions that have one)."""
         return self.tail[0]
 
-    @property
+    @cached_property
     def is_register_form(self) -> bool:
         """ModR/M names a register, not memory."""
         return self.modrm >= 0xC0
 
-    @property
+    @cached_property
     def memory(self) -> "MemoryOperand":
         """The memory operand that ModR/M names."""
         return MemoryOperand.parse(self)
@@ -202,11 +205,12 @@ class Decoder:
 
     def writes_memory(self, insn: Insn) -> bool:
         """Does it store, to the stack too? Asks Capstone for detail: only for pages that modify their own code."""
-        detailed = self._in_detail(insn)
-        stores = any(
-            op.type == capstone.x86.X86_OP_MEM and op.access & capstone.CS_AC_WRITE for op in detailed.operands
-        )
-        return stores or insn.mnemonic.startswith(("push", "call", "enter", "st", "fst", "fnst", "fs", "fns", "fx"))
+        operands = self._in_detail(insn).operands
+        if any(op.type == capstone.x86.X86_OP_MEM and op.access & capstone.CS_AC_WRITE for op in operands):
+            return True
+        name = insn.mnemonic.rsplit(" ", 1)[-1]
+        moves = bool(operands) and operands[0].type == capstone.x86.X86_OP_MEM and name.startswith("mov")
+        return moves or name.startswith(_STORES)
 
     def _in_detail(self, insn: Insn) -> Any:
         engine = self._detailed.get(insn.code32)

@@ -26,6 +26,7 @@ from firmware.source import AssemblyError, SourceLine, SourceReader
 
 _MAX_PASSES = 30
 _LABEL = re.compile(r"(\.?[A-Za-z_][\w$]*|\d+):\s*")
+_BRANCH = re.compile(r"j|call|loop")
 _STRING = re.compile(r'"((?:\\.|[^"\\])*)"')
 _DATA_SIZES: Final = {".byte": 1, ".word": 2, ".short": 2, ".2byte": 2, ".long": 4, ".int": 4, ".4byte": 4, ".quad": 8}
 
@@ -94,7 +95,10 @@ class _Statement:
     kind: str  # label, set, data, text, directive, code
     word: str  # the label, the symbol, the directive; for code the whole instruction
     rest: str = ""
+    names: tuple[str, ...] = ()  # the symbols that its code depends on, `$` among them for a branch
     wide: bool = False
+    inputs: tuple[int | None, ...] | None = None  # their values, and the mode, when `code` was made
+    code: bytes = b""
 
 
 @dataclass(slots=True)
@@ -141,17 +145,27 @@ class _Assembler:
                 self.symbols[statement.word] = self._address
             case "set":
                 self.symbols[statement.word] = self._evaluate(statement.rest)
-            case "data":
-                size = _DATA_SIZES[statement.word]
-                values = [self._evaluate(part) for part in split_arguments(statement.rest)]
-                return b"".join((value % (1 << 8 * size)).to_bytes(size, "little") for value in values)
+            case "data" | "code":
+                return self._remembered(statement)
             case "text":
                 return _text(statement.rest) + (b"\0" if statement.word == ".asciz" else b"")
             case "directive":
                 return self._direct(statement.word, statement.rest)
-            case _:
-                return self._encode(statement)
         return b""
+
+    def _remembered(self, statement: _Statement) -> bytes:
+        """Make the code of a statement, unless nothing that it depends on has changed since the last pass."""
+        values = [self._address if name == "$" else self.symbols.get(name) for name in statement.names]
+        inputs = (self._mode, *values)
+        if inputs != statement.inputs or None in values:
+            statement.code = self._encode(statement) if statement.kind == "code" else self._data(statement)
+            statement.inputs = inputs
+        return statement.code
+
+    def _data(self, statement: _Statement) -> bytes:
+        size = _DATA_SIZES[statement.word]
+        values = [self._evaluate(part) for part in split_arguments(statement.rest)]
+        return b"".join((value % (1 << 8 * size)).to_bytes(size, "little") for value in values)
 
     def _encode(self, statement: _Statement) -> bytes:
         text = self._substitute(statement.word)
@@ -257,11 +271,16 @@ def _statement(line: SourceLine, text: str, names: _Names) -> _Statement:
     if rest.startswith("="):
         return _Statement(line, "set", word, rest[1:])
     if word in _DATA_SIZES:
-        return _Statement(line, "data", word, rest)
+        return _Statement(line, "data", word, rest, _symbols(rest))
     if word.startswith("."):
         return _Statement(line, "directive", word, rest)
     rest = re.sub(r"\boffset\s+", "", re.sub(r"\s+", " ", rest))
-    return _Statement(line, "code", f"{word} {rest}".strip())
+    depends = _symbols(rest) + (("$",) if _BRANCH.match(word) else ())
+    return _Statement(line, "code", f"{word} {rest}".strip(), names=depends)
+
+
+def _symbols(text: str) -> tuple[str, ...]:
+    return tuple(t for t in TOKEN.findall(text) if t[0] not in "'0123456789" and t.lower() not in RESERVED)
 
 
 def _text(rest: str) -> bytes:

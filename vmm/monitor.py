@@ -119,6 +119,7 @@ class Monitor:
         vm.on_request = engine.request_leave
         vm.stats_source = self._stats
         vm.board.on_earlier_deadline = lambda deadline: self._earlier(vm, deadline)
+        vm.board.clock.set(vm.now)  # building and loading took host time, not the guest's
         self._vm = vm
 
     def _earlier(self, vm: Vm, deadline: int) -> None:

@@ -111,7 +111,7 @@ boot_cd_ready:
 boot_cd_sector:
     mov bx, BOOT_ADDRESS
     mov cx, 1
-    ; falls into boot_read_packet
+    # falls into boot_read_packet
 
 # Read CX sectors from EAX on, drive DL, to ES:BX by INT 13h/42h. CF, AH as that returns them. Changes nothing else.
 boot_read_packet:

@@ -141,7 +141,7 @@ atapi_take:
     shr cx, 1
     rep insw
     pop ax
-    ; falls into atapi_drop
+    # falls into atapi_drop
 
 # Read AX bytes and forget them. Changes AX, DX.
 atapi_drop:
@@ -184,7 +184,7 @@ atapi_read:
     mov word ptr fs:[EB_PACKET+7], cx
     call atapi_run
     jnc cd_explain.out
-    ; falls into cd_explain
+    # falls into cd_explain
 
 # CF set, AH = the status of a failed packet: a drive that is not ready may have no medium. Changes EAX, CX, DX.
 cd_explain:

@@ -362,7 +362,7 @@ post_cd:
     mov di, text_cd
     call post_tell
     mov di, text_newline
-    ; falls into post_text
+    # falls into post_text
 
 # Print the text at CS:DI. Changes nothing else.
 post_text:

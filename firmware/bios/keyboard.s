@@ -20,7 +20,6 @@
 .set SCAN_DELETE, 0x53              # and ends here
 .set SCAN_SYSREQ, 0x54
 .set SCAN_LAST, 0x58
-.set WARM_RESET_FLAG, 0x1234
 
 int09_handler:
     pushad
@@ -394,7 +393,7 @@ is_shifted:
 
 # Restart the machine by way of the keyboard controller, and should that not do it, by a jump.
 warm_reset:
-    mov word ptr [BDA_WARM], WARM_RESET_FLAG
+    mov word ptr [BDA_WARM], WARM_RESET
     call kbc_wait_input
     mov al, 0xFE                    # pulse the reset line
     out KBD_STATUS, al

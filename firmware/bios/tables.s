@@ -3,8 +3,6 @@
 #
 # Source: IBM PC/AT Technical Reference, "System BIOS Usage", "Interrupt Vectors", "ROM BIOS Data Area".
 
-.set WARM_RESET, 0x1234
-
 # Fill the vector table: 00h-77h of our own, 60h-67h and 78h-FFh left to programs and zero.
 init_vectors:
     xor di, di
@@ -110,7 +108,7 @@ init_bda:
     mov byte ptr [BDA_SHIFT3], KB3_101
     mov dword ptr [BDA_COM_TIMEOUT], 0x01010101
     mov dword ptr [BDA_LPT_TIMEOUT], 0x14141414
-    ; falls into init_equipment
+    # falls into init_equipment
 
 # Work out the equipment word: bit 0 and bits 7:6 floppies, 1 coprocessor, 2 mouse, 5:4 video at start, 11:9 serial ports.
 # DS = 40h.

@@ -48,12 +48,23 @@ class FakeDoor:
 
 
 @dataclass
+class FakeMemory:
+    """Zeros, but for what a test puts there."""
+
+    bytes_at: dict[int, bytes] = field(default_factory=dict)
+
+    def read(self, gpa: int, count: int) -> bytes:
+        return self.bytes_at.get(gpa, b"").ljust(count, b"\0")[:count]
+
+
+@dataclass
 class FakeGuest:
     """Shows `text`; every slice lets 20 ms go by."""
 
     text: str = ""
     now: int = 0
     resets: int = 0
+    memory: FakeMemory = field(default_factory=FakeMemory)
     door: FakeDoor = field(default_factory=FakeDoor)
     serial_out: list[ByteSink] = field(default_factory=list)
     debugcon_out: list[ByteSink] = field(default_factory=list)

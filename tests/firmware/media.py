@@ -1,23 +1,79 @@
-"""Boot sectors and images for the tests of the disk services, and the machine that they run on."""
+"""Boot sectors and images for the tests of the disk services, and the machine that they run on.
+
+The machine is QEMU's ISA PC, which is independent of this project; what runs on it is our BIOS and the boot sector.
+"""
 
 import shutil
 import struct
+import subprocess
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from firmware.assembler import assemble_text
-from tests.firmware.conftest import PRELUDE, SECTOR, Qemu
+from firmware.build import build_bios, build_vga_rom
 
+SECTOR: Final = 512
 CD_SECTOR: Final = 2048
 BOOT_RECORD: Final = 17  # sectors of the CD images made here
 CATALOG: Final = 19
 IMAGE: Final = 20
+_FIRST_DISK_SECTORS: Final = 16 * 63
+_SECONDS: Final = 30
 
-# RESULT prints CF and AX; DO calls INT 13h with `ax` and does the same. PACKET puts a disk address packet where DS:SI points. SUM prints the
-# sum of the bytes at DS:SI in the upper half of a word.
-MACROS: Final = """
+# Every program starts here, at 0000:7C00, and ends at `done`. `say` prints AX in hexadecimal and a blank, `carry`
+# prints C or -; both change nothing.
+_PRELUDE: Final = """
+    ljmp 0:program
+done:
+    mov al, 0
+    out 0xF4, al
+    hlt
+carry:
+    pushf
+    push ax
+    mov al, 'C'
+    jc 1f
+    mov al, '-'
+1:
+    out 0xE9, al
+    pop ax
+    popf
+    ret
+say:
+    pushf
+    pusha
+    mov cx, 4
+1:
+    rol ax, 4
+    mov bl, al
+    and al, 15
+    cmp al, 10
+    jb 2f
+    add al, 'a' - '0' - 10
+2:
+    add al, '0'
+    out 0xE9, al
+    mov al, bl
+    loop 1b
+    mov al, ' '
+    out 0xE9, al
+    popa
+    popf
+    ret
+program:
+    mov bx, 0
+    mov ds, bx
+    mov es, bx
+    mov ss, bx
+    mov sp, 0x7C00
+    cld
+"""
+
+# RESULT prints CF and AX; DO calls INT 13h with `ax` and does the same. PACKET puts a disk address packet where DS:SI
+# points. SUM prints the sum of the bytes at DS:SI in the upper half of a word.
+_MACROS: Final = """
 .macro RESULT
     call carry
     call say
@@ -62,12 +118,23 @@ def run(tmp_path: Path, code: str, *options: str) -> str:
     """Boot `code` from drive 80h, with QEMU's `options` for more drives; return what it said on the debug console."""
     if shutil.which("qemu-system-i386") is None:
         pytest.skip("needs qemu-system-i386")
-    return Qemu(tmp_path, options=options).run(boot_sector(code)).strip()
+    (tmp_path / "bios.rom").write_bytes(build_bios())
+    (tmp_path / "vga.rom").write_bytes(build_vga_rom())
+    (tmp_path / "first.img").write_bytes(boot_sector(code).ljust(_FIRST_DISK_SECTORS * SECTOR, b"\0"))
+    command = [
+        *("qemu-system-i386", "-M", "isapc", "-m", "32", "-display", "none", "-net", "none", "-bios", "bios.rom"),
+        *("-cpu", "pentium3,-apic"),  # its local APIC would stand in the way of the 8259A
+        *("-device", "loader,file=vga.rom,addr=0xc0000,force-raw=on", "-boot", "c"),
+        *("-drive", "file=first.img,format=raw,if=ide", "-debugcon", "stdio", "-serial", "null", "-monitor", "none"),
+        *("-device", "isa-debug-exit,iobase=0xf4,iosize=1", *options),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)
+    return done.stdout.decode("latin-1").strip()
 
 
 def boot_sector(code: str, first: str = "") -> bytes:
-    """`first`, then `code` between the prelude of conftest.py and its end, as a bootable sector."""
-    sector = assemble_text(f"{first}{PRELUDE}{MACROS}\n{code}\njmp done\n", 0x7C00).flat(0x7C00)
+    """`first`, then `code` between the prelude and its end, as a bootable sector."""
+    sector = assemble_text(f"{first}{_PRELUDE}{_MACROS}\n{code}\njmp done\n", 0x7C00).flat(0x7C00)
     assert len(sector) <= SECTOR - 2, f"the boot sector is {len(sector) - SECTOR + 2} bytes too long"
     return sector.ljust(SECTOR - 2, b"\0") + b"\x55\xaa"
 

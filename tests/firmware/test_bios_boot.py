@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.firmware.conftest import SECTOR
-from tests.firmware.media import boot_sector, cd_image, drive, run, self_naming
+from tests.firmware.media import SECTOR, boot_sector, cd_image, drive, run, self_naming
 
 TRACK_0 = "mov dx, 0\nmov cx, 1\nmov bx, 0x8000\n"
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.firmware.conftest import SECTOR
-from tests.firmware.media import CD_SECTOR, drive, run, self_naming
+from tests.firmware.media import CD_SECTOR, SECTOR, drive, run, self_naming
 
 CYLINDERS, HEADS, SECTORS = 40, 16, 63  # of drive 81h
 TOTAL = CYLINDERS * HEADS * SECTORS

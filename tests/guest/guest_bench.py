@@ -36,6 +36,7 @@ STACK0, STACK1, STACK2 = 0x4_1000, 0x4_2000, 0x4_3000
 ENTRY = 0x100  # offset of the program from CODE
 CELL = 0x40  # offset from DATA of the memory operand that most cases use
 DONE = 0xF4
+FILL = 0xEE  # what the data and stack areas hold at the start
 TSS_LIMIT = 0x2067
 IO_MAP = 0x68
 
@@ -184,6 +185,7 @@ class Bench:
         self.end = 0
         self.leave: Leave | None = None
         self._before = b""
+        self._flags = 0
 
     # --- set-up -----------------------------------------------------------------------------------------
 
@@ -203,6 +205,8 @@ class Bench:
         self.poke(CODE + ENTRY, code + bytes([0xE6, DONE]))  # out DONE, al
         self.end = mode.entry + len(code)
         self.poke(HANDLERS, b"\xf4" * 256)
+        self.poke(DATA, bytes([FILL]) * 0x1000)
+        self.poke(STACK - 0x800, bytes([FILL]) * 0x1000)
         self._tables()
         {"real": self._real, "v86": self._v86, "protected": self._protected}[mode.kind]()
         self.set(**{**SEEDS, "esp": mode.offset(STACK, "ss")})
@@ -251,7 +255,7 @@ class Bench:
         for seg, base in self._bases().items():
             old = vcpu.segment(seg)
             vcpu.set_segment(seg, SegmentRegister(base >> 4, base, 0xFFFF, old.flags))
-        vcpu.idtr = (0, 0x3FF)
+        vcpu.idtr, vcpu.gdtr = (0, 0x3FF), (0x00AB_CDEF, 0x27)
 
     def _protected_tables(self) -> None:
         vcpu = self.vcpu
@@ -303,7 +307,7 @@ class Bench:
 
     def run(self, blocks: int = 100_000) -> Picture:
         """Run to the end, a handler, HLT or shutdown; at most so many blocks."""
-        self._before = self.peek(0, LOW)
+        self._before, self._flags = self.peek(0, LOW), self.vcpu.eflags
         self.phys.set_block_limit(blocks)
         self.leave = self.engine.run()
         return self.picture()
@@ -353,7 +357,8 @@ class Bench:
     def _real_frame(self, shown: Picture, vector: int) -> range:
         at = self.vcpu.base(Seg.SS) + (shown["esp"] & 0xFFFF)
         ip, cs, flags = (self.word(at + 2 * i, 2) for i in range(3))
-        shown |= {"eip": ip, "cs": (cs, cs << 4), "eflags": shown["eflags"] & ~0xFFFF | flags, "fault": (vector, None)}
+        upper = shown["eflags"] & ~0xFFFF | self._flags & AC  # AC is cleared on the way in and not in the frame
+        shown |= {"eip": ip, "cs": (cs, cs << 4), "eflags": upper | flags, "fault": (vector, None)}
         shown["esp"] = shown["esp"] & 0xFFFF_0000 | shown["esp"] + 6 & 0xFFFF
         return range(at, at + 6)
 
@@ -388,11 +393,37 @@ class Bench:
     def run_case(self, code: bytes | str, mode: Mode, **before: int) -> tuple[Picture, Picture]:
         """Run from a fresh start: (the picture before, with EIP at the end; the picture after)."""
         self.start(mode, code, **before)
-        self._before = self.peek(0, LOW)
-        self.leave = Leave.PREEMPTED
-        untouched = self.picture() | {"eip": "end"}
+        untouched = self.here()
         return untouched, self.run()
 
+    def here(self) -> Picture:
+        """The picture before a run, as if nothing but EIP changed in it."""
+        self._before = self.peek(0, LOW)
+        self.leave = Leave.PREEMPTED
+        return self.picture() | {"eip": "end"}
+
+
+
+# --- what cases expect ---------------------------------------------------------------------------------------
+
+PATTERNS = (0, ARITHMETIC | DF, 0x41, 0x894, 0x4D5, 0x8D4 | AC | ID, 0x401 | ID, 0x80 | AC)
+"""EFLAGS images: all six arithmetic flags and DF, set and clear, in several combinations."""
+
+
+def stored(at: int, data: bytes) -> dict[int, bytes]:
+    """What a picture's `memory` shows after a store into the data or stack area (which must not hold FILL)."""
+    assert FILL not in data
+    return {at: data}
+
+
+def little(value: int, size: int) -> bytes:
+    """`size` bytes, little-endian."""
+    return (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+
+
+def faulted(mode: Mode, vector: int, code: int | None = None) -> Picture:
+    """The first instruction faulted; in real mode error codes are not pushed."""
+    return {"eip": mode.entry, "fault": (int(vector), None if mode.kind == "real" else code)}
 
 
 # --- encodings, the same text for every mode ----------------------------------------------------------------

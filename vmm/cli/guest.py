@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from vmm.screen import GraphicsScreen, TextScreen
 
 KEY_GAP_NS: Final = 20_000_000  # 50 keys a second: as fast as typematic repeat, and the INT 16h buffer holds 15
+UNREAD_MAX: Final = 8  # of the 15 keys that the buffer holds
+PATIENCE_NS: Final = 2_000_000_000
+_BUFFER_POINTERS: Final = 0x41A
+_BUFFER_BOUNDS: Final = 0x480
 SERIAL_BACKLOG: Final = 64  # bytes at the door at a time: a few receive FIFOs
 SERIAL_LOG_MAX: Final = 1 << 20
 
@@ -39,8 +43,17 @@ class Door(Protocol):
         """Whether a recording is being fed; it ends in an IndexError."""
 
 
+class Memory(Protocol):
+    """Guest-physical memory, to look at."""
+
+    def read(self, gpa: int, count: int) -> bytes: ...
+
+
 class Guest(Protocol):
     """A VM, as far as the command line knows one."""
+
+    @property
+    def memory(self) -> Memory: ...
 
     @property
     def door(self) -> Door: ...
@@ -71,7 +84,11 @@ class Runner(Protocol):
 
 
 class Typist:
-    """Keystrokes on their way to the keyboard, one every 20 ms of guest time."""
+    """Keystrokes on their way to the keyboard, one every 20 ms of guest time.
+
+    The buffer of INT 16h holds 15 keys and drops what comes on top. While it is half full the next key waits, as a
+    typist does who watches the screen, but not for ever: the guest may read its keyboard in another way.
+    """
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
@@ -87,9 +104,25 @@ class Typist:
 
     def pump(self) -> None:
         """Hand over the next key if its time has come."""
-        if self._waiting and self._guest.now >= self._next_at:
-            self._guest.door.post_keys([self._waiting.popleft()])
-            self._next_at = self._guest.now + KEY_GAP_NS
+        now = self._guest.now
+        if not self._waiting or now < self._next_at:
+            return
+        if unread_keys(self._guest.memory) >= UNREAD_MAX and now < self._next_at + PATIENCE_NS:
+            return
+        self._guest.door.post_keys([self._waiting.popleft()])
+        self._next_at = now + KEY_GAP_NS
+
+
+def unread_keys(memory: Memory) -> int:
+    """How many keys wait in the buffer of INT 16h; 0 where the guest keeps something else there.
+
+    Source: IBM PC/AT Technical Reference, "ROM BIOS", data area 40h: words 1Ah head, 1Ch tail, 80h start, 82h end.
+    """
+    words = memory.read(_BUFFER_POINTERS, 4) + memory.read(_BUFFER_BOUNDS, 4)
+    head, tail, start, end = (int.from_bytes(words[at : at + 2], "little") for at in range(0, 8, 2))
+    if not (start <= head < end and start <= tail < end):
+        return 0
+    return (tail - head) % (end - start) // 2
 
 
 class SerialFeed:

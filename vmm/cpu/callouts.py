@@ -148,6 +148,16 @@ _POP_SEGMENT: Final = {0x07: Seg.ES, 0x17: Seg.SS, 0x1F: Seg.DS, 0x0FA1: Seg.FS,
 _FAR_LOAD: Final = {0xC4: Seg.ES, 0xC5: Seg.DS, 0x0FB2: Seg.SS, 0x0FB4: Seg.FS, 0x0FB5: Seg.GS}
 
 
+SEGMENT_LOADS: Final = frozenset(("mov", "pop", "lds", "les", "lfs", "lgs"))
+
+
+def data_segment_loaded(insn: Insn) -> int | None:
+    """Which of ES DS FS GS an instruction of SEGMENT_LOADS loads; None for SS and for other registers."""
+    opcode = insn.opcode
+    seg = insn.modrm >> 3 & 7 if opcode == 0x8E else _POP_SEGMENT.get(opcode, _FAR_LOAD.get(opcode))
+    return None if seg == Seg.SS else seg
+
+
 def load_segment(vcpu: Vcpu, seg: int, selector: int) -> None:
     """Load any segment register but CS, in any mode."""
     if seg == Seg.SS:

@@ -81,6 +81,26 @@ def materialise(vcpu: Vcpu, root: int) -> None:
         d[hw.D_HFLAGS] = hflags | _USER_DPL | hw.HF_ADDSEG | hw.HF_VM
 
 
+def load_data_segment(vcpu: Vcpu, seg: int) -> None:
+    """Bring one of ES DS FS GS to the physical CPU; nothing else has changed."""
+    d = vcpu.state.d
+    if d[hw.D_HFLAGS] & hw.HF_VM:
+        d[hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS] = _V86_DATA
+        return
+    d[hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS] = raised(vcpu.segment_flags[seg])
+    if vcpu.base(seg):
+        d[hw.D_HFLAGS] |= hw.HF_ADDSEG
+
+
+def refresh_segments(vcpu: Vcpu) -> None:
+    """Bring segment registers to the physical CPU when mode, privilege and control registers are as they were."""
+    d = vcpu.state.d
+    if not d[hw.D_HFLAGS] & hw.HF_VM:  # in V86 their attributes are always the same
+        _load_protected(vcpu)
+        if _has_bases(vcpu):
+            d[hw.D_HFLAGS] |= hw.HF_ADDSEG
+
+
 def _load_protected(vcpu: Vcpu) -> None:
     d, flags = vcpu.state.d, vcpu.segment_flags
     for seg in range(6):

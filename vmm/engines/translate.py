@@ -131,6 +131,7 @@ class TranslateEngine:
         self._step: _Step | None = None
         self._leave: Leave | None = None
         self._space: BlockSpace
+        self._in_force: tuple[BlockSpace, int, int, int] | None = None
         self.stats = EngineStats()
         self.preempted_after = 0
         """How many blocks had started when the block limit struck in the latest run."""
@@ -158,6 +159,7 @@ class TranslateEngine:
         vcpu.state = phys.state
         vcpu.fold_flags = phys.fold_flags
         physical.load_fixed(vcpu, self._hole)
+        self._in_force = None
         phys.set_service_root(self.shadow.protected_root)
         self._empty()
 
@@ -269,6 +271,9 @@ class TranslateEngine:
             self._step.trap = self._step.trap and not name.startswith("int")
             self._finish_step()
         elif name in callouts.QUIET:
+            self._carry_on(name, block)
+        elif name in callouts.SEGMENT_LOADS and (seg := callouts.data_segment_loaded(insn)) is not None:
+            physical.load_data_segment(vcpu, seg)
             self._carry_on(name, block)
         else:
             self._resume()
@@ -542,8 +547,13 @@ class TranslateEngine:
         vcpu = self._vcpu
         if vcpu.stale_translations:
             self._empty()
-        physical.materialise(vcpu, self._switch_root())
         self._select_space()
+        control = (self._space, vcpu.cr0, vcpu.cr4, self._switch_root())
+        if control == self._in_force:
+            physical.refresh_segments(vcpu)
+        else:
+            physical.materialise(vcpu, control[3])
+            self._in_force = control
 
     def _switch_root(self) -> int:
         root = self.shadow.root(self._vcpu.is_real)
