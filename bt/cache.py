@@ -70,7 +70,7 @@ class BlockSpace:
     def find_version(self, eip: int, source: bytes, step: bool) -> "Block | None":
         """A block made earlier from these very bytes; it is published again."""
         for made_from, block in self.versions.get((eip, step), ()):
-            if source.startswith(made_from):
+            if block.alive and source.startswith(made_from):
                 if not step:
                     self.blocks[eip] = block
                 return block

@@ -2,7 +2,7 @@
 
 Each function turns one instruction into code on the vCPU page. EFLAGS: the physical register holds the arithmetic flags and
 DF, and nothing else that matters; IF is in Slot.IF, and IOPL, NT, AC and ID are in Slot.FLAGS. In physical V86 the real
-IOPL is 3, so that our `int` passes, and has to be taken out of a PUSHF image again.
+IOPL is 3, so that our `int` passes; it and VM have to be taken out of a PUSHF image again.
 """
 
 from typing import Final
@@ -13,7 +13,8 @@ from bt.guest import Mode
 from vmm.arch.layout import Slot
 from vmm.arch.registers import Eflags, Reg
 
-_PHYS_IOPL_V86: Final = int(Eflags.IOPL)
+_PHYS_FLAGS_V86: Final = int(Eflags.IOPL | Eflags.VM)
+"""What PUSHFD shows in physical V86 besides the guest's flags: the engine does not mask VM there."""
 _PAGE_FLAGS_16: Final = int(Eflags.IOPL | Eflags.NT)
 _PAGE_FLAGS_HIGH: Final = int(Eflags.AC | Eflags.ID)
 _SUSPICIOUS_USER: Final = int(Eflags.TF | Eflags.NT | Eflags.AC | Eflags.ID)
@@ -108,7 +109,7 @@ def pushf(emit: Emitter, insn: Insn) -> None:
     if emit.context.mode is Mode.V86:
         emit.callout()
         return
-    bias = -_PHYS_IOPL_V86 if emit.context.mode is Mode.REAL else 0
+    bias = -_PHYS_FLAGS_V86 if emit.context.mode is Mode.REAL else 0
     emit.emit(_PUSHF % _STACK_OPS[insn.operand_size], bias=bias)
 
 

@@ -17,6 +17,10 @@ QUEUE_MAX: Final = 4096
 """Keys, and bytes of serial input, that may wait; what comes on top is refused by being dropped."""
 
 
+class ReplayEnd(Exception):
+    """The log that is replayed has nothing more: the recorded run was stopped here."""
+
+
 @dataclass(slots=True)
 class DoorLog:
     """What came through: host times in ns, the block count of each run that was preempted (0: it was not), and input.
@@ -67,7 +71,7 @@ class Door:
         return self._log
 
     def replay(self, log: DoorLog) -> None:
-        """From now on, let in what the log says and nothing else. A log that ends is an IndexError."""
+        """From now on, let in what the log says and nothing else. When it ends: ReplayEnd."""
         self._replay = log
 
     # --- from inside -----------------------------------------------------------------------------------
@@ -129,9 +133,11 @@ class Door:
         return keys, data
 
     def _next(self, stream: str) -> Any:
-        at = self._at[stream]
+        entries, at = getattr(self._replay, stream), self._at[stream]
+        if at == len(entries):
+            raise ReplayEnd
         self._at[stream] = at + 1
-        return getattr(self._replay, stream)[at]
+        return entries[at]
 
 
 class Clock:

@@ -292,6 +292,8 @@ post_ata:
     add al, bl
     mov di, text_disk
     call post_tell
+    mov di, text_comma
+    call post_text
     mov eax, dword ptr fs:[si+D_SECTORS]
     mov edx, dword ptr fs:[si+D_SECTORS+4]
     mov di, text_kib
@@ -406,10 +408,12 @@ text_cd:
     .asciz "CD-ROM "
 text_colon:
     .asciz "h: "
+text_comma:
+    .asciz ", "
 text_kib:
     .asciz " KiB\r\n"
 text_mib:
-    .asciz " MiB"
+    .ascii " MiB"                   # and the next
 text_newline:
     .asciz "\r\n"
 

@@ -11,6 +11,7 @@ from fakes import FakeGuest, FakeMonitor, Slice
 
 from vmm.cli.options import Ends, Media, Outputs, Payload, RunRequest, StateFiles
 from vmm.cli.session import run_machine
+from vmm.door import ReplayEnd
 from vmm.errors import Unmodelled
 from vmm.outcome import (
     ExitPort,
@@ -172,7 +173,7 @@ def test_a_time_out_says_where_the_script_stood(capsys: pytest.CaptureFixture[st
 
 
 def runs_out_of_log(_: FakeGuest) -> None:
-    raise IndexError
+    raise ReplayEnd
 
 
 def test_a_replay_ends_where_the_recording_does() -> None:
@@ -182,7 +183,7 @@ def test_a_replay_ends_where_the_recording_does() -> None:
 
 
 def test_an_index_error_is_no_end_of_a_recording_where_none_is_replayed() -> None:
-    with pytest.raises(IndexError):
+    with pytest.raises(ReplayEnd):
         run_machine(request(), FakeGuest(), FakeMonitor([runs_out_of_log]))
 
 

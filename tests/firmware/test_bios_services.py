@@ -456,14 +456,20 @@ def test_ctrl_alt_delete_restarts_warm(bios_guest: BiosGuest) -> None:
 def test_waiting_for_a_key_tells_the_operating_system(bios_guest: BiosGuest) -> None:
     code = (
         HOOK.format("0x15")
-        + TAKE.format(0)
-        + """jmp done
+        + """
+            mov ah, 0
+            int 0x16
+            call say
+            jmp done
         handler:
             cmp ah, 0x90
             je 1f
             cmp ah, 0x91
             jne 2f
+            call say
+            jmp 2f
         1:  call say
+            call keys
         2:  stc
             retf 2
         """

@@ -28,7 +28,7 @@ from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion
 
 RAM = 4 << 20
-LOW = 1 << 20  # the memory that a picture compares
+LOW = 0x5_0000  # the memory that a picture compares
 GDT, LDT, IDT, TSS, TSS_B = 0x1000, 0x2000, 0x3000, 0x4000, 0x6000
 HANDLERS = 0x9000  # one HLT for each vector
 CODE, DATA, STACK = 0x1_0000, 0x2_0000, 0x3_0800
@@ -161,6 +161,42 @@ def interrupt_gate(offset: int, dpl: int = 0, selector: int = 8, kind: int = Sys
     return Gate(offset, selector, kind, dpl, True).to_bytes()
 
 
+@cache
+def low_memory() -> bytes:
+    """What lies below CODE: vector table, GDT, LDT, IDT, TSS, handlers."""
+    low = bytearray(CODE)
+
+    def put(at: int, *pieces: bytes) -> None:
+        data = b"".join(pieces)
+        low[at : at + len(data)] = data
+
+    for ring in range(4):
+        dpl = ring << 5
+        put(
+            GDT + 0x40 * ring + 8,
+            descriptor(0, 0xFFFF_FFFF, CODE_RE | dpl, BIG | PAGES),
+            descriptor(0, 0xFFFF_FFFF, DATA_RW | dpl, BIG | PAGES),
+            descriptor(CODE, 0xFFFF, CODE_RE | dpl),
+            descriptor(DATA, 0xFFFF, DATA_RW | dpl),
+            descriptor(STACK - 0x800, 0xFFFF, DATA_RW | dpl),
+            descriptor(CODE, 0xFFFF, CODE_RE | dpl, BIG),
+            descriptor(STACK - 0x800, 0xFFFF, DATA_RW | dpl, BIG),
+        )
+    put(GDT + MAIN_TSS, descriptor(TSS, TSS_LIMIT, TSS32_BUSY))
+    put(GDT + OTHER_TSS, descriptor(TSS_B, 0x67, TSS32_FREE))
+    put(GDT + THE_LDT, descriptor(LDT, 0xFF, LDT_TYPE))
+    put(LDT + (LOCAL_DATA & 0xFFF8), descriptor(DATA, 0xFFF, DATA_RW | 0x60))
+    for ring, top in enumerate((STACK0, STACK1, STACK2)):
+        put(TSS + 4 + 8 * ring, little(top, 4), little(flat_code(ring) + 8, 4))
+    put(TSS + 0x66, little(IO_MAP, 2), b"\xff" * 0x2000)
+    put(TSS + IO_MAP + DONE // 8, bytes([0xFF & ~(1 << DONE % 8)]))
+    for vector in range(256):
+        put(4 * vector, little(HANDLERS + vector, 4))
+        put(IDT + 8 * vector, interrupt_gate(HANDLERS + vector, 3 if vector in (3, 4, 0x80) else 0))
+    put(HANDLERS, b"\xf4" * 256)
+    return bytes(low)
+
+
 class Bench:
     """One virtual machine without devices, and the engine that runs it."""
 
@@ -204,10 +240,9 @@ class Bench:
             code = asm(code, mode.code32)
         self.poke(CODE + ENTRY, code + bytes([0xE6, DONE]))  # out DONE, al
         self.end = mode.entry + len(code)
-        self.poke(HANDLERS, b"\xf4" * 256)
+        self._host[: len(low_memory())] = low_memory()
         self.poke(DATA, bytes([FILL]) * 0x1000)
         self.poke(STACK - 0x800, bytes([FILL]) * 0x1000)
-        self._tables()
         {"real": self._real, "v86": self._v86, "protected": self._protected}[mode.kind]()
         self.set(**{**SEEDS, "esp": mode.offset(STACK, "ss")})
         self.vcpu.eip = mode.entry
@@ -223,32 +258,6 @@ class Bench:
                 self.vcpu.set_reg32(REGISTERS.index(name), value)
             else:
                 setattr(self.vcpu, name, value)
-
-    def _tables(self) -> None:
-        for ring in range(4):
-            dpl, at = ring << 5, 0x40 * ring + 8
-            for index, raw in enumerate((
-                descriptor(0, 0xFFFF_FFFF, CODE_RE | dpl, BIG | PAGES),
-                descriptor(0, 0xFFFF_FFFF, DATA_RW | dpl, BIG | PAGES),
-                descriptor(CODE, 0xFFFF, CODE_RE | dpl),
-                descriptor(DATA, 0xFFFF, DATA_RW | dpl),
-                descriptor(STACK - 0x800, 0xFFFF, DATA_RW | dpl),
-                descriptor(CODE, 0xFFFF, CODE_RE | dpl, BIG),
-                descriptor(STACK - 0x800, 0xFFFF, DATA_RW | dpl, BIG),
-            )):  # fmt: skip
-                self.poke(GDT + at + 8 * index, raw)
-        self.poke(GDT + MAIN_TSS, descriptor(TSS, TSS_LIMIT, TSS32_BUSY))
-        self.poke(GDT + OTHER_TSS, descriptor(TSS_B, 0x67, TSS32_FREE))
-        self.poke(GDT + THE_LDT, descriptor(LDT, 0xFF, LDT_TYPE))
-        self.poke(LDT + (LOCAL_DATA & 0xFFF8), descriptor(DATA, 0xFFF, DATA_RW | 0x60))
-        for ring, top in enumerate((STACK0, STACK1, STACK2)):
-            self.poke(TSS + 4 + 8 * ring, top.to_bytes(4, "little") + (flat_code(ring) + 8).to_bytes(4, "little"))
-        self.poke(TSS + 0x66, IO_MAP.to_bytes(2, "little") + b"\xff" * 0x2000)
-        self.poke(TSS + IO_MAP + DONE // 8, bytes([0xFF & ~(1 << DONE % 8)]))
-        for vector in range(256):
-            self.poke(4 * vector, (HANDLERS + vector).to_bytes(4, "little"))
-            dpl = 3 if vector in (3, 4, 0x80) else 0
-            self.poke(IDT + 8 * vector, interrupt_gate(HANDLERS + vector, dpl))
 
     def _real(self) -> None:
         vcpu = self.vcpu
@@ -307,7 +316,7 @@ class Bench:
 
     def run(self, blocks: int = 100_000) -> Picture:
         """Run to the end, a handler, HLT or shutdown; at most so many blocks."""
-        self._before, self._flags = self.peek(0, LOW), self.vcpu.eflags
+        self._before, self._flags = bytes(self._host[:LOW]), self.vcpu.eflags
         self.phys.set_block_limit(blocks)
         self.leave = self.engine.run()
         return self.picture()
@@ -332,7 +341,7 @@ class Bench:
         return shown
 
     def _changes(self, frame: range) -> dict[int, bytes]:
-        after, before = self.peek(0, LOW), self._before
+        after, before = bytes(self._host[:LOW]), self._before
         changes: dict[int, bytearray] = {}
         if after == before:
             return {}
@@ -398,7 +407,7 @@ class Bench:
 
     def here(self) -> Picture:
         """The picture before a run, as if nothing but EIP changed in it."""
-        self._before = self.peek(0, LOW)
+        self._before = bytes(self._host[:LOW])
         self.leave = Leave.PREEMPTED
         return self.picture() | {"eip": "end"}
 

@@ -40,7 +40,7 @@ class Door(Protocol):
 
     @property
     def is_replaying(self) -> bool:
-        """Whether a recording is being fed; it ends in an IndexError."""
+        """Whether a recording is being fed; it ends in a ReplayEnd."""
 
 
 class Memory(Protocol):

@@ -31,6 +31,7 @@ from vmm.cli.frontends import (
 from vmm.cli.guest import Guest, Runner, SerialFeed, SerialLog, Typist
 from vmm.cli.options import Ends, Outputs, RunRequest
 from vmm.cli.terminal import Input, stdin_descriptor
+from vmm.door import ReplayEnd
 from vmm.errors import Unmodelled
 from vmm.outcome import (
     Halted,
@@ -91,7 +92,7 @@ class Session:
     def _run_slice(self, started: float) -> Outcome | None:
         try:
             return self.runner.run_slice(self.guest, self._slice_length(started))
-        except IndexError:  # what `Door` says when the recording that it replays has ended
+        except ReplayEnd:
             if not self.guest.door.is_replaying:
                 raise
             return ReplayEnded()

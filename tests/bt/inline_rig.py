@@ -1,0 +1,229 @@
+"""Translated code on the physical CPU: one guest instruction in, the whole state after it out.
+
+The rig's CPU stands for the engine: the vCPU page, its user view, the scratch page and a branch table are mapped, blocks go
+into a real `CodeCache`, and a run ends at the first exit, which is named by its site or is a fault.
+"""
+
+import random
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from cpu_rig import CODE, DATA, EXIT, NX, STACK, P, Rig, U, W
+
+from bt.cache import Arena, Block, CodeCache
+from bt.emit import Mark, Site, Translation
+from bt.guest import Context, Mode, Window
+from bt.translate import BlockTranslator, Options
+from vmm.arch.layout import MASK32, PAGE_SIZE, Slot
+from vmm.arch.registers import ARITHMETIC, Eflags, Reg, Seg
+from vmm.hw import state as hw
+
+PAGE, VIEW, SCRATCH, LOOKUP = 0x34_0000, 0x34_1000, 0x34_2000, 0x40_0000
+LOOKUP_SIZE = 0x10_0000
+CODE_PAGES, USER_CODE = 8, CODE + 8 * PAGE_SIZE
+STACK_POINTER: Final = 0xE00
+UNMAPPED: Final = 0x8000
+GUEST_EIP: Final = 0x1234
+DF: Final = int(Eflags.DF)
+ALL_FLAGS: Final = [
+    sum(bit for number, bit in enumerate((1, 4, 0x10, 0x40, 0x80, 0x400, 0x800)) if choice >> number & 1)
+    for choice in range(128)
+]
+"""The six arithmetic flags and DF, in all combinations."""
+
+SLOTS: Final = [slot for slot in Slot if slot is not Slot.SCRATCH]
+
+
+@dataclass(frozen=True)
+class World:
+    """A way to run the guest: its context, and what the physical CPU must look like for it."""
+
+    context: Context
+    cs_base: int = 0
+
+    @property
+    def is_v86(self) -> bool:
+        return self.context.mode is not Mode.PROTECTED
+
+    @property
+    def user(self) -> bool:
+        return self.context.is_user
+
+    @property
+    def stack_mask(self) -> int:
+        return MASK32 if self.context.stack32 else 0xFFFF
+
+
+WORLDS: Final = {
+    "real": World(Context(Mode.REAL, 0, False, False), 0x5670),
+    "kernel16": World(Context(Mode.PROTECTED, 0, False, False), 0x1_0000),
+    "kernel16, 32-bit stack": World(Context(Mode.PROTECTED, 0, False, True)),
+    "kernel32": World(Context(Mode.PROTECTED, 0, True, True)),
+    "kernel32, based": World(Context(Mode.PROTECTED, 0, True, True), 0xFFF0_0000),
+    "kernel32, 16-bit stack": World(Context(Mode.PROTECTED, 0, True, False)),
+    "user32": World(Context(Mode.PROTECTED, 3, True, True)),
+    "user16": World(Context(Mode.PROTECTED, 3, False, False)),
+}
+KERNELS: Final = {name: world for name, world in WORLDS.items() if not world.user}
+PROTECTED: Final = {name: world for name, world in WORLDS.items() if world.context.mode is Mode.PROTECTED}
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a guest instruction may see or change. `data` and `stack` are the bytes behind DS:0 and SS:0."""
+
+    regs: tuple[int, ...]
+    flags: int
+    slots: dict[Slot, int]
+    data: bytes = bytes(PAGE_SIZE)
+    stack: bytes = bytes(PAGE_SIZE)
+
+    def but(self, **changes: object) -> "State":
+        """The same with registers (by name), `flags`, `data`, `stack` or slots (by name) changed."""
+        regs = list(self.regs)
+        slots = dict(self.slots)
+        rest = {}
+        for name, value in changes.items():
+            if name in Slot.__members__:
+                assert isinstance(value, int)
+                slots[Slot[name]] = value
+            elif name.upper() in Reg.__members__:
+                assert isinstance(value, int)
+                regs[Reg[name.upper()]] = value & MASK32
+            else:
+                rest[name] = value
+        return replace(self, regs=tuple(regs), slots=slots, **rest)  # type: ignore[arg-type]
+
+    def pushed(self, value: int, size: int) -> "State":
+        """With a value on the stack."""
+        sp = self.regs[Reg.ESP] - size
+        stack = bytearray(self.stack)
+        stack[sp & 0xFFF : (sp & 0xFFF) + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+        return self.but(esp=sp, stack=bytes(stack))
+
+    def with_data(self, at: int, value: int, size: int) -> "State":
+        """With a value stored at DS:at."""
+        data = bytearray(self.data)
+        data[at : at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+        return self.but(data=bytes(data))
+
+
+def some_state(seed: int, flags: int) -> State:
+    """A random state: registers that point into the data page now and then, everything else anything."""
+    rng = random.Random(seed)
+    regs = [rng.getrandbits(32) for _ in Reg]
+    regs[Reg.ESP] = STACK_POINTER
+    slots = {slot: rng.getrandbits(32) for slot in SLOTS}
+    slots[Slot.IF] = rng.choice((0, 0x200))
+    slots[Slot.FLAGS] = rng.getrandbits(32) & 0x24_7000
+    slots[Slot.PENDING] = 0
+    return State(tuple(regs), flags, slots, rng.randbytes(PAGE_SIZE), rng.randbytes(PAGE_SIZE))
+
+
+@dataclass
+class Outcome:
+    """How one run ended: at a site, or with a fault (vector, error code, CR2) that belongs to `mark`."""
+
+    state: State
+    site: Site | None = None
+    fault: tuple[int, int, int] | None = None
+    mark: Mark | None = None
+    scratch: list[int] = field(default_factory=list)
+
+
+class InlineRig(Rig):
+    """Runs translations. One block space is in use at a time: that of the last `place`."""
+
+    def __init__(self) -> None:
+        super().__init__(tcg_buffer=32 << 20)
+        for index in range(2 * CODE_PAGES):
+            self.map(CODE + index * PAGE_SIZE, CODE + index * PAGE_SIZE, P | U)
+        for index in range(LOOKUP_SIZE // PAGE_SIZE):
+            self.map(LOOKUP + index * PAGE_SIZE, LOOKUP + index * PAGE_SIZE, P | U | NX)
+        self.map(VIEW, PAGE, P | U | NX)
+        self.map(SCRATCH, SCRATCH, P | W | U | NX)
+        self.cpu.set_service_root(self.root)
+        self.cache = CodeCache(
+            Arena(self.memory.window(CODE, CODE_PAGES * PAGE_SIZE), CODE),
+            Arena(self.memory.window(USER_CODE, CODE_PAGES * PAGE_SIZE), USER_CODE),
+            self.memory.window(LOOKUP, LOOKUP_SIZE), LOOKUP, self.cpu.forget_code,
+        )  # fmt: skip
+        self.translator = BlockTranslator()
+
+    def clear(self) -> None:
+        """Empty the cache."""
+        self.cache.clear()
+        self.cpu.forget_all_code()
+
+    def window(self, world: World) -> Window:
+        """Where code finds the VMM's pages in this world."""
+        table = self.cache.space(world.cs_base, world.context).lookup
+        if world.user:
+            return Window(VIEW, SCRATCH, table, world.cs_base)
+        return Window(PAGE, PAGE, table, world.cs_base)
+
+    def translate(self, world: World, code: bytes, eip: int = GUEST_EIP, **options: bool) -> Translation:
+        """Translate the first instruction of `code`."""
+        made = Options(limit=1, **options)  # type: ignore[arg-type]
+        return self.translator.translate(code, eip, world.context, self.window(world), made)
+
+    def place(self, world: World, code: bytes, eip: int = GUEST_EIP, **options: bool) -> Block:
+        """Translate and place it."""
+        translation = self.translate(world, code, eip, **options)
+        return self.cache.place(self.cache.space(world.cs_base, world.context), translation, (0,), False)
+
+    def go(self, world: World, block: Block, before: State) -> Outcome:
+        """Enter a block with a state; what the first exit shows."""
+        self._load(world, block, before)
+        self.run()
+        seen = self.exits[-1]
+        address = seen.eip + world.cs_base & MASK32
+        after = self._state(world)
+        scratch_page = SCRATCH if world.user else PAGE
+        scratch = [self.word(scratch_page + Slot.SCRATCH + 4 * index) for index in range(4)]
+        if seen.vector == EXIT:
+            site, _ = self.cache.sites[address]
+            return Outcome(after, site, scratch=scratch)
+        found = self.cache.block_at(address)
+        assert found is not None
+        mark = found.mark_at(address)
+        return Outcome(after, None, (seen.vector, seen.error_code, seen.cr2), mark, scratch)
+
+    def rewound(self, outcome: Outcome) -> State:
+        """The state as the guest must see it after a fault: registers out of their scratch words."""
+        assert outcome.mark is not None
+        regs = list(outcome.state.regs)
+        for reg, word in outcome.mark.restore:
+            regs[reg] = outcome.scratch[word]
+        return replace(outcome.state, regs=tuple(regs))
+
+    def _load(self, world: World, block: Block, before: State) -> None:
+        context = world.context
+        cpl = 3 if world.is_v86 or world.user else 1
+        self.map(PAGE, PAGE, P | W | NX | (U if world.is_v86 else 0))
+        self.enter(
+            cpl, context.code32, world.is_v86, 3 if world.is_v86 else 0, world.cs_base, block.address & MASK32
+        )  # fmt: skip
+        state = self.cpu.state
+        state.q[hw.Q_EIP] = block.entry
+        if not context.stack32:
+            state.d[hw.D_HFLAGS] &= ~hw.HF_SS32
+        data_flags = 0x00CF_9300 | cpl << 13
+        for seg, base in ((Seg.SS, STACK), (Seg.DS, DATA), (Seg.ES, DATA), (Seg.FS, DATA), (Seg.GS, DATA)):
+            narrow = seg == Seg.SS and not context.stack32
+            self.segment(seg, 0x10 | cpl, base, data_flags & ~(1 << 22) if narrow else data_flags)
+        for reg, value in enumerate(before.regs):
+            state.q[reg] = value
+        self.set_flags(before.flags)
+        for slot, value in before.slots.items():
+            self.put(PAGE + slot, value.to_bytes(4, "little"))
+        self.put(DATA, before.data)
+        self.put(STACK, before.stack)
+        self.cpu.flush_tlb()
+
+    def _state(self, world: World) -> State:
+        return State(
+            tuple(self.reg(reg) for reg in Reg), self.flags() & (ARITHMETIC | DF),
+            {slot: self.word(PAGE + slot) for slot in SLOTS},
+            bytes(self.memory.view[DATA : DATA + PAGE_SIZE]), bytes(self.memory.view[STACK : STACK + PAGE_SIZE]),
+        )  # fmt: skip
