@@ -19,7 +19,7 @@ from vmm.arch.layout import PAGE_MASK, PAGE_SIZE
 from vmm.arch.registers import Cr0, Reg, Seg
 from vmm.board import Board, BoardPins, Media
 from vmm.cpu.hole import Hole
-from vmm.cpu.paging import A20_BIT, Mmu
+from vmm.cpu.paging import A20_CLOSED, A20_OPEN, Mmu
 from vmm.cpu.vcpu import DESC_B, DESC_G, REAL_MODE_CODE, REAL_MODE_DATA, SegmentRegister, Vcpu
 from vmm.devices.a20 import A20Source
 from vmm.door import Door
@@ -123,7 +123,7 @@ class Vm:
 
     def set_a20(self, enabled: bool) -> None:
         """The A20 gate: closed, bit 20 of every guest-physical address is 0."""
-        self.mmu.a20_mask = 0xFFFF_FFFF if enabled else 0xFFFF_FFFF & ~A20_BIT
+        self.mmu.a20_mask = A20_OPEN if enabled else A20_CLOSED
         self.vcpu.stale_translations = True
 
     # --- what devices ask for --------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 # INT 19h from a CD-ROM: El Torito.
 #
-# boot_cd is jumped to by boot_order.s with SS = 0, FS = EBDA, DS = 40h. It looks at each drive E0h.. for the boot record
-# in sector 17, takes the default entry of the boot catalogue, begins its emulation (INT 13h/4Ah) and loads it: without
-# emulation 2048-byte sectors from the CD, otherwise 512-byte sectors from the emulated drive. The image is entered at
-# its load segment (0: 7C0h) as a boot sector is, DL = E0h.., or the emulated drive. Sectors of the CD pass through 0000:7C00.
+# boot_cd is jumped to by boot_order.s with SS = 0, FS = EBDA, DS = 40h. It looks at each drive E0h.. for the boot
+# record in sector 17, takes the default entry of the boot catalogue, begins its emulation (INT 13h/4Ah) and loads it:
+# without emulation 2048-byte sectors from the CD, otherwise 512-byte sectors from the emulated drive. The image is
+# entered at its load segment (0: 7C0h) as a boot sector is, DL = E0h.., or the emulated drive. Sectors of the CD pass
+# through 0000:7C00.
 #
 # Source: "El Torito Bootable CD-ROM Format Specification" 1.0, "Boot Record Volume Descriptor", "Booting Catalog".
 

@@ -2,15 +2,15 @@
 #
 # int19_entry and int18_entry are jumped to or reached by INT, in real mode with IF in any state; they forget the
 # caller's stack. The devices in CMOS 3Dh (low nibble, high nibble) and 38h (high nibble) are tried in turn: 1 floppy
-# drive 00h, 2 disk 80h, 3 the CD-ROMs; 0 ends the list. Without any entry the order is 1, 2, 3. INT 18h goes on with the
-# device after the one that was booted last, as the BIOS Boot Specification has it; after the last one it says so and
-# halts for good.
+# drive 00h, 2 disk 80h, 3 the CD-ROMs; 0 ends the list. Without any entry the order is 1, 2, 3. INT 18h goes on with
+# the device after the one that was booted last, as the BIOS Boot Specification has it; after the last one it says so
+# and halts for good.
 #
 # A boot sector is entered at 0000:7C00 with DL = drive, SS:SP = 0000:7C00, AX = AA55h, interrupts on, DF clear and all
 # other registers zero; ES:DI = 0 says that there is no Plug and Play BIOS.
 #
-# The signature AA55h must stand at the end of a disk's boot sector. A floppy's may lack it when CMOS 38h bit 0 is set; then
-# a sector that begins with nine equal words does not boot: it was formatted and never written.
+# The signature AA55h must stand at the end of a disk's boot sector. A floppy's may lack it when CMOS 38h bit 0 is
+# set; then a sector that begins with nine equal words does not boot: it was formatted and never written.
 #
 # Sources: IBM PC/AT Technical Reference, "INT 19h"; Compaq/Phoenix/Intel "BIOS Boot Specification" 1.01.
 
@@ -142,7 +142,8 @@ boot_failed:
     call puts_rom
     jmp boot_next
 
-# Read the first sector of drive DL to 0000:7C00. ES = 0. CF set, AH = status: it cannot be read. Changes AX, BX, CX, DI.
+# Read the first sector of drive DL to 0000:7C00. ES = 0. CF set, AH = status: it cannot be read. Changes AX, BX, CX,
+# DI.
 boot_read:
     xor ax, ax
     mov es, ax

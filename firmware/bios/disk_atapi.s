@@ -183,7 +183,7 @@ atapi_read:
     xchg cl, ch
     mov word ptr fs:[EB_PACKET+7], cx
     call atapi_run
-    jnc cd_explain.out
+    jnc cd_explain.out              # CF is clear
     # falls into cd_explain
 
 # CF set, AH = the status of a failed packet: a drive that is not ready may have no medium. Changes EAX, CX, DX.

@@ -4,7 +4,8 @@
 # 4Ah (boot_cd.s). While ET_ACTIVE is set, INT 13h for drive ET_DRIVE comes to et_service.
 #
 # The specification packet, 13h bytes: 00 size, 01 media type, 02 drive, 03 controller, 04 first CD sector of the image,
-# 08 bit 0 slave, 0A segment of a cache (not used), 0C load segment, 0E sectors to load, 10 CH, CL, DH as of INT 13h/08h.
+# 08 bit 0 slave, 0A segment of a cache (not used), 0C load segment, 0E sectors to load, 10 CH, CL, DH as of INT
+# 13h/08h.
 #
 # Source: "El Torito Bootable CD-ROM Format Specification" 1.0, "INT 13 Extensions", figure 12 and following.
 

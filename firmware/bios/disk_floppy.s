@@ -1,7 +1,8 @@
-# INT 13h for floppies, DL = 00h and 01h: the functions. The controller's commands are in disk_fdc.s.
+# INT 13h for floppies, DL = 00h and 01h: the functions. The controller's commands are in disk_fdc*.s.
 #
 # Entered by a jump from int13_entry (disk.inc). Each function documents what it takes and returns besides AH and CF.
-# CH = cylinder, CL = sector from 1, DH = head. A buffer may not cross a 64 KiB boundary, which the DMA cannot: AH = 09h.
+# CH = cylinder, CL = sector from 1, DH = head. A buffer may not cross a 64 KiB boundary, which the DMA cannot: AH =
+# 09h.
 #
 # The rate at which a medium was written is found by trying the ones that the drive knows (fd_media_*), and kept in
 # BDA_FD_MEDIA until the drive says that the disk was changed. The number of sectors on a track comes from the diskette
@@ -41,7 +42,7 @@ fd_media_1200:
     MEDIA 0x15, 79, dpt_1200        # 500 kbit/s
     MEDIA 0x74, 39, dpt_360         # 300 kbit/s, every second track
     .byte 0
-fd_media_2880:
+fd_media_2880:                      # the three 3.5 inch lists end alike
     MEDIA 0xD7, 79, dpt_2880        # 1 Mbit/s
 fd_media_1440:
     MEDIA 0x17, 79, dpt_1440        # 500 kbit/s
@@ -236,8 +237,8 @@ fd_first_media:
     mov si, word ptr cs:[di+fd_media-2]
     ret
 
-# AH = 08h: BL = CMOS type, CH, CL, DH = the last cylinder, sector and head, DL = number of drives, ES:DI = parameter table.
-# For a drive that is not there all are zero but DL.
+# AH = 08h: BL = CMOS type, CH, CL, DH = the last cylinder, sector and head, DL = number of drives, ES:DI = parameter
+# table. For a drive that is not there all are zero but DL.
 fd_parameters:
     mov word ptr [bp+F_AX], 0
     mov word ptr [bp+F_BX], 0

@@ -1,9 +1,11 @@
 # POST: find the floppy drives, the ATA disks and the ATAPI CD-ROMs, and tell of them.
 #
 # disk_post: near call, DS = 40h, interrupts on, the console works. Fills the drive table and the maps in the EBDA
-# (disk.inc), BDA_HD_COUNT, the floppy bits of BDA_EQUIPMENT, and INT 41h and 46h; changes any register but SS:SP and DS.
+# (disk.inc), BDA_HD_COUNT, the floppy bits of BDA_EQUIPMENT, and INT 41h and 46h; changes any register but SS:SP and
+# DS.
 #
-# Sources: IBM PC/AT Technical Reference, "ROM BIOS Data Area"; ATA/ATAPI-6, "IDENTIFY DEVICE", "IDENTIFY PACKET DEVICE".
+# Sources: IBM PC/AT Technical Reference, "ROM BIOS Data Area"; ATA/ATAPI-6, "IDENTIFY DEVICE", "IDENTIFY PACKET
+# DEVICE".
 
 .include "disk.inc"
 
@@ -107,7 +109,7 @@ text_1440:
 text_2880:
     .asciz ": 2.88 MB, 3.5 inch\r\n"
 
-# ---- ATA ----------------------------------------------------------------------------------------------------------------
+# ---- ATA ---------------------------------------------------------------------------------------------------
 
 ata_channels:                       # command block, control block, IRQ
     .word 0x1F0, 0x3F6

@@ -1,6 +1,6 @@
 """Translated code on the physical CPU: one guest instruction in, the whole state after it out.
 
-The rig's CPU stands for the engine: the vCPU page, its user view, the scratch page and a branch table are mapped, blocks go
+The rig stands for the engine: the vCPU page, its user view, the scratch page and branch tables are mapped, blocks go
 into a real `CodeCache`, and a run ends at the first exit, which is named by its site or is a fault.
 """
 
@@ -19,7 +19,7 @@ from vmm.arch.registers import ARITHMETIC, Eflags, Reg, Seg
 from vmm.hw import state as hw
 
 PAGE, VIEW, SCRATCH, LOOKUP = 0x34_0000, 0x34_1000, 0x34_2000, 0x40_0000
-LOOKUP_SIZE = 0x10_0000
+LOOKUP_SIZE = 0x30_0000
 CODE_PAGES, USER_CODE = 8, CODE + 8 * PAGE_SIZE
 STACK_POINTER: Final = 0xE00
 UNMAPPED: Final = 0x8000
@@ -97,15 +97,14 @@ class State:
     def pushed(self, value: int, size: int) -> "State":
         """With a value on the stack."""
         sp = self.regs[Reg.ESP] - size
-        stack = bytearray(self.stack)
-        stack[sp & 0xFFF : (sp & 0xFFF) + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
-        return self.but(esp=sp, stack=bytes(stack))
+        return self.stored(sp, value, size, on_stack=True).but(esp=sp)
 
-    def with_data(self, at: int, value: int, size: int) -> "State":
-        """With a value stored at DS:at."""
-        data = bytearray(self.data)
-        data[at : at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
-        return self.but(data=bytes(data))
+    def stored(self, at: int, value: int, size: int, on_stack: bool = False) -> "State":
+        """With a value stored at DS:at or SS:at."""
+        name = "stack" if on_stack else "data"
+        page = bytearray(self.stack if on_stack else self.data)
+        page[at : at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+        return self.but(**{name: bytes(page)})
 
 
 def some_state(seed: int, flags: int) -> State:
@@ -113,7 +112,7 @@ def some_state(seed: int, flags: int) -> State:
     rng = random.Random(seed)
     regs = [rng.getrandbits(32) for _ in Reg]
     regs[Reg.ESP] = STACK_POINTER
-    slots = {slot: rng.getrandbits(32) for slot in SLOTS}
+    slots: dict[Slot, int] = {slot: rng.getrandbits(32) for slot in SLOTS}
     slots[Slot.IF] = rng.choice((0, 0x200))
     slots[Slot.FLAGS] = rng.getrandbits(32) & 0x24_7000
     slots[Slot.PENDING] = 0
@@ -149,11 +148,13 @@ class InlineRig(Rig):
             self.memory.window(LOOKUP, LOOKUP_SIZE), LOOKUP, self.cpu.forget_code,
         )  # fmt: skip
         self.translator = BlockTranslator()
+        self._placed: dict[tuple[World, bytes], Block] = {}
 
     def clear(self) -> None:
         """Empty the cache."""
         self.cache.clear()
         self.cpu.forget_all_code()
+        self._placed.clear()
 
     def window(self, world: World) -> Window:
         """Where code finds the VMM's pages in this world."""
@@ -164,13 +165,16 @@ class InlineRig(Rig):
 
     def translate(self, world: World, code: bytes, eip: int = GUEST_EIP, **options: bool) -> Translation:
         """Translate the first instruction of `code`."""
-        made = Options(limit=1, **options)  # type: ignore[arg-type]
+        made = Options(limit=1, **options)
         return self.translator.translate(code, eip, world.context, self.window(world), made)
 
     def place(self, world: World, code: bytes, eip: int = GUEST_EIP, **options: bool) -> Block:
-        """Translate and place it."""
-        translation = self.translate(world, code, eip, **options)
-        return self.cache.place(self.cache.space(world.cs_base, world.context), translation, (0,), False)
+        """Translate and place it, once for each world and code."""
+        if (world, code) not in self._placed:
+            translation = self.translate(world, code, eip, **options)
+            space = self.cache.space(world.cs_base, world.context)
+            self._placed[world, code] = self.cache.place(space, translation, (0,), False)
+        return self._placed[world, code]
 
     def go(self, world: World, block: Block, before: State) -> Outcome:
         """Enter a block with a state; what the first exit shows."""

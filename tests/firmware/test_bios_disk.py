@@ -257,6 +257,7 @@ FLOPPY = [
     pytest.param(TRACK_0 + "DO 0x0412", "-0012", id="04_verify"),
     pytest.param(TRACK_0 + "mov cl, 10\nDO 0x0412", "-0012", id="04_verify_both_heads"),
     pytest.param(TRACK_0 + "mov cl, 19\nmov ax, 0x0401\nint 0x13\ncall carry", "C", id="04_verify_no_sector_19"),
+    pytest.param(TRACK_0 + "mov ch, 7\nDO 0x0512", "-0012", id="05_format"),
     pytest.param(
         "mov dl, 0\nDO 0x0800\nSAY bx\nSAY cx\nSAY dx\nSAY_BYTE byte ptr es:[di+4]",
         "-0000 0004 4f12 0101 0012",

@@ -27,3 +27,12 @@ LARGE_FRAME_32: Final = 0xFFC0_0000
 LARGE_OFFSET_32: Final = 0x003F_FFFF
 LARGE_RESERVED_32: Final = 1 << 21
 """Of a 4-MByte entry, bit 21 is reserved; bits 20:13 are the frame's bits 39:32 (PSE-36)."""
+
+PHYSICAL_BITS: Final = 36  # of a P6: CPUID leaf 80000008h does not exist there, so 36 (SDM Vol. 3A, "PAE Paging")
+PDPT_BASE: Final = 0xFFFF_FFE0
+FRAME_PAE: Final = (1 << PHYSICAL_BITS) - (1 << 12)
+RESERVED_PAE: Final = (1 << 64) - (1 << PHYSICAL_BITS)
+"""Bits 62:36, and bit 63, which is NX where EFER.NXE exists and is set."""
+LARGE_FRAME_PAE: Final = (1 << PHYSICAL_BITS) - (1 << 21)
+LARGE_OFFSET_PAE: Final = (1 << 21) - 1
+LARGE_RESERVED_PAE: Final = (1 << 21) - (1 << 13)
