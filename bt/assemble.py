@@ -1,8 +1,9 @@
 """Templates: the in-cache sequences as assembly text, assembled once, with holes for addresses.
 
-The only importer of Keystone. A template is written once and assembled for 16- and for 32-bit code. Names in braces are
-32-bit fields that `Template.emit` fills in. `{o}` before a branch is the operand-size prefix in 16-bit code, without which
-the branch would cut EIP to 16 bits (SDM Vol. 2A, "Jcc": the operand size decides how much of EIP survives).
+The only importer of Keystone. A template is written once and assembled for 16- and for 32-bit code. Names in braces
+are 32-bit fields that `Template.emit` fills in. `{o}` before a branch is the operand-size prefix in 16-bit code,
+without which the branch would cut EIP to 16 bits (SDM Vol. 2A, "Jcc": the operand size decides how much of EIP
+survives).
 """
 
 import re
@@ -22,7 +23,8 @@ class TemplateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Machine code with named 32-bit fields, (offset, name) each; `labels` are offsets of `name:` lines that end in `@`."""
+    """Machine code with named 32-bit fields, (offset, name) each; `labels` are offsets of `name:` lines that end in
+    `@`."""
 
     code: bytes
     fields: tuple[tuple[int, str], ...]

@@ -1,11 +1,12 @@
 """Control transfers inside the cache.
 
-A direct branch ends in a rel32 that is patched once its target is translated. An indirect one brings its target into ECX
-(the guest's ECX waits in S0) and tries the predicted target, then the block space's lookup table, then the VMM. Nothing here
-touches the arithmetic flags: MOV, LEA, MOVZX and JECXZ do all of it. CALL pushes the guest's return address, never a cache address.
+A direct branch ends in a rel32 that is patched once its target is translated. An indirect one brings its target into
+ECX (the guest's ECX waits in S0) and tries the predicted target, then the block space's lookup table, then the VMM.
+Nothing here touches the arithmetic flags: MOV, LEA, MOVZX and JECXZ do all of it. CALL pushes the guest's return
+address, never a cache address.
 
-The lookup table has 256 entries in 16-bit code, 65,536 in 32-bit code, indexed by the low bits of the target EIP: two words,
-the negated EIP and the CS-relative address of its block.
+The lookup table has 256 entries in 16-bit code, 65,536 in 32-bit code, indexed by the low bits of the target EIP: two
+words, the negated EIP and the CS-relative address of its block.
 """
 
 from typing import Final

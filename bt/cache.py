@@ -1,9 +1,9 @@
 """The translation cache: where blocks live, how they are found, chained and dropped.
 
 A block space holds the blocks of one (CS.base, context): inside it a guest EIP names a block. Each space has its own
-branch-lookup table, which cached code reads. Blocks are placed one behind the other in the arena of their privilege class; an
-arena that is full, or a lookup area that is full, empties the whole cache. A dropped block leaves a tombstone: its first bytes
-become an exit, so that branches chained to it find their way through the VMM.
+branch-lookup table, which cached code reads. Blocks are placed one behind the other in the arena of their privilege
+class; an arena that is full, or a lookup area that is full, empties the whole cache. A dropped block leaves a
+tombstone: its first bytes become an exit, so that branches chained to it find their way through the VMM.
 """
 
 from bisect import bisect_right

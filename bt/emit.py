@@ -62,8 +62,8 @@ class Mark:
 class Translation:
     """A translated block, ready to be placed anywhere within reach of its CS.base.
 
-    `starts` maps the offset of each guest instruction's first byte to its EIP: the only places at which an interrupt may
-    be taken; `shadowed` are those among them that follow STI, MOV SS or POP SS.
+    `starts` maps the offset of each guest instruction's first byte to its EIP: the only places at which an interrupt
+    may be taken; `shadowed` are those among them that follow STI, MOV SS or POP SS.
     """
 
     code: bytes

@@ -10,39 +10,42 @@ _CONDITIONS: Final = "o no b ae e ne be a s ns p np l ge le g".split()
 _SIZES: Final = "b w d".split()
 
 _INTEGER: Final = """
-    aaa aad aam aas adc add and bound bsf bsr bswap bt btc btr bts cbw cdq clc cld cmc cmp cmpxchg cmpxchg8b cwd cwde daa das
-    dec div endbr32 endbr64 enter idiv imul inc lahf lea leave mov movabs movsx movzx mul neg nop not or pause pop popal popaw
-    push pushal pushaw rcl rcr rol ror sahf sal salc sar sbb shl shld shr shrd stc std sub test wait xadd xchg xlatb xor
+    aaa aad aam aas adc add and bound bsf bsr bswap bt btc btr bts cbw cdq clc cld cmc cmp cmpxchg cmpxchg8b cwd
+    cwde daa das dec div endbr32 endbr64 enter idiv imul inc lahf lea leave mov movabs movsx movzx mul neg nop
+    not or pause pop popal popaw push pushal pushaw rcl rcr rol ror sahf sal salc sar sbb shl shld shr shrd stc
+    std sub test wait xadd xchg xlatb xor
 """.split()
 
 _X87: Final = """
-    f2xm1 fabs fadd faddp fbld fbstp fchs fcmovb fcmovbe fcmove fcmovnb fcmovnbe fcmovne fcmovnu fcmovu fcom fcomi fcomp fcompi
-    fcompp fcos fdecstp fdiv fdivp fdivr fdivrp ffree ffreep fiadd ficom ficomp fidiv fidivr fild fimul fincstp fist fistp fisub
-    fisubr fld fld1 fldcw fldenv fldl2e fldl2t fldlg2 fldln2 fldpi fldz fmul fmulp fnclex fninit fnop fnsave fnstcw fnstenv
-    fnstsw fpatan fprem fprem1 fptan frndint frstor fscale fsin fsincos fsqrt fst fstp fstpnce fsub fsubp fsubr fsubrp ftst
-    fucom fucomi fucomp fucompi fucompp fxam fxch fxrstor fxsave fxtract fyl2x fyl2xp1 fcomip fucomip fdisi8087_nop feni8087_nop
-    fsetpm
+    f2xm1 fabs fadd faddp fbld fbstp fchs fcmovb fcmovbe fcmove fcmovnb fcmovnbe fcmovne fcmovnu fcmovu fcom
+    fcomi fcomp fcompi fcompp fcos fdecstp fdiv fdivp fdivr fdivrp ffree ffreep fiadd ficom ficomp fidiv fidivr
+    fild fimul fincstp fist fistp fisub fisubr fld fld1 fldcw fldenv fldl2e fldl2t fldlg2 fldln2 fldpi fldz fmul
+    fmulp fnclex fninit fnop fnsave fnstcw fnstenv fnstsw fpatan fprem fprem1 fptan frndint frstor fscale fsin
+    fsincos fsqrt fst fstp fstpnce fsub fsubp fsubr fsubrp ftst fucom fucomi fucomp fucompi fucompp fxam fxch
+    fxrstor fxsave fxtract fyl2x fyl2xp1 fcomip fucomip fdisi8087_nop feni8087_nop fsetpm
 """.split()
 
 _MMX: Final = """
-    emms movd movq packssdw packsswb packuswb paddb paddd paddsb paddsw paddusb paddusw paddw pand pandn pcmpeqb pcmpeqd pcmpeqw
-    pcmpgtb pcmpgtd pcmpgtw pmaddwd pmulhw pmullw por pslld psllq psllw psrad psraw psrld psrlq psrlw psubb psubd psubsb psubsw
-    psubusb psubusw psubw punpckhbw punpckhdq punpckhwd punpcklbw punpckldq punpcklwd pxor
+    emms movd movq packssdw packsswb packuswb paddb paddd paddsb paddsw paddusb paddusw paddw pand pandn pcmpeqb
+    pcmpeqd pcmpeqw pcmpgtb pcmpgtd pcmpgtw pmaddwd pmulhw pmullw por pslld psllq psllw psrad psraw psrld psrlq
+    psrlw psubb psubd psubsb psubsw psubusb psubusw psubw punpckhbw punpckhdq punpckhwd punpcklbw punpckldq
+    punpcklwd pxor
 """.split()
 
 _SSE: Final = """
-    addps addss andnps andps comiss cvtpi2ps cvtps2pi cvtsi2ss cvtss2si cvttps2pi cvttss2si divps divss ldmxcsr maskmovq maxps
-    maxss minps minss movaps movhlps movhps movlhps movlps movmskps movntps movntq movss movups mulps mulss orps pavgb pavgw
-    pextrw pinsrw pmaxsw pmaxub pminsw pminub pmovmskb pmulhuw prefetchnta prefetcht0 prefetcht1 prefetcht2 psadbw pshufw rcpps
-    rcpss rsqrtps rsqrtss sfence shufps sqrtps sqrtss stmxcsr subps subss ucomiss unpckhps unpcklps xorps
+    addps addss andnps andps comiss cvtpi2ps cvtps2pi cvtsi2ss cvtss2si cvttps2pi cvttss2si divps divss ldmxcsr
+    maskmovq maxps maxss minps minss movaps movhlps movhps movlhps movlps movmskps movntps movntq movss movups
+    mulps mulss orps pavgb pavgw pextrw pinsrw pmaxsw pmaxub pminsw pminub pmovmskb pmulhuw prefetchnta
+    prefetcht0 prefetcht1 prefetcht2 psadbw pshufw rcpps rcpss rsqrtps rsqrtss sfence shufps sqrtps sqrtss
+    stmxcsr subps subss ucomiss unpckhps unpcklps xorps
 """.split()
 
 _SSE2: Final = """
-    addpd addsd andnpd andpd clflush comisd cvtdq2pd cvtdq2ps cvtpd2dq cvtpd2pi cvtpd2ps cvtpi2pd cvtps2dq cvtps2pd cvtsd2si
-    cvtsd2ss cvtsi2sd cvtss2sd cvttpd2dq cvttpd2pi cvttps2dq cvttsd2si divpd divsd lfence maskmovdqu maxpd maxsd mfence minpd
-    minsd movapd movdq2q movdqa movdqu movhpd movlpd movmskpd movntdq movnti movntpd movq2dq movupd mulpd mulsd orpd paddq
-    pmuludq pshufd pshufhw pshuflw pslldq psrldq psubq punpckhqdq punpcklqdq shufpd sqrtpd sqrtsd subpd subsd ucomisd unpckhpd
-    unpcklpd xorpd
+    addpd addsd andnpd andpd clflush comisd cvtdq2pd cvtdq2ps cvtpd2dq cvtpd2pi cvtpd2ps cvtpi2pd cvtps2dq
+    cvtps2pd cvtsd2si cvtsd2ss cvtsi2sd cvtss2sd cvttpd2dq cvttpd2pi cvttps2dq cvttsd2si divpd divsd lfence
+    maskmovdqu maxpd maxsd mfence minpd minsd movapd movdq2q movdqa movdqu movhpd movlpd movmskpd movntdq movnti
+    movntpd movq2dq movupd mulpd mulsd orpd paddq pmuludq pshufd pshufhw pshuflw pslldq psrldq psubq punpckhqdq
+    punpcklqdq shufpd sqrtpd sqrtsd subpd subsd ucomisd unpckhpd unpcklpd xorpd
 """.split()
 
 _PREDICATES: Final = "eq lt le unord neq nlt nle ord".split()

@@ -1,8 +1,8 @@
 """The sensitive instructions that stay in the cache, and what decides whether they can.
 
-Each function turns one instruction into code on the vCPU page. EFLAGS: the physical register holds the arithmetic flags and
-DF, and nothing else that matters; IF is in Slot.IF, and IOPL, NT, AC and ID are in Slot.FLAGS. In physical V86 the real
-IOPL is 3, so that our `int` passes; it and VM have to be taken out of a PUSHF image again.
+Each function turns one instruction into code on the vCPU page. EFLAGS: the physical register holds the arithmetic
+flags and DF, and nothing else that matters; IF is in Slot.IF, and IOPL, NT, AC and ID are in Slot.FLAGS. In physical
+V86 the real IOPL is 3, so that our `int` passes; it and VM have to be taken out of a PUSHF image again.
 """
 
 from typing import Final
@@ -196,7 +196,7 @@ def _store_words(emit: Emitter, insn: Insn, *words: tuple[Slot, int]) -> None:
     emit.emit("mov dword ptr cs:[{S1}], edx")
     offset = 0
     for slot, size in words:
-        emit.emit("mov edx, dword ptr cs:[{%s}]" % slot.name)
+        emit.emit(f"mov edx, dword ptr cs:[{{{slot.name}}}]")
         emit.mark((Reg.ECX, S0), (Reg.EDX, S1))
         register, width = ("edx", "dword") if size == 4 else ("dx", "word")
         emit.emit(f"mov {width} ptr {segment}:[ecx + {offset}], {register}")

@@ -3,9 +3,9 @@
 A block is scanned until a control transfer, the end of its page, or `limit` instructions. Innocuous instructions keep
 their bytes. The table below says what becomes of every other one; what neither list knows is #UD on this processor.
 
-The critical instructions of Robin and Irvine, and why some of them may stay: MOV and PUSH of a segment register show the
-selector in the hidden register, and there the VMM keeps the guest's own, RPL included. MOV and POP *to* a segment register
-load natively in real mode and V86 (which run in physical V86), and leave the cache in protected mode.
+The critical instructions of Robin and Irvine, and why some of them may stay: MOV and PUSH of a segment register show
+the selector in the hidden register, and there the VMM keeps the guest's own, RPL included. MOV and POP *to* a segment
+register load natively in real mode and V86 (which run in physical V86), and leave the cache in protected mode.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,6 +44,9 @@ class Options:
 
 class NeedsMoreBytes(Exception):
     """The first instruction is cut off by the end of the bytes given."""
+
+
+DEFAULT_OPTIONS: Final = Options()
 
 
 def verbatim(emit: Emitter, insn: Insn) -> None:
@@ -168,8 +171,9 @@ NEWER: Final[Mapping[str, Translator]] = {"lzcnt": bit_scan, "tzcnt": bit_scan}
 
 LEAVING: Final = frozenset(
     """
-    arpl clts cpuid hlt in insb insd insw int int1 int3 into invd invlpg iret iretd lar lcall lgdt lidt ljmp lldt lmsw lsl ltr
-    out outsb outsd outsw rdmsr rdpmc rdtsc retf rsm sysenter sysexit ud2 verr verw wbinvd wrmsr
+    arpl clts cpuid hlt in insb insd insw int int1 int3 into invd invlpg iret iretd lar lcall lgdt lidt ljmp
+    lldt lmsw lsl ltr out outsb outsd outsw rdmsr rdpmc rdtsc retf rsm sysenter sysexit ud2 verr verw wbinvd
+    wrmsr
     """.split()
 )
 """They leave the cache."""
@@ -234,7 +238,7 @@ class BlockTranslator:
         return [undefined(source, eip, context)], True
 
     def translate(
-        self, source: bytes, eip: int, context: Context, window: Window, options: Options = Options()
+        self, source: bytes, eip: int, context: Context, window: Window, options: Options = DEFAULT_OPTIONS
     ) -> Translation:
         """Translate the block that starts with `source` at `eip`; `source` ends with its page."""
         insns, transfers = self.scan(source, eip, context, options)
@@ -311,7 +315,8 @@ def undefined(source: bytes, eip: int, context: Context) -> Insn:
 
 
 def _check_source(emit: Emitter, insns: list[Insn], source: bytes) -> None:
-    """Compare the block's source with what was translated, four bytes at a time; leave by a STALE exit if it changed."""
+    """Compare the block's source with what was translated, four bytes at a time; leave by a STALE exit if it
+    changed."""
     emit.insn = insns[0]
     emit.starts[0] = insns[0].eip
     emit.mark()

@@ -1,7 +1,7 @@
 """The board: which chip answers at which port, drives which line, and when.
 
-The only place that knows ports, IRQ lines and addresses. A PC/AT-compatible board: two 8259As, an 8254, an MC146818 with
-128 bytes of CMOS, two 8237s, an 82077AA, an 8042 with a keyboard, a 16550A, a VGA, two ATA channels.
+The only place that knows ports, IRQ lines and addresses. A PC/AT-compatible board: two 8259As, an 8254, an MC146818
+with 128 bytes of CMOS, two 8237s, an 82077AA, an 8042 with a keyboard, a 16550A, a VGA, two ATA channels.
 
 Source: IBM PC/AT Technical Reference, "I/O Address Map", "Hardware Interrupt Listing".
 """
@@ -104,7 +104,7 @@ class Board:
         self.a20 = A20Gate(pins.on_a20)
         self.pit = I8254(self._note, (self.lines[PIT_IRQ].source(), None, None))
         self.rtc = Mc146818(self.lines[RTC_IRQ].source(), self._note)
-        self.port61 = NmiStatusAndControl(lambda level: self.pit.set_gate(2, level), lambda: self.pit.out(2))
+        self.port61 = NmiStatusAndControl(self._set_gate2, self._read_out2)
         self.port92 = SystemControlPortA(lambda on: self.a20.set_source(A20Source.PORT_92, on), pins.on_reset)
         self.reset_control = ResetControl(pins.on_reset)
         self.keyboard_controller = I8042(
@@ -142,7 +142,7 @@ class Board:
         yield byte_region("8259 master", 0x20, 2, self.pic.master)
         yield self._timed_region("8254", 0x40, 4, self.pit)
         yield self._timed_region("8042", 0x60, 1, self.keyboard_controller)
-        yield self._timed_region("port 61h", 0x61, 1, self.port61, self.pit)
+        yield self._timed_region("port 61h", 0x61, 1, self.port61)
         yield self._timed_region("8042", 0x64, 1, self.keyboard_controller, offset=4)
         yield self._timed_region("MC146818", 0x70, 2, self.rtc)
         yield byte_region("POST", 0x80, 1, self.post)
@@ -179,27 +179,18 @@ class Board:
     ) -> PortRegion:
         return PortRegion(name, base, count, lambda o, _: read(o), lambda o, _, v: write(o, v), byte_wide=True)
 
-    def _timed_region(
-        self, name: str, base: int, count: int, chip: ByteTimedChip, also: TimedChip | None = None, *, offset: int = 0
-    ) -> PortRegion:
+    def _timed_region(self, name: str, base: int, count: int, chip: ByteTimedChip, offset: int = 0) -> PortRegion:
         """A byte-wide chip that is told the time before each access, and asked for its deadline after each."""
-        advance, also_advance = chip.advance, None if also is None else also.advance
-        now, chip_read, chip_write = self.clock.now, chip.read, chip.write
+        advance, now, chip_read, chip_write = chip.advance, self.clock.now, chip.read, chip.write
 
         def read(at: int) -> int:
-            moment = now()
-            if also_advance is not None:
-                also_advance(moment)
-            advance(moment)
+            advance(now())
             value = chip_read(at + offset)
             self._recheck(chip)
             return value
 
         def write(at: int, value: int) -> None:
-            moment = now()
-            if also_advance is not None:
-                also_advance(moment)
-            advance(moment)
+            advance(now())
             chip_write(at + offset, value)
             self._recheck(chip)
 
@@ -236,6 +227,14 @@ class Board:
             self._recheck(channel)
 
         return PortRegion(name, base, 1, read, write)
+
+    def _set_gate2(self, level: bool) -> None:
+        self.pit.advance(self.clock.last)
+        self.pit.set_gate(2, level)
+
+    def _read_out2(self) -> bool:
+        self.pit.advance(self.clock.last)
+        return self.pit.out(2)
 
     # --- Platform --------------------------------------------------------------------------------------
 

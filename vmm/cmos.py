@@ -1,13 +1,12 @@
 """What the CMOS holds at power-on: the configuration that a set-up program would have written.
 
-Source: IBM PC/AT Technical Reference, "RT/CMOS RAM Address Map"; 34h/35h, 38h and 3Dh by the convention of PC emulators'
-BIOSes, which ours follows and SeaBIOS understands.
+Source: IBM PC/AT Technical Reference, "RT/CMOS RAM Address Map"; 34h/35h, 38h and 3Dh by the convention of PC
+emulators' BIOSes, which ours follows and SeaBIOS understands.
 """
 
 from typing import Final
 
 from vmm.board import Media
-from vmm.devices.block import FLOPPY_FORMATS
 
 _FLOPPY_TYPES: Final = 0x10
 _DISK_TYPES: Final = 0x12
@@ -59,6 +58,4 @@ def configure(cmos: bytearray, memory: int, media: Media, boot: tuple[str, ...])
 
 def _drive_type(size: int) -> int:
     """The drive that reads a medium of this size (360K, 1.2M, 720K, 1.44M, 2.88M: types 1-5)."""
-    if size in _DRIVE_TYPES:
-        return _DRIVE_TYPES[size]
-    return _DEFAULT_DRIVE if size in FLOPPY_FORMATS else _DEFAULT_DRIVE
+    return _DRIVE_TYPES.get(size, _DEFAULT_DRIVE)

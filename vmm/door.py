@@ -1,7 +1,7 @@
 """The one door through which chance enters a VM: host time, keys, serial input, and where preemption struck.
 
-Everything else in a VM follows from its state. So a log of what came through the door, put back in the same order, makes
-the same run again: `record` begins a log, `replay` feeds one.
+Everything else in a VM follows from its state. So a log of what came through the door, put back in the same order,
+makes the same run again: `record` begins a log, `replay` feeds one.
 """
 
 import calendar

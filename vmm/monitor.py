@@ -1,8 +1,8 @@
 """The monitor: owns the physical CPU, gives it to a VM in slices, and lets time and input in between.
 
-Preemption. A slice arms the host's interval timer for the next device deadline or 10 ms, whichever comes first. Its signal
-goes to a handler in machine code that writes the block limit, so the engine stops exactly at a block start, without Python
-or its lock having a part in it.
+Preemption. A slice arms the host's interval timer for the next device deadline or 10 ms, whichever comes first. Its
+signal goes to a handler in machine code that writes the block limit, so the engine stops exactly at a block start,
+without Python or its lock having a part in it.
 """
 
 import ctypes

@@ -11,7 +11,7 @@ from bt.cache import Block
 from bt.decode import Decoder, Insn
 from bt.emit import Site
 from bt.translate import name_of
-from vmm.arch.layout import PAGE_MASK, SCRATCH_WORDS, Slot
+from vmm.arch.layout import MASK32, PAGE_MASK, SCRATCH_WORDS, Slot
 from vmm.arch.registers import Reg, Seg
 from vmm.cpu.vcpu import Vcpu
 from vmm.trace import TraceEvent
@@ -31,6 +31,7 @@ class Tracer:
         self._decoder = Decoder()
         self._before: dict[str, int] = {}
         self._mode = ""
+        self._began: tuple[int, int, int] | None = None
 
     # --- Observer --------------------------------------------------------------------------------------
 
@@ -56,22 +57,24 @@ class Tracer:
     def before_callout(self, insn: Insn) -> None:
         """The VMM is about to carry an instruction out."""
         self._before = self._registers()
-        self._at = (self._vcpu.selector(Seg.CS), self._vcpu.base(Seg.CS), self._vcpu.cpl)
+        self._began = self._here()
 
     def after_callout(self, insn: Insn) -> None:
         """It did: a port access, a software interrupt, or another sensitive instruction."""
         name = name_of(insn)
         if name in _PORT_NAMES:
             if "io" in self._kinds:
-                self._send("io", insn.eip, str(insn), "callout", self._port_values(insn), self._at)
+                self._send("io", insn.eip, str(insn), "callout", self._port_values(insn))
         elif "critical" in self._kinds:
-            self._send("critical", insn.eip, str(insn), "callout", self._changes(), self._at)
+            self._send("critical", insn.eip, str(insn), "callout", self._changes())
         if name in _SOFTWARE_INTERRUPTS and "exception" in self._kinds:
             to = f"{self._vcpu.selector(Seg.CS):04x}:{self._vcpu.eip:08x}"
-            self._send("exception", insn.eip, str(insn), "", {"handler": to}, self._at)
+            self._send("exception", insn.eip, str(insn), "", {"handler": to})
+        self._began = None
 
     def event(self, kind: str, vector: int, error_code: int | None) -> None:
         """An interrupt or exception is about to be delivered."""
+        self._began = None
         if kind in self._kinds:
             values = {"vector": vector} | ({} if error_code is None else {"error_code": error_code})
             self._send(kind, self._vcpu.eip, "", "", values)
@@ -84,13 +87,14 @@ class Tracer:
 
     # --- inside ----------------------------------------------------------------------------------------
 
-    def _send(
-        self, kind: str, eip: int, insn: str, rewritten: str, values: dict[str, Any],
-        at: tuple[int, int, int] | None = None,
-    ) -> None:  # fmt: skip
-        vcpu = self._vcpu
-        cs, base, ring = at or (vcpu.selector(Seg.CS), vcpu.base(Seg.CS), vcpu.cpl)
-        self._emit(TraceEvent(kind, self._now(), cs, eip, base + eip & 0xFFFF_FFFF, ring, insn, rewritten, values))
+    def _here(self) -> tuple[int, int, int]:
+        """CS, its base and the ring."""
+        return self._vcpu.selector(Seg.CS), self._vcpu.base(Seg.CS), self._vcpu.cpl
+
+    def _send(self, kind: str, eip: int, insn: str, rewritten: str, values: dict[str, Any]) -> None:
+        """Emit an event; a callout's belongs to where it began, whatever it has done to CS since."""
+        cs, base, ring = self._began or self._here()
+        self._emit(TraceEvent(kind, self._now(), cs, eip, base + eip & MASK32, ring, insn, rewritten, values))
 
     def _registers(self) -> dict[str, int]:
         vcpu = self._vcpu

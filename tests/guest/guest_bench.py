@@ -1,11 +1,12 @@
 """A guest small enough to see whole, run by the translate engine over a fake board.
 
-`Bench.start(mode, code)` puts the guest into a mode with everything around it: descriptor tables, TSS, a handler for each
-vector. `Bench.run()` runs until the guest writes to port `DONE`, halts, or enters a handler, and gives back a flat picture of
-the guest. A picture taken in a handler shows the interrupted program, as the frame tells it, and `fault`.
+`Bench.start(mode, code)` puts the guest into a mode with everything around it: descriptor tables, TSS, a handler for
+each vector. `Bench.run()` runs until the guest writes to port `DONE`, halts, or enters a handler, and gives back a
+flat picture of the guest. A picture taken in a handler shows the interrupted program, as the frame tells it, and
+`fault`.
 
-Every mode sees the same linear memory: code at CODE, data at DATA, the stack below STACK. In a mode with segment bases the
-segments start at CODE, DATA and STACK - 0x800; where they are flat, the offsets are the linear addresses.
+Every mode sees the same linear memory: code at CODE, data at DATA, the stack below STACK. In a mode with segment
+bases the segments start at CODE, DATA and STACK - 0x800; where they are flat, the offsets are the linear addresses.
 """
 
 from collections.abc import Callable
@@ -261,9 +262,7 @@ class Bench:
 
     def _real(self) -> None:
         vcpu = self.vcpu
-        for seg, base in self._bases().items():
-            old = vcpu.segment(seg)
-            vcpu.set_segment(seg, SegmentRegister(base >> 4, base, 0xFFFF, old.flags))
+        self.load_segments(self.mode)
         vcpu.idtr, vcpu.gdtr = (0, 0x3FF), (0x00AB_CDEF, 0x27)
 
     def _protected_tables(self) -> None:
@@ -277,13 +276,20 @@ class Bench:
     def _v86(self) -> None:
         self._protected_tables()
         self.vcpu.cpl = 3
-        for seg, base in self._bases().items():
-            self.vcpu.set_segment(seg, SegmentRegister(base >> 4, base, 0xFFFF, 0xF300))
+        self.load_segments(self.mode)
 
     def _protected(self) -> None:
         self._protected_tables()
-        mode, vcpu = self.mode, self.vcpu
-        vcpu.cpl = mode.ring
+        self.vcpu.cpl = self.mode.ring
+        self.load_segments(self.mode)
+
+    def load_segments(self, mode: Mode) -> None:
+        """Load every segment register as a mode has it."""
+        if mode.kind != "protected":
+            for seg, base in self._bases().items():
+                flags = 0xF300 if mode.kind == "v86" else self.vcpu.segment(seg).flags
+                self.vcpu.set_segment(seg, SegmentRegister(base >> 4, base, 0xFFFF, flags))
+            return
         code, data, stack = (0, 8, 8) if not mode.based else (0x28, 0x18, 0x30) if mode.code32 else (0x10, 0x18, 0x20)
         first = flat_code(mode.ring)
         for seg in Seg:
@@ -322,7 +328,8 @@ class Bench:
         return self.picture()
 
     def picture(self) -> Picture:
-        """Everything the guest could tell apart; `memory` holds the runs of bytes that differ from the start of the run."""
+        """Everything the guest could tell apart; `memory` holds the runs of bytes that differ from the start of the
+        run."""
         vcpu = self.vcpu
         shown: Picture = {name: vcpu.reg32(index) for index, name in enumerate(REGISTERS)}
         shown |= {name: (vcpu.selector(seg), vcpu.base(seg)) for seg, name in enumerate(SEGMENTS)}

@@ -1,8 +1,8 @@
 """The critical instructions of Robin and Irvine, in every mode and ring: what the SDM says, and nothing else changed.
 
-They read or write sensitive state and do not trap in user mode on the bare processor; so each must have been rewritten, and
-must show the guest's state and not the physical CPU's. "All that is not named is unchanged": the picture holds registers,
-EFLAGS, segments, system registers and the first MiB of memory.
+They read or write sensitive state and do not trap in user mode on the bare processor; so each must have been
+rewritten, and must show the guest's state and not the physical CPU's. "All that is not named is unchanged": the
+picture holds registers, EFLAGS, segments, system registers and the first MiB of memory.
 """
 
 from collections.abc import Callable, Iterable
@@ -401,7 +401,8 @@ def alias(mode: Mode) -> int:
 
 
 def with_alias(bench: Bench, mode: Mode) -> tuple[int, int, int]:
-    """(selector, base, offset to subtract): an alias of the code segment; in real mode and V86 it begins 16 bytes later."""
+    """(selector, base, offset to subtract): an alias of the code segment; in real mode and V86 it begins 16 bytes
+    later."""
     if not mode.is_protected:
         return alias(mode), CODE + 0x10, 0x10
     base = CODE if mode.based else 0

@@ -1,7 +1,7 @@
 """`python -m vmm.bench.compute`: programs under translation against the same bytes on the bare engine.
 
-Every measurement is a fresh process with an empty block cache, started by this program with `--once`, which prints the seconds
-from the guest's first instruction to its last.
+Every measurement is a fresh process with an empty block cache, started by this program with `--once`, which prints
+the seconds from the guest's first instruction to its last.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""How every figure is made: a fresh process for each measurement, the sides by turns, the median of several, the spread shown."""
+"""How every figure is made: a fresh process for each measurement, the sides by turns, the median of several, the
+spread shown."""
 
 import importlib.metadata
 import json

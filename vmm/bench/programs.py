@@ -1,7 +1,9 @@
 """Guest programs for measuring: plain machine code that does some work, checks its own result, and says so in AL.
 
-Each is assembled for address `ORIGIN` (real mode: `REAL_ORIGIN`), uses memory from `DATA` on, and ends in `out 0xF4, al`:
-under the monitor that is the exit port; on a bare engine the run stops just before it. AL is 0 when the result was right.
+Each is assembled for address `ORIGIN` (real mode: `REAL_ORIGIN`), uses memory from `DATA` on, and ends in `out 0xF4,
+al`:
+under the monitor that is the exit port; on a bare engine the run stops just before it. AL is 0 when the result was
+right.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,9 +21,11 @@ EXIT: Final = bytes([0xE6, 0xF4])  # out 0xF4, al
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program. `text` has the fields {size} and {expected}; `expect(size)` is the value it must find in EAX (or AX).
+    """One program. `text` has the fields {size} and {expected}; `expect(size)` is the value it must find in EAX (or
+    AX).
 
-    `bar` is the largest time, as a share of the bare engine's, that the project promises; None where it promises nothing.
+    `bar` is the largest time, as a share of the bare engine's, that the project promises; None where it promises
+    nothing.
     """
 
     name: str

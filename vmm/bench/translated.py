@@ -1,7 +1,8 @@
-"""The measured: a program as a flat binary in a VM, run by the monitor as `vmm run --flat` runs it, preemption included.
+"""The measured: a program as a flat binary in a VM, run by the monitor as `vmm run --flat` runs it, preemption
+included.
 
-The boot door is opened at once instead of by the BIOS, so that time begins with the program's first instruction and the block
-cache is empty.
+The boot door is opened at once instead of by the BIOS, so that time begins with the program's first instruction and
+the block cache is empty.
 """
 
 import tempfile

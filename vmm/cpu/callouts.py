@@ -1,7 +1,7 @@
 """The instructions that leave the cache: operands in, semantics called, result out.
 
-A handler is called with `vcpu.eip` already behind the instruction; if it raises a GuestFault, the dispatcher puts EIP back.
-It may change EIP, segments, mode: everything. Ports, time and CPUID come in through `Platform`.
+A handler is called with `vcpu.eip` already behind the instruction; if it raises a GuestFault, the dispatcher puts EIP
+back. It may change EIP, segments, mode: everything. Ports, time and CPUID come in through `Platform`.
 """
 
 from collections.abc import Callable, Mapping

@@ -5,8 +5,8 @@ PAE with NX, always on. The tables are a virtual TLB: empty at first, filled at 
 but the translation cache is executable. Two roots share every table of guest pages and differ in the hole alone: the
 real-mode root gives it to the user (see `hole.py`).
 
-Pages of `GuestMemory.watched` and of ROM are mapped read-only; device pages are not mapped; where nothing answers, a page of
-ones is mapped read-only.
+Pages of `GuestMemory.watched` and of ROM are mapped read-only; device pages are not mapped; where nothing answers, a
+page of ones is mapped read-only.
 
 Source: Intel SDM Vol. 3A, "PAE Paging".
 """

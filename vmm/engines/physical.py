@@ -1,8 +1,9 @@
 """From the virtual CPU to the physical one: what the processor must hold so that a deprivileged guest feels at home.
 
-Real mode and V86 guests run in physical V86 at CPL 3 with IOPL 3 (so that our `int` passes), protected-mode guests at CPL 1
-(virtual CPL 0-2) or CPL 3. Selectors, bases and limits in the hidden registers are the guest's own; only DPL is raised.
-The engine trusts `hflags` and does not recompute them when a state is restored, so they are made here in full.
+Real mode and V86 guests run in physical V86 at CPL 3 with IOPL 3 (so that our `int` passes), protected-mode guests at
+CPL 1 (virtual CPL 0-2) or CPL 3. Selectors, bases and limits in the hidden registers are the guest's own; only DPL is
+raised. The engine trusts `hflags` and does not recompute them when a state is restored, so they are made here in
+full.
 """
 
 from typing import Final

@@ -1,13 +1,16 @@
 """Binary translation: guest code runs only from the cache, deprivileged.
 
-Theory of operation. `run` enters the physical CPU at the block of `vcpu.eip`. Cached code runs until an `int` of ours (a
+Theory of operation. `run` enters the physical CPU at the block of `vcpu.eip`. Cached code runs until an `int` of ours
+(a
 site: a branch to link, an instruction to emulate) or a fault brings it to `_on_exit`, which names the exit by its cache
 address, acts, and goes back into the cache. Between exits nothing of this module runs.
 
-A step is a block of one guest instruction that ends in an exit. It serves where one instruction needs a world of its own: a
-store into its own page of code, an access to memory that is not RAM, the shadow of STI and MOV SS, single-stepping (TF).
+A step is a block of one guest instruction that ends in an exit. It serves where one instruction needs a world of its
+own: a store into its own page of code, an access to memory that is not RAM, the shadow of STI and MOV SS,
+single-stepping (TF).
 
-When the guest changes what translations were made from (CR0.PG, CR3, A20, the memory map), shadow and cache are emptied.
+When the guest changes what translations were made from (CR0.PG, CR3, A20, the memory map), shadow and cache are
+emptied.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +22,7 @@ from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache
 from bt.decode import MAX_LENGTH, Insn
 from bt.emit import CALLOUT_VECTOR, S0, S1, S2, Site, SiteKind
 from bt.guest import Context, Mode, Window
-from bt.translate import ENDS_BLOCK, INLINE, BlockTranslator, Options, name_of
+from bt.translate import DEFAULT_OPTIONS, ENDS_BLOCK, INLINE, BlockTranslator, Options, name_of
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Slot
 from vmm.arch.registers import Eflags, Reg, Seg
@@ -106,9 +109,10 @@ class TranslatedMachine:
 
 
 class TranslateEngine:
-    """The engine of one virtual CPU. `observer` is told what happens, and passes TRACE sites if `options` has probes."""
+    """The engine of one virtual CPU. `observer` is told what happens, and passes TRACE sites if `options` has
+    probes."""
 
-    def __init__(self, machine: TranslatedMachine, phys: PhysicalCpu, options: Options = Options()) -> None:
+    def __init__(self, machine: TranslatedMachine, phys: PhysicalCpu, options: Options = DEFAULT_OPTIONS) -> None:
         self._phys, self._vcpu, self._mmu = phys, machine.vcpu, machine.mmu
         self._memory, self._board, self._hole = machine.memory, machine.board, machine.hole
         self._options = options

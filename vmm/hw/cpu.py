@@ -1,13 +1,14 @@
 """The physical CPU: Unicorn, with its whole state one microsecond away.
 
-Theory of operation. A run (`run`) enters the engine once. Every exception and every `int n` of the code that runs arrives
-at the interrupt hook, where `on_exit(vector)` sees the state as an overlay (`state`), changes it, and returns: the engine
-continues at the state as changed, without a stop and a restart. Two things end a run: `leave()` inside the hook, and the
-native block hook, a few bytes of host code that count the blocks which start and stop the engine exactly at the block
-whose number reaches a limit. Nothing else may stop the engine: a stop from outside makes it repeat half an instruction.
+Theory of operation. A run (`run`) enters the engine once. Every exception and every `int n` of the code that runs
+arrives at the interrupt hook, where `on_exit(vector)` sees the state as an overlay (`state`), changes it, and
+returns: the engine continues at the state as changed, without a stop and a restart. Two things end a run: `leave()`
+inside the hook, and the native block hook, a few bytes of host code that count the blocks which start and stop the
+engine exactly at the block whose number reaches a limit. Nothing else may stop the engine: a stop from outside makes
+it repeat half an instruction.
 
-EFLAGS. While code runs, the arithmetic flags and DF are lazy (`cc_*`, `df`) and absent from `eflags`; outside a run they
-are in `eflags`. `run` and its end convert, so everybody else sees the lazy form at all times.
+EFLAGS. While code runs, the arithmetic flags and DF are lazy (`cc_*`, `df`) and absent from `eflags`; outside a run
+they are in `eflags`. `run` and its end convert, so everybody else sees the lazy form at all times.
 """
 
 import ctypes
@@ -227,7 +228,7 @@ class PhysicalCpu:
         def at_block(_uc: int, address: int, _size: int, _data: int) -> None:
             try:
                 check(address)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  nothing may unwind through the engine; `run` raises it
                 self._fail(error)
 
         self._audit = _HOOK_BLOCK(at_block)
@@ -253,7 +254,7 @@ class PhysicalCpu:
             d[hw.D_EXCEPTION_IS_INT] = 0
             self.on_exit(vector)
             uclib.uc_context_restore(self._handle, self._context_pointer)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  as above
             self._fail(error)
 
     def _invalid(self, _uc: int, _data: int) -> bool:

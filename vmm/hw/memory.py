@@ -11,7 +11,8 @@ from vmm.arch.layout import PAGE_MASK, PAGE_SIZE, HostPhysical
 
 
 class PhysicalMemory:
-    """`size` bytes of RAM at physical address 0, a multiple of 4 KiB; frames are handed out once and never taken back."""
+    """`size` bytes of RAM at physical address 0, a multiple of 4 KiB; frames are handed out once and never taken
+    back."""
 
     def __init__(self, size: int) -> None:
         if size <= 0 or size & PAGE_MASK:
