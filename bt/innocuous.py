@@ -11,9 +11,9 @@ _SIZES: Final = "b w d".split()
 
 _INTEGER: Final = """
     aaa aad aam aas adc add and bound bsf bsr bswap bt btc btr bts cbw cdq clc cld cmc cmp cmpxchg cmpxchg8b cwd
-    cwde daa das dec div endbr32 endbr64 enter idiv imul inc lahf lea leave mov movabs movsx movzx mul neg nop
-    not or pause pop popal popaw push pushal pushaw rcl rcr rol ror sahf sal salc sar sbb shl shld shr shrd stc
-    std sub test wait xadd xchg xlatb xor
+    cwde daa das dec div endbr32 endbr64 enter idiv imul inc lahf lea leave movabs movsx movzx mul neg nop not or
+    pause popal popaw pushal pushaw rcl rcr rol ror sahf sal salc sar sbb shl shld shr shrd stc std sub test wait
+    xadd xchg xlatb xor
 """.split()
 
 _X87: Final = """

@@ -24,6 +24,9 @@ Translator = Callable[[Emitter, Insn], None]
 BLOCK_LIMIT: Final = 48
 _SS: Final = 2
 _POP_SS: Final = 0x17
+_LSS: Final = 0x0FB2
+_STI: Final = 0xFB
+_STRING_OPCODES: Final = frozenset((*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA, 0xB0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +83,30 @@ def pop(emit: Emitter, insn: Insn) -> None:
         verbatim(emit, insn)
 
 
+def _shadows_by_ss(insn: Insn) -> bool:
+    """MOV SS and POP SS, not LSS: they hold interrupts and debug traps back for one instruction."""
+    return insn.opcode == _POP_SS or (insn.opcode == 0x8E and insn.modrm >> 3 & 7 == _SS)
+
+
+def casts_shadow(insn: Insn) -> bool:
+    """Does it hold interrupts back until the next instruction is done? (SDM Vol. 2B, "STI", "MOV - Move", "POP")"""
+    return insn.opcode == _STI or _shadows_by_ss(insn)
+
+
+def repeats(insn: Insn) -> bool:
+    """A string instruction with REP, REPE or REPNE; elsewhere these prefixes mean something else, or nothing."""
+    return bool(insn.repeat) and (insn.opcode in _STRING_OPCODES)
+
+
 def load_segment(emit: Emitter, insn: Insn) -> None:
     """MOV, POP, LDS.. to a segment register: native in physical V86, a callout in protected mode.
 
     A load of SS holds interrupts back until the next instruction is done. MOV CS is #UD. With SS.B set in real mode the
     native load would clear it (V86 semantics), so the VMM does it.
     """
-    to_ss = insn.opcode == _POP_SS or insn.opcode == 0x0FB2 or (insn.opcode == 0x8E and insn.modrm >> 3 & 7 == _SS)
+    to_ss = insn.opcode == _LSS or _shadows_by_ss(insn)
     to_cs = insn.opcode == 0x8E and insn.modrm >> 3 & 7 == 1
-    emit.shadow_next = to_ss and insn.opcode != 0x0FB2
+    emit.shadow_next = _shadows_by_ss(insn)
     if emit.context.mode is Mode.PROTECTED or to_cs or (to_ss and emit.context.stack32):
         emit.callout()
     else:
@@ -246,9 +264,11 @@ class BlockTranslator:
         size = sum(len(insn.raw) for insn in insns)
         if options.self_check:
             _check_source(emit, insns, source[:size])
+        inline = options.inline and not options.step  # a step may be under TF, which only the VMM can show
         for insn in insns:
             emit.begin(insn)
-            self._one(emit, insn, options)
+            reaches_out = insn is insns[-1] and not transfers and casts_shadow(insn)
+            self._one(emit, insn, options, inline and not reaches_out)
         if options.step:
             emit.begin_end(insns[-1])
             emit.site(SiteKind.STEP_END)
@@ -257,7 +277,7 @@ class BlockTranslator:
             emit.jump(insns[-1].next_eip)
         return emit.finish(tuple(insns), size)
 
-    def _one(self, emit: Emitter, insn: Insn, options: Options) -> None:
+    def _one(self, emit: Emitter, insn: Insn, options: Options, inline: bool) -> None:
         name = name_of(insn)
         entry = TABLE.get(name)
         if entry is None:
@@ -267,7 +287,7 @@ class BlockTranslator:
                 emit.callout()
             return
         start = len(emit.code)
-        if not options.inline and name not in BRANCHES:
+        if not inline and name not in BRANCHES:
             entry = _never_inline(insn, entry)
         probed = options.probe_critical and is_sensitive(insn, name) and _stays(emit, insn, entry)
         if probed:
@@ -305,8 +325,8 @@ def _stays(emit: Emitter, insn: Insn, entry: Translator) -> bool:
 
 
 def _never_inline(insn: Insn, entry: Translator) -> Translator:
-    """With inlining off, what would stay in the cache in rewritten form leaves it."""
-    return callout if insn.mnemonic in INLINE or insn.opcode == 0x0F20 else entry
+    """With inlining off, what would stay in the cache in rewritten form leaves it, and so does what casts a shadow."""
+    return callout if insn.mnemonic in INLINE or insn.opcode == 0x0F20 or _shadows_by_ss(insn) else entry
 
 
 def undefined(source: bytes, eip: int, context: Context) -> Insn:

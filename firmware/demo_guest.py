@@ -1,8 +1,12 @@
 """The demo guest: a floppy that boots through any BIOS, shows the critical instructions and interrupts, and halts.
 
+    python -m firmware.demo_guest --out FILE      writes the floppy image
+
 Source: its own assembly in `firmware/demo`; `main.s` there tells the story.
 """
 
+import argparse
+from pathlib import Path
 from typing import Final
 
 from firmware.assembler import assemble_files
@@ -23,3 +27,15 @@ def _make_track() -> bytes:
     if len(code) > _TRACK_SIZE:
         raise ValueError(f"the demo guest has {len(code)} bytes, a track holds {_TRACK_SIZE}")
     return code
+
+
+def main() -> None:
+    """Write the image to a file."""
+    parser = argparse.ArgumentParser(prog="python -m firmware.demo_guest", description="Build the demo guest.")
+    parser.add_argument("--out", type=Path, required=True, help="the floppy image to write")
+    out: Path = parser.parse_args().out
+    out.write_bytes(build_demo())
+
+
+if __name__ == "__main__":
+    main()

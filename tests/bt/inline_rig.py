@@ -164,8 +164,8 @@ class InlineRig(Rig):
         return Window(PAGE, PAGE, table, world.cs_base)
 
     def translate(self, world: World, code: bytes, eip: int = GUEST_EIP, **options: bool) -> Translation:
-        """Translate the first instruction of `code`."""
-        made = Options(limit=1, **options)
+        """Translate all of `code` as one block."""
+        made = Options(**options)
         return self.translator.translate(code, eip, world.context, self.window(world), made)
 
     def place(self, world: World, code: bytes, eip: int = GUEST_EIP, **options: bool) -> Block:

@@ -120,7 +120,7 @@ def test_the_interrupt_is_also_the_same_in_code_that_is_warm(bench, mode):
             result = bench.run(3)
             if bench.leave is not Leave.PREEMPTED:
                 break
-            bench.vcpu.set_interrupt_pending(True)
+            bench.vcpu.set_interrupt_pending(bench.vcpu.interrupts_enabled)
         bench.vcpu.set_interrupt_pending(False)
         result["memory"] = undisturbed["memory"]
         assert result["eax"] == undisturbed["eax"]

@@ -22,7 +22,7 @@ from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache
 from bt.decode import MAX_LENGTH, Insn
 from bt.emit import CALLOUT_VECTOR, S0, S1, S2, Site, SiteKind
 from bt.guest import Context, Mode, Window
-from bt.translate import DEFAULT_OPTIONS, ENDS_BLOCK, INLINE, BlockTranslator, Options, name_of
+from bt.translate import DEFAULT_OPTIONS, ENDS_BLOCK, INLINE, BlockTranslator, Options, name_of, repeats
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Slot
 from vmm.arch.registers import Eflags, Reg, Seg
@@ -272,7 +272,7 @@ class TranslateEngine:
         if observer is not None:
             observer.after_callout(insn)
         if self._step is not None:
-            self._step.trap = self._step.trap and not name.startswith("int")
+            self._step.trap = self._step.trap and not _hides_trap(name, vcpu)
             self._finish_step()
         elif name in callouts.QUIET:
             self._carry_on(name, block)
@@ -424,10 +424,10 @@ class TranslateEngine:
     def _begin_step(self, pages: list[_DevicePage], trap: bool = False) -> None:
         """Run the one instruction at `vcpu.eip`; `pages` are unmapped behind it.
 
-        A string instruction that meets a device runs one iteration at a time, without its REP prefix.
+        A string instruction that meets a device, or is traced, runs one iteration at a time, without its REP prefix.
         """
         self._synchronise()
-        one_iteration = any(page.region is not None for page in pages)
+        one_iteration = trap or any(page.region is not None for page in pages)
         try:
             block, repeated = self._step_block(one_iteration)
         except GuestFault as fault:
@@ -440,7 +440,7 @@ class TranslateEngine:
     def _step_block(self, one_iteration: bool) -> tuple[Block, Insn | None]:
         block = self._translate(self._vcpu.eip, step=True)
         insn = block.translation.insns[0]
-        if not one_iteration or not insn.repeat:
+        if not one_iteration or not repeats(insn) or not self._vcpu.reg(Reg.ECX, insn.address_size):
             return block, None
         source = bytes(byte for byte in insn.prefixes if byte not in _REPEATS) + insn.raw[len(insn.prefixes) :]
         options = self._block_options(step=True, self_check=False)
@@ -512,12 +512,14 @@ class TranslateEngine:
             return
         if vcpu.interrupt_shadow:
             vcpu.interrupt_shadow = False
+            vcpu.field_flags &= ~_RF
             self._begin_step([], bool(vcpu.field_flags & _TF))
             return
         if vcpu.page[_PENDING] and vcpu.interrupts_enabled:
             self._take_interrupt()
             if self._leave is not None:
                 return
+        vcpu.field_flags &= ~_RF  # it lives for one instruction, and a fault of that sets it anyway
         if vcpu.field_flags & _TF:
             self._begin_step([], trap=True)
             return
@@ -746,6 +748,15 @@ class TranslateEngine:
                 "error_code": self._phys.state.d[hw.D_ERROR_CODE],
             }
         observer.exit("fault", eip, None, values)
+
+
+def _hides_trap(name: str, vcpu: Vcpu) -> bool:
+    """Does an instruction that ran under TF end without the single-step trap?
+
+    INT n that entered its handler has cleared TF; a load of SS holds the trap until the next instruction is done (SDM Vol.
+    3B, "Single-Step Exception Condition"; Vol. 2B, "MOV - Move"). STI's shadow holds back interrupts alone.
+    """
+    return (name.startswith("int") and not vcpu.field_flags & _TF) or (vcpu.interrupt_shadow and name != "sti")
 
 
 def _mode_name(context: Context) -> str:
