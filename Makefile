@@ -13,20 +13,20 @@ run: $(DEMO)
 	$(BIN)/vmm run $(DEMO)
 
 test: $(READY) images
-	PATH="$$($(BIN)/python -m tools.host_tools):$$PATH" $(BIN)/pytest -n auto -m 'not slow'
+	PATH="$$($(BIN)/python -m tools.host_tools):$$PATH" $(BIN)/python -m pytest -n auto -m 'not slow'
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n auto -m 'not boot and not slow'
+	$(BIN)/python -m pytest -n auto -m 'not boot and not slow'
 
 images: $(READY)
 	$(BIN)/python -m tools.fetch_images
 
 soak: $(READY) images
-	PATH="$$($(BIN)/python -m tools.host_tools):$$PATH" $(BIN)/pytest -n auto
+	PATH="$$($(BIN)/python -m tools.host_tools):$$PATH" $(BIN)/python -m pytest -n auto
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage *.egg-info

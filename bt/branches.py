@@ -1,7 +1,7 @@
 """Control transfers inside the cache.
 
 A direct branch ends in a rel32 that is patched once its target is translated. An indirect one brings its target into
-ECX (the guest's ECX waits in S0) and tries the predicted target, then the block space's lookup table, then the VMM.
+ECX (the guest's ECX waits in S0) and tries the predicted targets, then the block space's lookup table, then the VMM.
 Nothing here touches the arithmetic flags: MOV, LEA, MOVZX and JECXZ do all of it. CALL pushes the guest's return
 address, never a cache address.
 
@@ -24,11 +24,27 @@ _FIRST_LONG_FORM: Final = 0xE8
 """Opcodes below it (70-7F, E0-E3) have an 8-bit displacement; so has EB."""
 
 _SAVE_ECX: Final = "mov dword ptr cs:[{S0}], ecx"
-_TEST_PREDICTION: Final = "lea ecx, [ecx + {negated}]\n{o} jecxz hit\n{o} jmp hit\nhit:"
-_LOOK_UP: Final = """
-    lea ecx, [ecx + {predicted}]
+WAYS: Final = 3
+"""Targets that an indirect branch tries before it looks one up."""
+
+
+def _ways() -> str:
+    """Compare ECX with each predicted target in turn; the differences add up, and `back` undoes them."""
+    tests = "".join(f"lea ecx, [ecx + {{step{way}}}]\n{{o}} jecxz hit{way}\n" for way in range(WAYS))
+    hits = "".join(
+        f"hit{way}:\nmov ecx, dword ptr cs:[{{S0}}]\n{{o}} .byte 0xe9\n.long {{link{way}}}\n" for way in range(WAYS)
+    )
+    return tests + "{o} jmp miss\n" + hits + _LEARN
+
+
+_LEARN: Final = """
+miss:
+    lea ecx, [ecx + {back}]
     mov dword ptr cs:[{S2}], ecx
     mov dword ptr cs:[{S1}], edx
+    int 0x40
+"""
+_LOOK_UP: Final = """
     %s
     mov edx, dword ptr cs:[edx*8 + {table}]
     lea ecx, [ecx + edx]
@@ -136,19 +152,27 @@ def return_near(emit: Emitter, insn: Insn) -> None:
     _dispatch(emit)
 
 
+TRY_WAYS: Final = _ways()
+NO_LEARNING: Final = b"\x66\x90"
+"""Takes the place of the first exit when every way is taken: a NOP of its size."""
+
+
 def _dispatch(emit: Emitter) -> None:
-    """Go to the guest EIP in ECX; the guest's own ECX is in S0."""
+    """Go to the guest EIP in ECX; the guest's own ECX is in S0.
+
+    The first exit, before the lookup, is there to learn: as long as a way is free, a new target takes it.
+    """
     code32 = emit.context.code32
     emit.mark((Reg.ECX, S0))
-    negated = emit.emit(_TEST_PREDICTION, negated=-NO_PREDICTION)["negated"]
-    over_hit = len(emit.code)
-    emit.emit("mov ecx, dword ptr cs:[{S0}]")
-    emit.branch(b"\xe9", NO_PREDICTION)
-    link_field = len(emit.code) - 4
-    emit.code[over_hit - 1] = len(emit.code) - over_hit  # the JMP before `hit` goes round it
-    looked = emit.emit(_LOOK_UP % _HASH[code32], predicted=NO_PREDICTION, table=emit.window.lookup_offset)
-    site = emit.site_here(SiteKind.INDIRECT)
-    site.field, site.prediction = link_field, (negated, looked["predicted"])
+    empty = {f"step{way}": 0 for way in range(1, WAYS)} | {f"link{way}": 0 for way in range(WAYS)}
+    fields = emit.emit(TRY_WAYS, step0=-NO_PREDICTION, back=NO_PREDICTION, **empty)
+    learning = emit.site_here(SiteKind.INDIRECT)
+    learning.steps = (*(fields[f"step{way}"] for way in range(WAYS)), fields["back"])
+    learning.links = tuple(fields[f"link{way}"] for way in range(WAYS))
+    for field in learning.links:
+        emit.branch_at(field, NO_PREDICTION)
+    emit.emit(_LOOK_UP % _HASH[code32], table=emit.window.lookup_offset)
+    emit.site_here(SiteKind.INDIRECT)
     emit.mark((Reg.ECX, S0), (Reg.EDX, S1))
     emit.emit(_GO % _HASH_SAVED[code32], entry=emit.window.lookup_offset + 4)
     emit.land()

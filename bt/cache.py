@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from bt.branches import LOOKUP_BITS
+from bt.branches import LOOKUP_BITS, NO_LEARNING, NO_PREDICTION
 from bt.emit import CALLOUT_VECTOR, Mark, Site, SiteKind, Translation
 from bt.guest import Context
 from vmm.arch.layout import MASK32
@@ -213,15 +213,25 @@ class CodeCache:
 
     def link(self, block: Block, site: Site, target: Block) -> None:
         """Let the branch at a LINK site go straight to `target`."""
-        self._patch_branch(block, site.field, target)
+        self._patch_branch(block, site.patch, target)
 
     def predict(self, block: Block, site: Site, target: Block) -> None:
-        """Let the indirect branch at an INDIRECT site try `target` first."""
-        negated, predicted = site.prediction
-        self._write(block, negated, (-target.eip & MASK32).to_bytes(4, "little"))
-        self._write(block, predicted, target.eip.to_bytes(4, "little"))
-        self._patch_branch(block, site.field, target)
-        site.prediction = ()
+        """Let the indirect branch at a learning INDIRECT site try `target` too."""
+        way = len(site.targets)
+        site.targets.append(target.eip)
+        free = [NO_PREDICTION] * (len(site.links) - len(site.targets))
+        predicted = [0, *site.targets, *free, 0]
+        for number in (way, way + 1):
+            step = predicted[number] - predicted[number + 1] & MASK32
+            self._write(block, site.steps[number], step.to_bytes(4, "little"))
+        if free:
+            self._write(block, site.steps[-1], NO_PREDICTION.to_bytes(4, "little"))
+        else:
+            self._write(block, site.steps[-1], target.eip.to_bytes(4, "little"))
+            self._write(block, site.offset - len(_EXIT), NO_LEARNING)
+        self._patch_branch(block, site.links[way], target)
+        if not free:
+            site.links = ()
 
     def _patch_branch(self, block: Block, offset: int, target: Block) -> None:
         after = block.address + offset + 4

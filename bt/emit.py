@@ -33,16 +33,19 @@ class SiteKind(Enum):
 class Site:
     """One `int` in a block. `offset` is that of the byte after it, which is the EIP an exit shows.
 
-    `insn` is the guest instruction, `target` the guest EIP of a LINK, `field` the offset of the rel32 that a LINK
-    patches, `prediction` the offsets of an INDIRECT's prediction fields: the negated target, then the target.
+    `insn` is the guest instruction, `target` the guest EIP of a LINK, `patch` the offset of the rel32 that a LINK
+    patches. An INDIRECT that can still learn has `steps`, the offsets of the differences between successive predicted
+    targets and of what undoes them, `links`, those of the rel32 of each way, and `targets`, what it has learned.
     """
 
     kind: SiteKind
     offset: int
     insn: Insn
     target: int = 0
-    field: int = 0
-    prediction: tuple[int, ...] = ()
+    patch: int = 0
+    steps: tuple[int, ...] = ()
+    links: tuple[int, ...] = ()
+    targets: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +157,16 @@ class Emitter:
         self.code += prefix + opcode + bytes(4)
         self._waiting.append((len(self.code) - 4, target))
 
+    def branch_at(self, at: int, target: int) -> None:
+        """A rel32 that a template has left at offset `at`: `land` will place its exit."""
+        self._waiting.append((at, target))
+
     def land(self) -> None:
         """Place the exits of the branches that wait for one."""
         for at, target in self._waiting:
             displacement = len(self.code) - (at + 4)
             self.code[at : at + 4] = displacement.to_bytes(4, "little")
-            self.site(SiteKind.LINK, target & MASK32).field = at
+            self.site(SiteKind.LINK, target & MASK32).patch = at
         self._waiting.clear()
 
     def finish(self, insns: tuple[Insn, ...], source_size: int) -> Translation:

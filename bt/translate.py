@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bt import branches, sensitive
-from bt.decode import MAX_LENGTH, Decoder, Insn
+from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Decoder, Insn
 from bt.emit import S0, Emitter, SiteKind, Translation
 from bt.guest import Context, Mode, Window
 from bt.innocuous import INNOCUOUS
@@ -26,6 +26,7 @@ _SS: Final = 2
 _POP_SS: Final = 0x17
 _LSS: Final = 0x0FB2
 _STI: Final = 0xFB
+OVERLONG: Final = "(overlong)"
 _STRING_OPCODES: Final = frozenset((*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA, 0xB0)))
 
 
@@ -196,7 +197,45 @@ LEAVING: Final = frozenset(
 )
 """They leave the cache."""
 
-TABLE: Final[Mapping[str, Translator]] = {**INLINE, **PARTLY, **BRANCHES, **NEWER, **dict.fromkeys(LEAVING, callout)}
+_CMC_TWICE: Final = b"\xf5\xf5"
+
+
+def settled(emit: Emitter, insn: Insn) -> None:
+    """RCL, RCR and SETcc of memory: the same bytes, once the engine's lazy flags are computed.
+
+    The engine computes them inside these instructions before it touches memory, and forgets that it did when the access
+    faults: after a page fault, hidden or not, they would run again with other flags. CMC twice changes nothing and leaves
+    no flag lazy.
+    """
+    if not insn.is_register_form:
+        emit.raw(_CMC_TWICE)
+    verbatim(emit, insn)
+
+
+def compare_exchange_8(emit: Emitter, insn: Insn) -> None:
+    """CMPXCHG8B: the same bytes in an engine block of its own, after CMC twice.
+
+    The engine keeps the flags other than ZF as they were when its block began, not as they are.
+    Source: SDM Vol. 2A, "CMPXCHG8B": CF, PF, AF, SF and OF are unaffected.
+    """
+    emit.raw(_CMC_TWICE + (b"\xeb\x00" if emit.context.code32 else b"\x66\xeb\x00"))
+    verbatim(emit, insn)
+
+
+SETTLED: Final[Mapping[str, Translator]] = {
+    "cmpxchg8b": compare_exchange_8,
+    **dict.fromkeys(("rcl", "rcr", *(f"set{condition[1:]}" for condition in _CONDITIONS)), settled),
+}
+"""Innocuous, but for what the engine does to their flags when memory faults."""
+
+TABLE: Final[Mapping[str, Translator]] = {
+    **SETTLED,
+    **INLINE,
+    **PARTLY,
+    **BRANCHES,
+    **NEWER,
+    **dict.fromkeys(LEAVING, callout),
+}
 ENDS_BLOCK: Final = frozenset(BRANCHES) | LEAVING - {
     "cpuid",
     "in",
@@ -253,7 +292,7 @@ class BlockTranslator:
             return insns, False
         if len(source) < MAX_LENGTH:
             raise NeedsMoreBytes
-        return [undefined(source, eip, context)], True
+        return [no_instruction(source, eip, context)], True
 
     def translate(
         self, source: bytes, eip: int, context: Context, window: Window, options: Options = DEFAULT_OPTIONS
@@ -329,9 +368,11 @@ def _never_inline(insn: Insn, entry: Translator) -> Translator:
     return callout if insn.mnemonic in INLINE or insn.opcode == 0x0F20 or _shadows_by_ss(insn) else entry
 
 
-def undefined(source: bytes, eip: int, context: Context) -> Insn:
-    """An instruction that does not exist: its EIP matters, for #UD, and one byte to show."""
-    return Insn(eip, source[:1], "(undefined)", source[:MAX_LENGTH].hex(" "), context.code32)
+def no_instruction(source: bytes, eip: int, context: Context) -> Insn:
+    """What is no instruction, or has so many prefixes that it is longer than one may be: EIP and one byte to show."""
+    window = source[:MAX_LENGTH]
+    name = OVERLONG if all(byte in LEGACY_PREFIXES for byte in window) else "(undefined)"
+    return Insn(eip, window[:1], name, window.hex(" "), context.code32)
 
 
 def _check_source(emit: Emitter, insns: list[Insn], source: bytes) -> None:

@@ -22,6 +22,7 @@ from vmm.devices.atapi_unit import CdromUnit
 from vmm.devices.block import BlockDevice
 from vmm.devices.bus import PortBus, PortRegion, byte_region
 from vmm.devices.debug_ports import DebugConsole, ExitPort, PostPort
+from vmm.devices.fingers import Fingers
 from vmm.devices.i8042 import I8042
 from vmm.devices.i8237 import Dma
 from vmm.devices.i8254 import I8254
@@ -111,6 +112,7 @@ class Board:
             self.lines[KEYBOARD_IRQ].source(), lambda on: self.a20.set_source(A20Source.I8042, on), pins.on_reset,
             self._note, Ps2Keyboard(),
         )  # fmt: skip
+        self.fingers = Fingers(self.keyboard_controller.keyboard)
         self.uart = Uart16550(self.lines[COM1_IRQ].source(), pins.on_serial)
         self.vga = Vga(self._note)
         self.dma = Dma(lambda gpa, count: memory.read(gpa, count), memory.write, self._note)
@@ -127,7 +129,8 @@ class Board:
         self.debug_console = DebugConsole(pins.on_debugcon)
         self.exit_port = ExitPort(pins.on_exit)
         self._timed: tuple[TimedChip, ...] = (
-            self.pit, self.rtc, self.port61, self.keyboard_controller, self.uart, self.floppy, *self.ata, self.vga,
+            self.pit, self.rtc, self.port61, self.keyboard_controller, self.fingers, self.uart, self.floppy, *self.ata,
+            self.vga,
         )  # fmt: skip
         self._map_ports()
 
@@ -162,7 +165,7 @@ class Board:
         yield self._timed_region("82077AA", 0x3F7, 1, self.floppy, offset=7)
         yield self._timed_region("16550A", 0x3F8, 8, self.uart)
         yield byte_region("ELCR", 0x4D0, 2, self.pic)
-        yield byte_region("reset control", 0xCF9, 1, self.reset_control)
+        yield self._reset_region()
 
     def map_exit_port(self) -> None:
         """Let the guest end the run through port F4h."""
@@ -236,6 +239,22 @@ class Board:
         self.pit.advance(self.clock.last)
         return self.pit.out(2)
 
+    def _reset_region(self) -> PortRegion:
+        """CF9h as a byte. A doubleword at CF8h is for PCI's configuration address, which nobody has here.
+
+        Source: 82371SB (PIIX3), "RC-Reset Control Register"; 82441FX, "CONFADD-Configuration Address Register".
+        """
+        chip = self.reset_control
+
+        def read(offset: int, width: int) -> int:
+            return chip.read(0) if (offset, width) == (1, 1) else (1 << 8 * width) - 1
+
+        def write(offset: int, width: int, value: int) -> None:
+            if (offset, width) == (1, 1):
+                chip.write(0, value)
+
+        return PortRegion("reset control", 0xCF8, 4, read, write)
+
     # --- Platform --------------------------------------------------------------------------------------
 
     def port_read(self, port: int, width: int) -> int:
@@ -283,14 +302,13 @@ class Board:
 
     def take_inputs(self, door: Door) -> None:
         """Let waiting keys and serial bytes in, as far as there is room."""
-        keyboard = self.keyboard_controller.keyboard
-        keys, data = door.look(1 if keyboard.room() >= _KEY_ROOM else 0, self.uart.room())
+        keys, data = door.look(1 if self.fingers.is_free() else 0, self.uart.room())
         if keys or data:
             now = self.clock.now()
             self.keyboard_controller.advance(now)
             self.uart.advance(now)
             for key in keys:
-                keyboard.type_keys(key.events())
+                self.fingers.strike(key, now)
             self.uart.receive(data)
 
     # --- state -----------------------------------------------------------------------------------------
@@ -304,7 +322,8 @@ class Board:
         return {
             "pic": self.pic, "a20": self.a20, "pit": self.pit, "rtc": self.rtc, "port61": self.port61,
             "port92": self.port92, "reset_control": self.reset_control, "keyboard": self.keyboard_controller,
-            "uart": self.uart, "vga": self.vga, "dma": self.dma, "floppy": self.floppy, "post": self.post,
+            "fingers": self.fingers, "uart": self.uart, "vga": self.vga, "dma": self.dma, "floppy": self.floppy,
+            "post": self.post,
             **{f"ata{number}": channel for number, channel in enumerate(self.ata)},
             **{f"irq{number}": line for number, line in self.lines.items()},
         }  # fmt: skip
@@ -325,10 +344,6 @@ class Board:
         for chip in (self.port92, self.reset_control, self.rtc, self.uart):
             chip.reset()
         self.a20.set_source(A20Source.I8042, True)
-
-
-_KEY_ROOM: Final = 12
-"""Bytes that the longest keystroke takes: Ctrl+Alt+Del with its modifiers' make and break codes is sent key by key."""
 
 
 def _floppy_drives(media: Media) -> list[FloppyDrive]:

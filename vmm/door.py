@@ -38,8 +38,8 @@ class Door:
 
     def __init__(self, host_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._host_ns = host_ns
-        self._keys: deque[KeyStroke] = deque(maxlen=QUEUE_MAX)
-        self._serial: deque[int] = deque(maxlen=QUEUE_MAX)
+        self._keys: deque[KeyStroke] = deque()
+        self._serial: deque[int] = deque()
         self._log: DoorLog | None = None
         self._replay: DoorLog | None = None
         self._looks = 0
@@ -49,11 +49,11 @@ class Door:
 
     def post_keys(self, strokes: list[KeyStroke]) -> None:
         """Keys that the user struck."""
-        self._keys.extend(strokes)
+        self._keys.extend(strokes[: QUEUE_MAX - len(self._keys)])
 
     def post_serial(self, data: bytes) -> None:
         """Bytes on their way to the first serial port."""
-        self._serial.extend(data)
+        self._serial.extend(data[: QUEUE_MAX - len(self._serial)])
 
     @property
     def serial_backlog(self) -> int:

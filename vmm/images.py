@@ -28,6 +28,8 @@ MAX_CD: Final = 16 << 30
 _PAGE: Final = 4096
 _ISO_MAGIC: Final = b"CD001"  # ECMA-119, "Standard Identifier"
 _ISO_MAGIC_AT: Final = 0x8001
+_EL_TORITO: Final = b"\0CD001\x01EL TORITO SPECIFICATION"
+_EL_TORITO_AT: Final = 17 * CD_SECTOR
 _ELF_MAGIC: Final = b"\x7fELF"
 _MULTIBOOT_MAGIC: Final = 0x1BADB002.to_bytes(4, "little")
 _MULTIBOOT_SEARCH: Final = 8192
@@ -75,6 +77,17 @@ def classify(path: Path | str) -> Kind:
 def has_boot_signature(medium: BlockDevice) -> bool:
     """Whether the first sector ends in 55h AAh, as a BIOS expects of a disk."""
     return medium.size >= SECTOR and medium.read(SECTOR - 2, 2) == _BOOT_SIGNATURE
+
+
+def is_bootable(image: "Image") -> bool:
+    """Whether a BIOS would find something to start on this medium.
+
+    Source: "El Torito Bootable CD-ROM Format Specification" 1.0, "Boot Record Volume Descriptor".
+    """
+    if image.kind is not Kind.CDROM:
+        return has_boot_signature(image)
+    record = _EL_TORITO_AT + len(_EL_TORITO)
+    return image.size >= record and image.read(_EL_TORITO_AT, len(_EL_TORITO)) == _EL_TORITO
 
 
 def read_file(path: Path | str, limit: int) -> bytes:

@@ -25,7 +25,7 @@ from vmm.devices.a20 import A20Source
 from vmm.door import Door
 from vmm.errors import ConfigError
 from vmm.hw.memory import PhysicalMemory
-from vmm.images import Image, Kind, open_image, read_file
+from vmm.images import Image, Kind, is_bootable, open_image, read_file
 from vmm.memory import GuestMemory, MemoryRegion
 from vmm.outcome import ExitPort, Outcome, ResetRequested
 from vmm.screen import GraphicsScreen, TextScreen, capture
@@ -319,10 +319,20 @@ def _open_media(vm: Vm) -> Media:
         floppies = tuple(None if path is None else opened(path, Kind.FLOPPY) for path in config.floppies)
         disks = tuple(opened(path, Kind.DISK) for path in config.disks)
         cdrom = None if config.cdrom is None else opened(config.cdrom, Kind.CDROM)
+        _check_bootable(vm)
     except ConfigError:
         vm.close()
         raise
     return Media(floppies, disks, cdrom)
+
+
+def _check_bootable(vm: Vm) -> None:
+    """Refuse media on which our BIOS would find nothing to start. What another BIOS looks for is its own affair."""
+    config = vm.config
+    starts_elsewhere = config.kernel is not None or config.flat is not None or config.bios is not None
+    if vm.images and not starts_elsewhere and not any(is_bootable(image) for image in vm.images):
+        names = ", ".join(str(image.path) for image in vm.images)
+        raise ConfigError(f"{names}: no boot signature (55h AAh after a boot sector) and no El Torito boot record")
 
 
 def _boot_order(config: MachineConfig) -> tuple[str, ...]:

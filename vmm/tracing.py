@@ -132,7 +132,7 @@ def _named(text: str) -> str:
     return _CS_ADDRESS.sub(lambda match: f"cs:[{_WORDS.get(int(match[1], 16) & PAGE_MASK, match[1])}]", text)
 
 
-_CS_ADDRESS: Final = re.compile(r"cs:\[(0x[0-9a-f]+|0)\]")
+_CS_ADDRESS: Final = re.compile(r"cs:\[(0x[0-9a-f]+|\d)\]")
 _WORDS: Final = {int(slot): slot.name for slot in Slot} | {
     Slot.SCRATCH + 4 * number: f"SCRATCH{number}" for number in range(SCRATCH_WORDS)
 }

@@ -171,10 +171,13 @@ class InlineRig(Rig):
     def place(self, world: World, code: bytes, eip: int = GUEST_EIP, **options: bool) -> Block:
         """Translate and place it, once for each world and code."""
         if (world, code) not in self._placed:
-            translation = self.translate(world, code, eip, **options)
-            space = self.cache.space(world.cs_base, world.context)
-            self._placed[world, code] = self.cache.place(space, translation, (0,), False)
+            self._placed[world, code] = self.place_new(world, code, eip, **options)
         return self._placed[world, code]
+
+    def place_new(self, world: World, code: bytes, eip: int = GUEST_EIP, **options: bool) -> Block:
+        """Translate and place it again: a block that has learned nothing."""
+        translation = self.translate(world, code, eip, **options)
+        return self.cache.place(self.cache.space(world.cs_base, world.context), translation, (0,), False)
 
     def go(self, world: World, block: Block, before: State) -> Outcome:
         """Enter a block with a state; what the first exit shows."""

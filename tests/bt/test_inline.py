@@ -22,7 +22,9 @@ from inline_rig import (
 )  # fmt: skip
 
 from bt.assemble import assemble
-from bt.emit import S0, S1, S2, SiteKind
+from bt.branches import WAYS
+from bt.cache import Block
+from bt.emit import S0, S1, S2, Site, SiteKind
 from vmm.arch.exceptions import Vector
 from vmm.arch.layout import MASK32, Slot
 from vmm.arch.registers import ARITHMETIC, Reg
@@ -369,25 +371,45 @@ def test_a_direct_call_pushes_the_guests_return_address(rig: InlineRig, world: W
         assert outcome.state == before.pushed(GUEST_EIP + len(code), size)
 
 
+def _learning(block: Block) -> Site:
+    return next(site for site in block.translation.sites if site.kind is SiteKind.INDIRECT)
+
+
+def _fill_ways(rig: InlineRig, world: World, block: Block) -> None:
+    """Let a branch learn targets that nobody jumps to, until it has no way left."""
+    site = _learning(block)
+    while len(site.targets) < len(site.links):
+        rig.cache.predict(block, site, rig.place_new(world, b"\x90", 0x7100 + len(site.targets)))
+
+
 def _indirect(rig: InlineRig, world: World, code: bytes, before: State, after: State) -> None:
-    """All three ways: to the VMM, through the prediction, through the lookup table."""
+    """All ways: to the VMM to learn, through each prediction, through the lookup table, to the VMM at last."""
     space = rig.cache.space(world.cs_base, world.context)
-    block = rig.place(world, code)
-    outcome = rig.go(world, block, before)
-    assert outcome.site is not None, outcome.fault
-    assert outcome.site.kind is SiteKind.INDIRECT
-    assert outcome.scratch[S2] == TARGET
-    restored = outcome.state.but(ecx=outcome.scratch[S0], edx=outcome.scratch[S1])
-    assert restored == after
-    target = rig.place(world, b"\x90", TARGET)
+    target = rig.place_new(world, b"\x90", TARGET)
+    arrived = (target.translation.sites[0], after)
+    for decoys in range(WAYS):
+        block = rig.place_new(world, code)
+        site = _learning(block)
+        outcome = rig.go(world, block, before)
+        assert outcome.site is site, outcome.fault
+        assert outcome.scratch[S2] == TARGET
+        assert outcome.state.but(ecx=outcome.scratch[S0], edx=outcome.scratch[S1]) == after
+        for number in range(decoys):
+            rig.cache.predict(block, site, rig.place_new(world, b"\x90", 0x7200 + number))
+        rig.cache.predict(block, site, target)
+        predicted = rig.go(world, block, before)
+        assert (predicted.site, predicted.state) == arrived
+    block = rig.place_new(world, code)
+    _fill_ways(rig, world, block)
     space.remember(TARGET, target.entry)
     looked_up = rig.go(world, block, before)
-    assert (looked_up.site, looked_up.state) == (target.translation.sites[0], after)
+    assert (looked_up.site, looked_up.state) == arrived
     space.forget(TARGET)
-    assert rig.go(world, block, before).site is outcome.site
-    rig.cache.predict(block, outcome.site, target)
-    predicted = rig.go(world, block, before)
-    assert (predicted.site, predicted.state) == (target.translation.sites[0], after)
+    missed = rig.go(world, block, before)
+    assert missed.site is not None
+    assert (missed.site.kind, missed.scratch[S2]) == (SiteKind.INDIRECT, TARGET)
+    assert missed.site is not _learning(block)
+    assert missed.state.but(ecx=missed.scratch[S0], edx=missed.scratch[S1]) == after
 
 
 INDIRECT_REGS = [reg for reg in Reg if reg is not Reg.ESP]
@@ -466,6 +488,7 @@ def test_the_lookup_never_answers_for_another_target(rig: InlineRig, world: Worl
     """Targets that share a table entry, and EIP 0 in an empty table, go to the VMM."""
     space = rig.cache.space(world.cs_base, world.context)
     block = rig.place(world, b"\x66\xff\xe0" if not world.context.code32 else b"\xff\xe0")
+    _fill_ways(rig, world, block)
     before = some_state(1, 0)
     for eip in (0, 0x100, 0x1_0000, 0x1_0100, MASK32):
         outcome = rig.go(world, block, before.but(eax=eip))

@@ -385,8 +385,8 @@ def _check_sites(translation: Translation) -> None:
         assert translation.code[site.offset - len(EXIT) : site.offset] == EXIT
         assert site.insn in translation.insns
         if site.kind is SiteKind.LINK:
-            displacement = int.from_bytes(translation.code[site.field : site.field + 4], "little", signed=True)
-            assert site.field + 4 + displacement == site.offset - len(EXIT)
+            displacement = int.from_bytes(translation.code[site.patch : site.patch + 4], "little", signed=True)
+            assert site.patch + 4 + displacement == site.offset - len(EXIT)
     assert translation.code.endswith(EXIT)
 
 

@@ -232,3 +232,86 @@ def test_many_pages_are_read_in_one_piece(paged: World) -> None:
         paged.put(TABLE + 4 * index, (FRAME + index * PAGE_SIZE) | ALL)
     paged.memory.write(FRAME, bytes(range(256)) * 128)
     assert paged.mmu.read_bytes(0x0040_0000, 8 * PAGE_SIZE, True) == bytes(range(256)) * 128
+
+
+# --- PAE ---------------------------------------------------------------------------------------------------
+
+PAE = int(Cr4.PAE)
+POINTERS, PAE_DIRECTORY, PAE_TABLE = 0x3020, 0x4000, 0x6000
+PAE_LA = 0xC060_3123  # pointer 3, directory entry 3, table entry 3
+HIGH = 1 << 36  # the first bit that a frame number cannot have
+
+
+class PaeWorld(World):
+    """RAM, an MMU in PAE mode, and the three entries that map PAE_LA."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registers.cr4, self.registers.cr3 = PAE, POINTERS
+        self.pde_at, self.pte_at = PAE_DIRECTORY + 24, PAE_TABLE + 24
+        self.put(POINTERS + 24, PAE_DIRECTORY | P)
+        self.set_entries(PAE_TABLE | P | W | U, FRAME | P | W | U)
+
+    def put(self, gpa: int, value: int) -> None:
+        self.memory.write(gpa, value.to_bytes(8, "little"))
+
+    def word(self, gpa: int) -> int:
+        return int.from_bytes(self.memory.read(gpa, 8), "little")
+
+
+@pytest.fixture
+def pae() -> PaeWorld:
+    return PaeWorld()
+
+
+def test_pae_pages_translate_and_get_their_bits(pae: PaeWorld) -> None:
+    pde, pte = pae.entries()
+    assert pae.mmu.translate(PAE_LA, False, True) == FRAME | 0x123
+    assert pae.entries() == (pde | A, pte | A)
+    assert pae.mmu.translate(PAE_LA, True, True) == FRAME | 0x123
+    assert pae.entries() == (pde | A, pte | A | D)
+    assert pae.word(POINTERS + 24) == PAE_DIRECTORY | P
+
+
+def test_pae_large_pages_are_2_mbyte_and_need_no_pse(pae: PaeWorld) -> None:
+    pae.put(pae.pde_at, 0x0060_0000 | P | W | U | PS)
+    assert pae.mmu.translate(PAE_LA, True, True) == 0x0060_3123
+    assert pae.word(pae.pde_at) == 0x0060_0000 | P | W | U | PS | A | D
+
+
+def test_a_pae_entry_keeps_its_high_half(pae: PaeWorld) -> None:
+    """A frame above 4 GiB: nobody answers there, but the entry must not lose it when its bits are set."""
+    pae.set_entries(PAE_TABLE | P | W | U, 1 << 35 | FRAME | P | W | U)
+    pae.mmu.translate(PAE_LA, True, True)
+    assert pae.word(pae.pte_at) == 1 << 35 | FRAME | P | W | U | A | D
+
+
+@pytest.mark.parametrize("missing", ["pointer", "pde", "pte"])
+def test_a_missing_pae_entry_faults(pae: PaeWorld, missing: str) -> None:
+    at = {"pointer": POINTERS + 24, "pde": pae.pde_at, "pte": pae.pte_at}[missing]
+    pae.put(at, pae.word(at) & ~P)
+    assert fault_of(pae, True, True, PAE_LA) == (Vector.PF, FW | FU, PAE_LA)
+
+
+@pytest.mark.parametrize(
+    ("pde", "pte"),
+    [
+        pytest.param(PAE_TABLE | ALL | HIGH, FRAME | ALL, id="pde"),
+        pytest.param(PAE_TABLE | ALL, FRAME | ALL | HIGH, id="pte"),
+        pytest.param(PAE_TABLE | ALL, FRAME | ALL | 1 << 63, id="NX, which this processor lacks"),
+        pytest.param(0x0060_0000 | ALL | PS | 1 << 13, 0, id="large page off its boundary"),
+    ],
+)
+def test_reserved_pae_bits_fault(pae: PaeWorld, pde: int, pte: int) -> None:
+    pae.set_entries(pde, pte)
+    assert fault_of(pae, False, True, PAE_LA) == (Vector.PF, FP | FU | FRSVD, PAE_LA)
+
+
+@pytest.mark.parametrize(("pde", "pte", "wp", "write", "user", "error"), ACCESSES)
+def test_pae_rights(pae: PaeWorld, pde: int, pte: int, wp: int, write: bool, user: bool, error: int | None) -> None:
+    pae.registers.cr0 = PG | wp
+    pae.set_entries(PAE_TABLE | pde, FRAME | pte)
+    if error is None:
+        assert pae.mmu.translate(PAE_LA, write, user) == FRAME | 0x123
+    else:
+        assert fault_of(pae, write, user, PAE_LA) == (Vector.PF, error, PAE_LA)

@@ -1,26 +1,17 @@
-"""Boot sectors and images for the tests of the disk services, and the machine that they run on.
+"""Boot sectors and images for the tests of the disk services; bios_engines.py has the machines that they run on."""
 
-The machine is QEMU's ISA PC, which is independent of this project; what runs on it is our BIOS and the boot sector.
-"""
-
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from firmware.assembler import assemble_text
-from firmware.build import build_bios, build_vga_rom
+from tests.firmware.bios_engines import Machine, run_machine
 
 SECTOR: Final = 512
 CD_SECTOR: Final = 2048
 BOOT_RECORD: Final = 17  # sectors of the CD images made here
 CATALOG: Final = 19
 IMAGE: Final = 20
-_FIRST_DISK_SECTORS: Final = 16 * 63
-_SECONDS: Final = 30
 
 # Every program starts here, at 0000:7C00, and ends at `done`. `say` prints AX in hexadecimal and a blank, `carry`
 # prints C or -; both change nothing.
@@ -115,21 +106,8 @@ _MACROS: Final = """
 
 
 def run(tmp_path: Path, code: str, *options: str) -> str:
-    """Boot `code` from drive 80h, with QEMU's `options` for more drives; return what it said on the debug console."""
-    if shutil.which("qemu-system-i386") is None:
-        pytest.skip("needs qemu-system-i386")
-    (tmp_path / "bios.rom").write_bytes(build_bios())
-    (tmp_path / "vga.rom").write_bytes(build_vga_rom())
-    (tmp_path / "first.img").write_bytes(boot_sector(code).ljust(_FIRST_DISK_SECTORS * SECTOR, b"\0"))
-    command = [
-        *("qemu-system-i386", "-M", "isapc", "-m", "32", "-display", "none", "-net", "none", "-bios", "bios.rom"),
-        *("-cpu", "pentium3,-apic"),  # its local APIC would stand in the way of the 8259A
-        *("-device", "loader,file=vga.rom,addr=0xc0000,force-raw=on", "-boot", "c"),
-        *("-drive", "file=first.img,format=raw,if=ide", "-debugcon", "stdio", "-serial", "null", "-monitor", "none"),
-        *("-device", "isa-debug-exit,iobase=0xf4,iosize=1", *options),
-    ]
-    done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)
-    return done.stdout.decode("latin-1").strip()
+    """Boot `code` from drive 80h, with `options` for more drives; return what it said on the debug console."""
+    return run_machine(Machine(tmp_path, boot_sector(code), options)).strip()
 
 
 def boot_sector(code: str, first: str = "") -> bytes:

@@ -124,7 +124,7 @@ SERVICES = [
         id="int15_86_waits_200_ms",
     ),
     pytest.param(
-        "mov ah, 0x83; mov al, 0; mov cx, 0; mov dx, 5000; mov bx, 0x600; mov byte ptr [bx], 1; int 0x15; "
+        "mov ah, 0x83; mov al, 0; mov cx, 4; mov dx, 0; mov bx, 0x600; mov byte ptr [bx], 1; int 0x15; "
         "call carry; mov ah, 0x83; mov al, 0; int 0x15; call carry; 1: hlt; cmp byte ptr [0x600], 0x81; "
         "jne 1b; mov ax, 0x8301; int 0x15; call carry",
         "-C-",

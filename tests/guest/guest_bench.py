@@ -34,6 +34,7 @@ GDT, LDT, IDT, TSS, TSS_B = 0x1000, 0x2000, 0x3000, 0x4000, 0x6000
 HANDLERS = 0x9000  # one HLT for each vector
 CODE, DATA, STACK = 0x1_0000, 0x2_0000, 0x3_0800
 STACK0, STACK1, STACK2 = 0x4_1000, 0x4_2000, 0x4_3000
+PAGE_DIRECTORY, PAGE_TABLE = 0x20_0000, 0x20_1000
 ENTRY = 0x100  # offset of the program from CODE
 CELL = 0x40  # offset from DATA of the memory operand that most cases use
 DONE = 0xF4
@@ -204,6 +205,7 @@ class Bench:
     def __init__(self, options: Options = Options()) -> None:
         physical = PhysicalMemory(RAM + (96 << 20))
         host = physical.allocate(RAM)
+        self.physical = physical
         self.memory = GuestMemory(physical, RAM)
         self.memory.map(MemoryRegion("ram", 0, RAM, host))
         self.mmu = Mmu(self.memory)
@@ -295,6 +297,15 @@ class Bench:
         for seg in Seg:
             self.load(seg, first + (code if seg == Seg.CS else stack if seg == Seg.SS else data))
 
+    def continue_at(self, shown: Picture) -> None:
+        """Go back from a handler to the program that `shown`, a picture of a fault, interrupted."""
+        self.vcpu.halted = False
+        self.vcpu.eip = shown["eip"]
+        self.vcpu.cpl = self.mode.ring
+        self.vcpu.eflags = shown["eflags"] & ~RF
+        self.set(esp=shown["esp"])
+        self.load_segments(self.mode)
+
     def load(self, seg: int, selector: int) -> None:
         """Put a descriptor into a segment register, unchecked."""
         at = (LDT if selector & 4 else GDT) + (selector & 0xFFF8)
@@ -303,6 +314,18 @@ class Bench:
 
     def _bases(self) -> dict[int, int]:
         return {seg: CODE if seg == Seg.CS else STACK - 0x800 if seg == Seg.SS else DATA for seg in Seg}
+
+    def map_pages(self, *, alias: int = 0, missing: tuple[int, ...] | list[int] = (), rights: int = 7) -> None:
+        """Turn 32-bit paging on: the first 4 MiB identity, again at `alias`, with some pages missing."""
+        for page in range(1024):
+            entry = 0 if page << 12 in missing else page << 12 | rights
+            self.poke(PAGE_TABLE + 4 * page, entry)
+        self.poke(PAGE_DIRECTORY, PAGE_TABLE | 7)
+        if alias:
+            self.poke(PAGE_DIRECTORY + (alias >> 20), PAGE_TABLE | 7)
+        self.vcpu.cr3 = PAGE_DIRECTORY
+        self.vcpu.cr0 |= PG
+        self.vcpu.stale_translations = True
 
     # --- memory -----------------------------------------------------------------------------------------
 

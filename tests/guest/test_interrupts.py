@@ -7,6 +7,7 @@ from guest_bench import (
     CELL, CODE, DATA, DF, ENTRY, HANDLERS, IDT, IF, P16, P32, P32_BASED, REAL, STACK, TF, V86_3, ARITHMETIC, Bench, Mode,
     asm, flat_code, interrupt_gate, little, plain, RF,
 )  # fmt: skip
+from vmm.arch.registers import Seg
 from vmm.engines.engine import Leave
 
 COUNTER = DATA + 0x300
@@ -285,15 +286,8 @@ def test_tf_raises_db_after_each_instruction(bench, mode, code, stops, registers
         assert result["eip"] == mode.entry + stop
         assert result["eflags"] & TF
         assert result["dr"][6] == 0xFFFF_4FF0
-        resume(bench, mode, result)
+        bench.continue_at(result)
         offset = stop
-
-
-def resume(bench: Bench, mode: Mode, result: dict[str, Any]) -> None:
-    """Take the machine out of the handler's HLT, back to the interrupted program."""
-    bench.vcpu.halted = False
-    bench.load_segments(mode)
-    bench.set(esp=result["esp"])
 
 
 @pytest.mark.parametrize("mode", [REAL, P16[0], P32[0]], ids=str)
@@ -394,6 +388,17 @@ def test_a_fault_pushes_rf_and_a_trap_does_not(bench, mode):
         bench.run()
         top = bench.vcpu.base(2) + (bench.vcpu.reg32(4) if bench.vcpu.stack_size == 4 else bench.vcpu.reg32(4) & 0xFFFF)
         assert bench.word(top + 8) & RF == expected, code
+
+
+def test_handlers_that_fault_before_their_first_instruction_do_not_keep_the_vmm(bench):
+    """A code segment limit below every handler: each #GP raises the next one, for ever, and the run ends all the same."""
+    bench.start(REAL, b"\x40" * 0x20, eax=0)
+    register = bench.vcpu.segment(Seg.CS)
+    bench.vcpu.set_segment(Seg.CS, type(register)(register.selector, register.base, ENTRY + 9, register.flags))
+    for _ in range(3):
+        bench.run(1000)
+        assert bench.leave is Leave.PREEMPTED
+        assert bench.vcpu.reg32(0) == 10
 
 
 # --- delivery that goes wrong --------------------------------------------------------------------------------------

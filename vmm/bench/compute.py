@@ -76,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with console.status(f"{program.name}: {program.what}"):
             measured[program.name] = compare(program, options.rounds, options.scale)
     rows = [
-        (f"{program.name}: {program.what}", *(measured[program.name][side] for side in SIDES), program.bar)
-        for program in programs
+        (f"{program.name}: {program.what}", sides["bare"], sides["translated"], program.bar)
+        for program, sides in zip(programs, measured.values(), strict=True)
     ]
     report.show_comparison(console, "under translation against the bare engine", rows)
     commands = [series.command for sides in measured.values() for series in sides.values()]

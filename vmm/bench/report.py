@@ -9,6 +9,8 @@ from rich.table import Table
 
 from vmm.bench.measure import Series
 
+_VALUES = ("what", "value", "bar", "")
+
 
 def show_comparison(console: Console, title: str, rows: Iterable[tuple[str, Series, Series, float | None]]) -> None:
     """One row each: what, the yardstick, the measured, and the largest ratio that is promised."""
@@ -21,11 +23,13 @@ def show_comparison(console: Console, title: str, rows: Iterable[tuple[str, Seri
     console.print(table)
 
 
-def show_values(console: Console, title: str, rows: Iterable[tuple[str, str, str, str]]) -> None:
-    """One row each: what, the value, the bar, the verdict."""
+def show_values(
+    console: Console, title: str, rows: Iterable[tuple[str, str, str, str]], headings: tuple[str, ...] = _VALUES
+) -> None:
+    """A table of four columns; the first is text, the others figures."""
     table = Table(title=title)
-    for heading in ("what", "value", "bar", ""):
-        table.add_column(heading, justify="left" if heading == "what" else "right")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from bt.decode import Insn
+from bt.translate import OVERLONG
 from vmm.arch.exceptions import Vector, gp, ud
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SIZE
 from vmm.arch.registers import Eflags, Reg, Seg
@@ -424,6 +425,11 @@ def undefined(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     raise ud()
 
 
+def overlong(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """An instruction of more than 15 bytes (SDM Vol. 3A, "Interrupt 13 - General Protection Exception (#GP)")."""
+    raise gp()
+
+
 def _plain(semantics: Callable[[Vcpu], None]) -> Handler:
     def handler(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
         semantics(vcpu)
@@ -432,6 +438,7 @@ def _plain(semantics: Callable[[Vcpu], None]) -> Handler:
 
 
 HANDLERS: Final[Mapping[str, Handler]] = {
+    OVERLONG: overlong,
     "arpl": arpl,
     "call": far_branch,
     "cli": _plain(control.cli),

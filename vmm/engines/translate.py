@@ -55,6 +55,7 @@ _REPE: Final = 0xF3
 _REPEATS: Final = (0xF2, 0xF3)
 _OPERANDS_MAX: Final = 2
 """Memory operands of one instruction; one that crosses pages may need more, and then they share a frame."""
+_EVENTS_IN_A_ROW: Final = 64
 SELF_CHECK_AFTER: Final = 3
 """So many times may a page be written after it was translated; then its blocks check themselves."""
 _HOLE_CANDIDATES: Final = tuple(range(0xF400_0000, 0x8000_0000, -HOLE_SIZE))
@@ -246,7 +247,7 @@ class TranslateEngine:
             self._inject(fault)
             return
         if self.cache.flushes == generation:
-            if site.prediction and block.alive:
+            if len(site.targets) < len(site.links) and block.alive:
                 self.cache.predict(block, site, target)
             target.space.remember(target.eip, target.entry)
         q[hw.Q_EIP] = target.entry
@@ -426,14 +427,17 @@ class TranslateEngine:
 
         A string instruction that meets a device, or is traced, runs one iteration at a time, without its REP prefix.
         """
-        self._synchronise()
-        one_iteration = trap or any(page.region is not None for page in pages)
         try:
-            block, repeated = self._step_block(one_iteration)
+            self._enter_step(pages, trap)
         except GuestFault as fault:
             self._unmap(pages)
             self._inject(fault)
-            return
+
+    def _enter_step(self, pages: list[_DevicePage], trap: bool) -> None:
+        """`_begin_step`, raising the GuestFault of the fetch."""
+        self._synchronise()
+        one_iteration = trap or any(page.region is not None for page in pages)
+        block, repeated = self._step_block(one_iteration)
         self._step = _Step(pages, trap, repeated)
         self._phys.state.q[hw.Q_EIP] = block.entry
 
@@ -483,7 +487,12 @@ class TranslateEngine:
     # --- back to the guest -----------------------------------------------------------------------------
 
     def _inject(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> None:
-        """Deliver what the guest has earned, then go on; a triple fault is for the monitor."""
+        """Deliver what the guest has earned, then go on."""
+        self._deliver(fault, kind)
+        self._resume()
+
+    def _deliver(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> None:
+        """Deliver what the guest has earned; a triple fault is for the monitor."""
         if self._step is not None:
             self._unmap(self._step.pages)
             self._step = None
@@ -494,26 +503,37 @@ class TranslateEngine:
             events.raise_fault(self._vcpu, fault, kind=kind)
         except TripleFault:
             self._shut_down(fault)
-            return
-        self._resume()
 
     def _resume(self) -> None:
-        """Go on at `vcpu.eip`, or leave: interrupts, shadows and single steps first."""
+        """Go on at `vcpu.eip`, or leave: interrupts, shadows and single steps first.
+
+        A guest whose handlers fault before their first instruction makes events without end: it is preempted between
+        them.
+        """
+        for _ in range(_EVENTS_IN_A_ROW):
+            if self._leave is not None:
+                return
+            try:
+                self._advance()
+                return
+            except GuestFault as fault:
+                self._deliver(fault, EventKind.TRAP if fault.vector == Vector.DB else EventKind.FAULT)
+        self._leave = self._leave or Leave.PREEMPTED
+
+    def _advance(self) -> None:
+        """Enter the block or step at `vcpu.eip`, or find that it is time to leave. Raises: GuestFault: the event."""
         vcpu = self._vcpu
-        if self._leave is not None:
-            return
         if vcpu.halted and not (vcpu.page[_PENDING] and vcpu.interrupts_enabled):
             self._leave = Leave.HALTED
             return
         if vcpu.pending_debug:
             vcpu.dr[_DR6] |= vcpu.pending_debug
             vcpu.pending_debug = 0
-            self._inject(GuestFault(Vector.DB), EventKind.TRAP)
-            return
+            raise GuestFault(Vector.DB)
         if vcpu.interrupt_shadow:
             vcpu.interrupt_shadow = False
             vcpu.field_flags &= ~_RF
-            self._begin_step([], bool(vcpu.field_flags & _TF))
+            self._enter_step([], bool(vcpu.field_flags & _TF))
             return
         if vcpu.page[_PENDING] and vcpu.interrupts_enabled:
             self._take_interrupt()
@@ -521,15 +541,10 @@ class TranslateEngine:
                 return
         vcpu.field_flags &= ~_RF  # it lives for one instruction, and a fault of that sets it anyway
         if vcpu.field_flags & _TF:
-            self._begin_step([], trap=True)
+            self._enter_step([], trap=True)
             return
         self._synchronise()
-        try:
-            block = self._find(vcpu.eip)
-        except GuestFault as fault:
-            self._inject(fault)
-            return
-        self._phys.state.q[hw.Q_EIP] = block.entry
+        self._phys.state.q[hw.Q_EIP] = self._find(vcpu.eip).entry
 
     def _take_interrupt(self) -> None:
         vector = self._board.acknowledge_interrupt()
@@ -600,28 +615,41 @@ class TranslateEngine:
         return block if block is not None else self._translate(eip)
 
     def _translate(self, eip: int, step: bool = False) -> Block:
-        if eip > self._vcpu.segment(Seg.CS).limit:
-            raise gp()
         started = perf_counter()
-        la = self._space.cs_base + eip & MASK32
-        gpa = self._mmu.translate(la, False, self._vcpu.cpl == 3)
-        source = self._memory.read(gpa, PAGE_SIZE - (gpa & PAGE_MASK))
-        pages: tuple[int, ...] = (gpa >> PAGE_SHIFT,)
+        source, pages = self._fetch(eip)
         self_check = not step and bool(self.self_checked) and pages[0] in self.self_checked
-        limit = None
-        if len(source) < MAX_LENGTH and self._is_cut_off(source, eip):
-            second = self._mmu.translate(la + len(source) & MASK32, False, self._vcpu.cpl == 3)
-            source += self._memory.read(second, MAX_LENGTH - len(source))
-            pages += (second >> PAGE_SHIFT,)
-            limit = 1
+        limit = 1 if len(pages) > 1 else None
         block = self._place(eip, source, pages, self._block_options(step, self_check, limit))
         if not step and not self_check:
             self._watch(pages)
         self._count(block, perf_counter() - started)
         return block
 
+    def _fetch(self, eip: int) -> tuple[bytes, tuple[int, ...]]:
+        """The code at `eip` up to the end of its page or segment, and the page numbers it comes from.
+
+        Two pages only where the first instruction goes on in the second one. Raises: GuestFault: #PF; #GP(0) for an
+        instruction that is not inside the segment limit.
+        """
+        room = self._vcpu.segment(Seg.CS).limit - eip + 1
+        if room <= 0:
+            raise gp()
+        la = self._space.cs_base + eip & MASK32
+        gpa = self._mmu.translate(la, False, self._vcpu.cpl == 3)
+        source = self._memory.read(gpa, min(PAGE_SIZE - (gpa & PAGE_MASK), room))
+        if len(source) >= MAX_LENGTH or not self._is_cut_off(source, eip):
+            return source, (gpa >> PAGE_SHIFT,)
+        pages: tuple[int, ...] = (gpa >> PAGE_SHIFT,)
+        if len(source) < room:
+            second = self._mmu.translate(la + len(source) & MASK32, False, self._vcpu.cpl == 3)
+            source += self._memory.read(second, min(MAX_LENGTH, room) - len(source))
+            pages += (second >> PAGE_SHIFT,)
+        if len(source) < MAX_LENGTH and self._is_cut_off(source, eip):
+            raise gp()
+        return source, pages
+
     def _is_cut_off(self, source: bytes, eip: int) -> bool:
-        """Does the instruction at the end of a page go on in the next one?"""
+        """Does the instruction at the end of a page or segment go on behind it?"""
         return self._translator.decode_one(source, eip, self._space.context.code32) is None
 
     def _place(self, eip: int, source: bytes, pages: tuple[int, ...], options: Options) -> Block:
@@ -753,8 +781,8 @@ class TranslateEngine:
 def _hides_trap(name: str, vcpu: Vcpu) -> bool:
     """Does an instruction that ran under TF end without the single-step trap?
 
-    INT n that entered its handler has cleared TF; a load of SS holds the trap until the next instruction is done (SDM Vol.
-    3B, "Single-Step Exception Condition"; Vol. 2B, "MOV - Move"). STI's shadow holds back interrupts alone.
+    INT n that entered its handler has cleared TF; a load of SS holds the trap until the next instruction is done
+    (SDM Vol. 3B, "Single-Step Exception Condition"; Vol. 2B, "MOV - Move"). STI's shadow holds back interrupts alone.
     """
     return (name.startswith("int") and not vcpu.field_flags & _TF) or (vcpu.interrupt_shadow and name != "sti")
 

@@ -1,0 +1,147 @@
+"""`python -m vmm.bench.profile IMAGE`: where host time goes while an image boots.
+
+The engine is the usual one with a clock around each exit. "cache" is what remains of a run when its exits are taken away: cached
+code, what the engine below needs to translate it, and the way into the interrupt hook and back. Translation happens inside
+exits and is shown again by itself. The clocks cost about a microsecond an exit; `--functions` adds Python's own profiler, which
+costs far more, and lists the functions that took longest.
+"""
+
+import argparse
+import cProfile
+import pstats
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+
+from bt.emit import CALLOUT_VECTOR, SiteKind
+from bt.translate import name_of
+from vmm import monitor as monitor_module
+from vmm.arch.layout import MASK32
+from vmm.bench import report
+from vmm.engines.engine import Leave
+from vmm.engines.translate import TranslateEngine
+from vmm.hw import state as hw
+from vmm.machine import MachineConfig, build_vm
+
+_SLICE = 0.05
+_FUNCTIONS = 30
+
+
+class ProfiledEngine(TranslateEngine):
+    """Clocks around runs and exits; `latest` is the engine that a monitor made last."""
+
+    latest: "ProfiledEngine"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.run_seconds = 0.0
+        self.exit_seconds: Counter[str] = Counter()
+        self.exit_counts: Counter[str] = Counter()
+        ProfiledEngine.latest = self
+
+    def run(self) -> Leave:
+        """As ever, timed."""
+        started = perf_counter()
+        try:
+            return super().run()
+        finally:
+            self.run_seconds += perf_counter() - started
+
+    def _on_exit(self, vector: int) -> None:
+        name = self._name_of_exit(vector)
+        started = perf_counter()
+        super()._on_exit(vector)
+        self.exit_seconds[name] += perf_counter() - started
+        self.exit_counts[name] += 1
+
+    def _name_of_exit(self, vector: int) -> str:
+        if vector != CALLOUT_VECTOR:
+            return f"fault {vector}"
+        address = self._phys.state.q[hw.Q_EIP] + self._space.cs_base & MASK32
+        site, _ = self.cache.sites[address]
+        return f"callout {name_of(site.insn)}" if site.kind is SiteKind.CALLOUT else site.kind.name.lower()
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("python -m vmm.bench.profile", description=__doc__)
+    parser.add_argument("image", type=Path, help="boot medium")
+    parser.add_argument("--as", dest="kind", choices=("floppy", "disk", "cdrom"), default="floppy", help="%(default)s")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of host time, at the most (%(default)s)")
+    parser.add_argument("--until", metavar="REGEX", help="end when the screen matches")
+    parser.add_argument("--clock", choices=("realtime", "warp"), default="realtime", help="%(default)s")
+    parser.add_argument("--functions", action="store_true", help="Python's own profiler as well")
+    options = parser.parse_args(arguments)
+    if not options.image.is_file():
+        parser.error(f"{options.image}: no such file")
+    return options
+
+
+def config_of(options: argparse.Namespace) -> MachineConfig:
+    """The machine that boots the image."""
+    media = {"floppy": {"floppies": (options.image,)}, "disk": {"disks": (options.image,)}}
+    chosen: dict[str, Any] = media.get(options.kind, {"cdrom": options.image})
+    return MachineConfig(clock=options.clock, **chosen)
+
+
+def boot(options: argparse.Namespace, profiler: cProfile.Profile | None = None) -> tuple[ProfiledEngine, float]:
+    """Boot for so long, or until the screen matches; the engine with its clocks, and the seconds that it took."""
+    vm = build_vm(config_of(options))
+    pattern = re.compile(options.until) if options.until else None
+    monitor_module.TranslateEngine = ProfiledEngine  # type: ignore[misc]
+    monitor = monitor_module.Monitor()
+    run: Callable[..., Any] = monitor.run_slice if profiler is None else lambda *a: profiler.runcall(monitor.run_slice, *a)
+    started = time.perf_counter()
+    while time.perf_counter() - started < options.seconds:
+        if run(vm, _SLICE) is not None:
+            break
+        if pattern is not None and pattern.search("\n".join(vm.screen().lines())):
+            break
+    seconds = time.perf_counter() - started
+    vm.close()
+    return ProfiledEngine.latest, seconds
+
+
+def breakdown(engine: ProfiledEngine, seconds: float) -> list[tuple[str, float, int]]:
+    """What took how long, how often: the whole, then its parts, then exits by kind, longest first."""
+    in_exits = engine.exit_seconds.total()
+    parts = [
+        ("all", seconds, 1),
+        ("outside the engine: idle, devices, screen", seconds - engine.run_seconds, 0),
+        ("cache", engine.run_seconds - in_exits, engine.exit_counts.total()),
+        ("exits", in_exits, engine.exit_counts.total()),
+        ("of these: translation", engine.stats.translate_seconds, engine.stats.blocks),
+    ]
+    return parts + [(name, took, engine.exit_counts[name]) for name, took in engine.exit_seconds.most_common()]
+
+
+def show(console: Console, rows: list[tuple[str, float, int]]) -> None:
+    """The breakdown as a table."""
+    whole = rows[0][1]
+    cells = [
+        (name, f"{took:.3f} s", f"{took / whole:.0%}", f"{count:,} x {took / count * 1e6:.1f} us" if count > 1 else "")
+        for name, took, count in rows
+    ]
+    report.show_values(console, "where host time goes", cells, ("what", "time", "share", "each"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Boot and print."""
+    options = parse(arguments)
+    profiler = cProfile.Profile() if options.functions else None
+    engine, seconds = boot(options, profiler)
+    show(Console(), breakdown(engine, seconds))
+    if profiler is not None:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(_FUNCTIONS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

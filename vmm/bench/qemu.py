@@ -1,0 +1,116 @@
+"""QEMU's TCG as the yardstick for a boot: started with the same image, its screen read through QMP until a pattern shows.
+
+Source: QEMU documentation, "QEMU Machine Protocol Specification", "QEMU QMP Reference Manual" (`pmemsave`).
+"""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+PROGRAM: Final = "qemu-system-i386"
+_TEXT_MEMORY: Final = 0xB8000
+_TEXT_SIZE: Final = 80 * 25 * 2
+_POLL_SECONDS: Final = 0.02
+_DRIVES: Final = {"floppy": "floppy", "disk": "ide", "cdrom": "ide,media=cdrom"}
+_BOOT: Final = {"floppy": "a", "disk": "c", "cdrom": "d"}
+
+
+class QemuError(Exception):
+    """QEMU is not there, ended, or never showed what was waited for."""
+
+
+def command_line(image: Path, kind: str, memory: int, qmp: str) -> list[str]:
+    """QEMU's command: no network (its boot ROM costs time), no window, `memory` in MiB, changes to the image dropped."""
+    return [
+        PROGRAM, "-accel", "tcg", "-m", str(memory), "-display", "none", "-vga", "std", "-nic", "none",
+        "-drive", f"file={image},format=raw,if={_DRIVES[kind]},snapshot=on", "-boot", _BOOT[kind],
+        "-qmp", f"unix:{qmp},server=on,wait=off",
+    ]  # fmt: skip
+
+
+def version() -> str:
+    """QEMU's first line about itself. Raises: QemuError."""
+    if shutil.which(PROGRAM) is None:
+        raise QemuError(f"{PROGRAM}: not installed (make host-tools, or the package qemu-system-x86)")
+    said = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
+    return said.splitlines()[0]
+
+
+def seconds_until(image: Path, kind: str, memory: int, pattern: re.Pattern[str], limit: float) -> float:
+    """Seconds from QEMU's command until its text screen matches. Raises: QemuError."""
+    with tempfile.TemporaryDirectory() as folder:
+        qmp = str(Path(folder) / "qmp")
+        started = time.perf_counter()
+        process = subprocess.Popen(command_line(image, kind, memory, qmp), stderr=subprocess.PIPE, text=True)
+        try:
+            with _Screen(process, qmp, started + limit) as screen:
+                while not pattern.search(screen.text()):
+                    if time.perf_counter() > started + limit:
+                        raise QemuError(f"{pattern.pattern!r} did not show within {limit:g} s")
+                    time.sleep(_POLL_SECONDS)
+                return time.perf_counter() - started
+        finally:
+            process.kill()
+            process.communicate()
+
+
+class _Screen:
+    """QEMU's text memory, through QMP."""
+
+    def __init__(self, process: subprocess.Popen[str], path: str, deadline: float) -> None:
+        self._process = process
+        self._dump = Path(path).with_name("screen")
+        self._socket = self._connect(path, deadline)
+        self._lines = self._socket.makefile("rw", encoding="utf-8")
+        self._answer()  # the greeting
+        self._call("qmp_capabilities")
+
+    def __enter__(self) -> "_Screen":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._lines.close()
+        self._socket.close()
+
+    def text(self) -> str:
+        """The characters on the screen; line ends are not marked."""
+        self._call("pmemsave", val=_TEXT_MEMORY, size=_TEXT_SIZE, filename=str(self._dump))
+        return self._dump.read_bytes()[::2].decode("cp437")
+
+    def _connect(self, path: str, deadline: float) -> socket.socket:
+        while time.perf_counter() < deadline:
+            if self._process.poll() is not None:
+                raise QemuError(f"ended with status {self._process.returncode}: {self._said()}")
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(path)
+            except OSError:
+                connection.close()
+                time.sleep(_POLL_SECONDS)
+            else:
+                return connection
+        raise QemuError("its monitor never answered")
+
+    def _said(self) -> str:
+        return self._process.stderr.read().strip() if self._process.stderr else ""
+
+    def _call(self, name: str, **arguments: Any) -> None:
+        self._lines.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
+        self._lines.flush()
+        self._answer()
+
+    def _answer(self) -> None:
+        """Read up to the next answer; events in between are of no interest."""
+        for line in self._lines:
+            said = json.loads(line)
+            if "error" in said:
+                raise QemuError(said["error"]["desc"])
+            if "return" in said or "QMP" in said:
+                return
+        raise QemuError(f"closed its monitor: {self._said()}")
