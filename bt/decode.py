@@ -16,7 +16,8 @@ LEGACY_PREFIXES: Final = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf
 SEGMENT_PREFIXES: Final = {0x26: 0, 0x2E: 1, 0x36: 2, 0x3E: 3, 0x64: 4, 0x65: 5}
 OVERRIDE_BYTE: Final = {seg: byte for byte, seg in SEGMENT_PREFIXES.items()}
 _DS, _SS = 3, 2
-_GROUP_3: Final = (0xF6, 0xF7)
+_SSE2_ONLY: Final = frozenset((0x6C, 0x6D, 0xD6, 0xE6))
+"""Second opcode bytes that mean something only behind 66h: PUNPCKLQDQ, PUNPCKHQDQ, MOVQ, CVTTPD2DQ."""
 _STORES: Final = ("push", "call", "enter", "st", "fs", "fist", "fbst", "fns", "fx", "maskmov", "cmpxchg")
 """How the names of stores begin that Capstone does not see as such: to the stack, and most of x87, MMX and SSE."""
 
@@ -167,16 +168,6 @@ def _parse_32(tail: bytes) -> tuple[int | None, int | None, int, int, int]:
     return base, index, scale, int.from_bytes(tail[at : at + size], "little", signed=True), at + size
 
 
-def _plain_test(code: bytes) -> bytes | None:
-    """The same code with F6 /1 or F7 /1 spelt /0: processors execute both as TEST, Capstone knows one."""
-    at = 0
-    while at < len(code) - 1 and code[at] in LEGACY_PREFIXES:
-        at += 1
-    if at + 1 >= len(code) or code[at] not in _GROUP_3 or code[at + 1] >> 3 & 7 != 1:
-        return None
-    return code[: at + 1] + bytes([code[at + 1] & ~0x38]) + code[at + 2 :]
-
-
 class Decoder:
     """Capstone for 16- and 32-bit code."""
 
@@ -200,8 +191,7 @@ class Decoder:
                 yield Insn(address & 0xFFFF_FFFF, code[at : at + size], mnemonic, text, code32)
                 at += size
             if at == start:
-                known = _plain_test(code[at : at + MAX_LENGTH])
-                insn = None if known is None else self.one(known, eip + at, code32)
+                insn = None if code32 else self._with_66_prefix(code[at : at + MAX_LENGTH], eip + at)
                 if insn is None:
                     return
                 yield insn
@@ -211,8 +201,23 @@ class Decoder:
         """The first instruction of `code`, or None when its bytes are cut off or undefined."""
         for address, size, mnemonic, text in self._engines[code32].disasm_lite(code, eip, 1):
             return Insn(address & 0xFFFF_FFFF, code[:size], mnemonic, text, code32)
-        known = _plain_test(code)
-        return None if known is None else self.one(known, eip, code32)
+        return None if code32 else self._with_66_prefix(code[:MAX_LENGTH], eip)
+
+    def _with_66_prefix(self, code: bytes, eip: int) -> Insn | None:
+        """SSE2 instructions that Capstone does not know in 16-bit code: it takes their prefix for an operand size.
+
+        Decoded as 32-bit code with 16-bit addresses, or the reverse; the rest of their bytes is the same.
+        """
+        at = 0
+        while at < len(code) - 2 and code[at] in LEGACY_PREFIXES:
+            at += 1
+        prefixes = code[:at]
+        if b"\x66"[0] not in prefixes or code[at] != 0x0F or code[at + 1] not in _SSE2_ONLY:
+            return None
+        toggled = prefixes.replace(b"\x67", b"") if b"\x67" in prefixes else b"\x67" + prefixes
+        for _, size, mnemonic, text in self._engines[True].disasm_lite(toggled + code[at:], eip, 1):
+            return Insn(eip & 0xFFFF_FFFF, code[: size - len(toggled) + at], mnemonic, text, False)
+        return None
 
     def memory_width(self, insn: Insn) -> int:
         """Bytes of its memory operand, 1 to 16; the operand size if it has none that Capstone sees."""

@@ -10,9 +10,9 @@ _CONDITIONS: Final = "o no b ae e ne be a s ns p np l ge le g".split()
 _SIZES: Final = "b w d".split()
 
 _INTEGER: Final = """
-    aaa aad aam aas adc add and bound bsf bsr bswap bt btc btr bts cbw cdq clc cld cmc cmp cmpxchg cmpxchg8b cwd
+    aaa aad aam aas adc add and bound bsf bsr bswap bt btc btr bts cbw cdq clc cld cmc cmp cmpxchg cwd
     cwde daa das dec div endbr32 endbr64 enter idiv imul inc lahf lea leave movabs movsx movzx mul neg nop not or
-    pause popal popaw pushal pushaw rcl rcr rol ror sahf sal salc sar sbb shl shld shr shrd stc std sub test wait
+    pause popal popaw pushal pushaw rol ror sahf sal salc sar sbb shl shld shr shrd stc std sub wait
     xadd xchg xlatb xor
 """.split()
 
@@ -57,7 +57,6 @@ INNOCUOUS: Final = frozenset(
     + _SSE
     + _SSE2
     + [f"cmov{condition}" for condition in _CONDITIONS]
-    + [f"set{condition}" for condition in _CONDITIONS]
     + [f"{name}{size}" for name in ("cmps", "lods", "movs", "scas", "stos") for size in _SIZES]
     + [f"cmp{predicate}{kind}" for predicate in ["", *_PREDICATES] for kind in ("ps", "ss", "pd", "sd")]
 )

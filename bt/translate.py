@@ -198,17 +198,30 @@ LEAVING: Final = frozenset(
 """They leave the cache."""
 
 _CMC_TWICE: Final = b"\xf5\xf5"
+_NOT_GROUP: Final = 2
 
 
-def settled(emit: Emitter, insn: Insn) -> None:
-    """RCL, RCR and SETcc of memory: the same bytes, once the engine's lazy flags are computed.
+def set_condition(emit: Emitter, insn: Insn) -> None:
+    """SETcc: the same bytes; for memory, once the engine's lazy flags are computed.
 
-    The engine computes them inside these instructions before it touches memory, and forgets that it did when the access
-    faults: after a page fault, hidden or not, they would run again with other flags. CMC twice changes nothing and leaves
-    no flag lazy.
+    The engine computes them inside this instruction before it touches memory, and forgets that it did when the access
+    faults: after a page fault, hidden or not, it would run again with other flags. CMC twice leaves no flag lazy and
+    changes none. Source: SDM Vol. 2B, "SETcc - Set Byte on Condition".
     """
     if not insn.is_register_form:
         emit.raw(_CMC_TWICE)
+    verbatim(emit, insn)
+
+
+def rotate_through_carry(emit: Emitter, insn: Insn) -> None:
+    """RCL, RCR: the same bytes; for memory, once its page is sure to take them.
+
+    The engine changes CF before it stores the result, so that a fault at the store would let the instruction run again
+    with the wrong CF. NOT twice needs the same rights, changes nothing, and can begin again.
+    Source: SDM Vol. 2B, "RCL/RCR/ROL/ROR - Rotate"; "NOT": no flags affected.
+    """
+    if not insn.is_register_form:
+        emit.raw((insn.prefixes + bytes([0xF6 | insn.opcode & 1]) + insn.memory.with_reg(_NOT_GROUP)) * 2)
     verbatim(emit, insn)
 
 
@@ -222,14 +235,26 @@ def compare_exchange_8(emit: Emitter, insn: Insn) -> None:
     verbatim(emit, insn)
 
 
-SETTLED: Final[Mapping[str, Translator]] = {
+def test(emit: Emitter, insn: Insn) -> None:
+    """TEST: F6 /1 and F7 /1, which processors execute as /0, spelt /0; the engine knows one of them."""
+    if insn.opcode in (0xF6, 0xF7) and insn.modrm >> 3 & 7 == 1:
+        at = len(insn.prefixes) + 1
+        emit.raw(insn.raw[:at] + bytes([insn.modrm & ~0x38]) + insn.raw[at + 1 :])
+    else:
+        verbatim(emit, insn)
+
+
+ENGINE_FLAWS: Final[Mapping[str, Translator]] = {
+    "test": test,
     "cmpxchg8b": compare_exchange_8,
-    **dict.fromkeys(("rcl", "rcr", *(f"set{condition[1:]}" for condition in _CONDITIONS)), settled),
+    "rcl": rotate_through_carry,
+    "rcr": rotate_through_carry,
+    **{f"set{condition[1:]}": set_condition for condition in _CONDITIONS},
 }
-"""Innocuous, but for what the engine does to their flags when memory faults."""
+"""Innocuous, but for what the engine makes of them."""
 
 TABLE: Final[Mapping[str, Translator]] = {
-    **SETTLED,
+    **ENGINE_FLAWS,
     **INLINE,
     **PARTLY,
     **BRANCHES,

@@ -178,6 +178,7 @@ class Vm:
         state = {
             "version": _SAVE_VERSION,
             "memory_size": self.memory.ram_size,
+            "drives": len(self.images),
             "vcpu": self.vcpu.save(),
             "board": self.board.save(),
             "images": [image.save() for image in self.images],
@@ -188,15 +189,17 @@ class Vm:
 
     def load(self, saved: bytes) -> None:
         """Put back what `save` gave, into a VM of the same configuration. Raises: ConfigError."""
+        state = _saved_state(saved)
+        found = tuple(state.get(name) for name in ("version", "memory_size", "drives"))
+        expected = (_SAVE_VERSION, self.memory.ram_size, len(self.images))
+        if found != expected:
+            raise ConfigError(f"saved machine: version, memory and images {found} given, {expected} expected")
         try:
-            state = json.loads(zlib.decompress(saved))
-        except (zlib.error, ValueError) as error:
-            raise ConfigError(f"saved machine: not one ({error})") from None
-        found = (state.get("version"), state.get("memory_size"))
-        if found != (_SAVE_VERSION, self.memory.ram_size):
-            raise ConfigError(
-                f"saved machine: version and memory {found} given, {(_SAVE_VERSION, self.memory.ram_size)} expected"
-            )
+            self._put_back(state)
+        except KeyError as error:
+            raise ConfigError(f"saved machine: another version of vmm has made it ({error})") from None
+
+    def _put_back(self, state: dict[str, Any]) -> None:
         _unpack_pages(self._ram(), state["ram"])
         _unpack_pages(self.video, state["video"])
         self.vcpu.load(state["vcpu"])
@@ -211,6 +214,16 @@ class Vm:
         if region is None or region.host is None:
             raise ConfigError("saved machine: no RAM at 0")
         return self.physical.window(region.host, self.memory.ram_size)
+
+
+def _saved_state(saved: bytes) -> dict[str, Any]:
+    try:
+        state = json.loads(zlib.decompress(saved))
+    except (zlib.error, ValueError) as error:
+        raise ConfigError(f"saved machine: not one ({error})") from None
+    if not isinstance(state, dict):
+        raise ConfigError("saved machine: not one (no object)")
+    return state
 
 
 def _zero(memory: GuestMemory, address: int, size: int) -> None:

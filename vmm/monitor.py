@@ -14,7 +14,8 @@ from typing import Any, Final
 from bt.translate import Options
 from vmm.engines.engine import Leave
 from vmm.engines.report import stats_of
-from vmm.engines.translate import TranslatedMachine, TranslateEngine
+from vmm.engines.machine import TranslatedMachine
+from vmm.engines.translate import TranslateEngine
 from vmm.hw.cpu import NEVER, PhysicalCpu
 from vmm.machine import Vm
 from vmm.outcome import Halted, Outcome, TripleFault

@@ -142,14 +142,12 @@ init_equipment:
     mov dx, word ptr cs:[si]
     add si, 2
     add dx, 3                       # the line control register keeps what is written, if there is one
-    in al, dx
-    mov ah, al
     mov al, 0x1B
     out dx, al
     in al, dx
     cmp al, 0x1B
-    mov al, ah
     jne .no_port
+    mov al, 0x03                    # 8 bits, no parity: out of reset it is 5 bits, and not everyone sets a format
     out dx, al
     sub dx, 3
     mov word ptr [BDA_COM + di], dx

@@ -26,7 +26,7 @@ TEXT = 'text: .asciz "ready"\n'
 HALT = "cli\n hlt\n"
 
 RESETS = {
-    "i8042": ("mov al, 0xfe; out 0x64, al", "i8042"),
+    "i8042": ("mov al, 0xfe; out 0x64, al", "i8042 command FEh"),
     "port_92h": ("mov al, 1; out 0x92, al", "port 92h"),
     "port_cf9h": ("mov dx, 0xcf9; mov al, 6; out dx, al", "port CF9h"),
 }

@@ -23,14 +23,15 @@ from vmm.cpu.hole import Hole
 from vmm.cpu.paging import Mmu
 from vmm.cpu.vcpu import DESC_B, DESC_G, SegmentRegister, Vcpu
 from vmm.engines.engine import Leave
-from vmm.engines.translate import TranslatedMachine, TranslateEngine
+from vmm.engines.machine import TranslatedMachine
+from vmm.engines.translate import TranslateEngine
 from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion
 
 RAM = 4 << 20
 LOW = 0x5_0000  # the memory that a picture compares
-GDT, LDT, IDT, TSS, TSS_B = 0x1000, 0x2000, 0x3000, 0x4000, 0x6000
+GDT, LDT, IDT, TSS, TSS_B = 0x1000, 0x2000, 0x3000, 0x4000, 0x7000
 HANDLERS = 0x9000  # one HLT for each vector
 CODE, DATA, STACK = 0x1_0000, 0x2_0000, 0x3_0800
 STACK0, STACK1, STACK2 = 0x4_1000, 0x4_2000, 0x4_3000
@@ -249,6 +250,7 @@ class Bench:
         {"real": self._real, "v86": self._v86, "protected": self._protected}[mode.kind]()
         self.set(**{**SEEDS, "esp": mode.offset(STACK, "ss")})
         self.vcpu.eip = mode.entry
+        self.vcpu.halted = False
         self.set(eflags=2 | mode.iopl << 12 | (VM if mode.kind == "v86" else 0))
         self.set(**registers)
 

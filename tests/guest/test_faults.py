@@ -100,6 +100,51 @@ def test_a_page_fault_inside_an_inline_sequence_leaves_no_trace(bench, mode, ins
     assert bench.run()["eip"] == "end"
 
 
+# --- hidden faults ----------------------------------------------------------------------------------------------
+
+FAR = 0x30_0000
+ORIGINAL = 0x5A5A_5A5A
+BEFORE_FLAGS = {
+    "add_with_carry": "83c0ff", "add": "83c001", "sub_with_borrow": "83e805", "inc": "40", "stc_dec": "f948", "and": "21c0",
+    "shl": "d1e0", "stc": "f9", "mul": "f7e1", "sub_in_another_block": "83e805eb00",
+}  # fmt: skip
+ON_MEMORY = {
+    "rcl_imm": "c015M03", "rcl_1": "d115M", "rcr_cl": "d31dM", **{f"set{n:x}": f"0f9{n:x}05M" for n in range(16)},
+    "adc_m": "1105M", "adc_r": "1305M", "sbb_m": "1905M", "sbb_r": "1b05M", "inc": "ff05M", "rol": "c105M03", "shl": "c125M03",
+    "sar_cl": "d33dM", "shrd": "0fac05M05", "xadd": "0fc105M", "cmpxchg": "0fb10dM", "cmpxchg8b": "0fc70dM", "neg": "f71dM",
+    "not": "f715M", "or": "0905M", "cmovp": "0f4a05M", "cmovl": "0f4c05M", "push": "ff35M", "pop": "508f05M", "imul": "0faf05M",
+    "bsf": "0fbc05M", "scas": "bf00003000af", "cmps": "bf00003000be00000200a7", "movs": "bf00003000be00000200a5",
+    "rep_stos": "bf00003000b904000000f3aa", "xchg": "8705M", "fld": "d905M", "fist": "d9e8db1dM", "test": "8505M",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", [P32[0], P32[3]], ids=str)
+@pytest.mark.parametrize("before", BEFORE_FLAGS)
+def test_a_page_that_only_the_shadow_misses_changes_no_flag(used_bench, mode, before):
+    """Each instruction once on a page that the shadow has, once on one that it has yet to map: the same must come out."""
+    touch = b"\x50\xa1" + little(FAR, 4) + b"\xa3" + little(FAR, 4) + b"\x58"
+    for name, text in ON_MEMORY.items():
+        code = bytes.fromhex(BEFORE_FLAGS[before] + text.replace("M", little(FAR, 4).hex()))
+        shown = []
+        for first in (touch, b""):
+            used_bench.recycle()
+            used_bench.start(mode, first + code, eax=1, ecx=3)
+            used_bench.poke(FAR, ORIGINAL)
+            used_bench.map_pages()
+            result = used_bench.run()
+            assert result["eip"] == "end"
+            used_bench.vcpu.cr0 &= ~(1 << 31)
+            shown.append([result[n] for n in ("eax", "ecx", "edx", "eflags", "esp")] + [used_bench.word(FAR)])
+        assert shown[0] == shown[1], name
+
+
+def test_cmpxchg8b_changes_zf_alone(used_bench):
+    used_bench.start(P32[0], b"\x83\xe8\x05\x0f\xc7\x0d" + little(FAR, 4), eax=1, edx=0)
+    used_bench.poke(FAR, 0x1234)
+    result = used_bench.run()
+    assert (result["eax"], result["eflags"] & ARITHMETIC) == (0x1234, 0x95)
+
+
 # --- memory that is not there -------------------------------------------------------------------------------------
 
 NOWHERE = RAM + 0x10_0000  # behind RAM

@@ -64,8 +64,8 @@ class ProfiledEngine(TranslateEngine):
     def _name_of_exit(self, vector: int) -> str:
         if vector != CALLOUT_VECTOR:
             return f"fault {vector}"
-        address = self._phys.state.q[hw.Q_EIP] + self._space.cs_base & MASK32
-        site, _ = self.cache.sites[address]
+        address = self._phys.state.q[hw.Q_EIP] + self.code.space.cs_base & MASK32
+        site, _ = self.code.cache.sites[address]
         return f"callout {name_of(site.insn)}" if site.kind is SiteKind.CALLOUT else site.kind.name.lower()
 
 

@@ -25,7 +25,7 @@ def stats_of(engine: TranslateEngine, wall_seconds: float) -> dict[str, Any]:
         "exits": {**dict(stats.exits.most_common()), "callout": stats.callouts.total()},
         "interrupts": {str(vector): count for vector, count in sorted(stats.interrupts.items())},
         "exceptions": {str(vector): count for vector, count in sorted(stats.exceptions.items())},
-        "self_checked_pages": len(engine.self_checked),
-        "cache_flushes": engine.cache.flushes,
+        "self_checked_pages": len(engine.code.self_checked),
+        "cache_flushes": engine.code.cache.flushes,
         "time": {"wall_s": round(wall_seconds, 4), "translate_s": round(stats.translate_seconds, 4)},
     }
