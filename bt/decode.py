@@ -3,12 +3,13 @@
 Source of the format: Intel SDM Vol. 2A, "Instruction Format".
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import capstone
+
+_T = TypeVar("_T")
 
 MAX_LENGTH: Final = 15
 _WINDOW: Final = 32
@@ -18,8 +19,25 @@ OVERRIDE_BYTE: Final = {seg: byte for byte, seg in SEGMENT_PREFIXES.items()}
 _DS, _SS = 3, 2
 _SSE2_ONLY: Final = frozenset((0x6C, 0x6D, 0xD6, 0xE6))
 """Second opcode bytes that mean something only behind 66h: PUNPCKLQDQ, PUNPCKHQDQ, MOVQ, CVTTPD2DQ."""
+_STORES_KEPT: Final = 4096
 _STORES: Final = ("push", "call", "enter", "st", "fs", "fist", "fbst", "fns", "fx", "maskmov", "cmpxchg")
 """How the names of stores begin that Capstone does not see as such: to the stack, and most of x87, MMX and SSE."""
+
+
+class _Kept(Generic[_T]):
+    """A property that is computed once. `functools.cached_property` takes a lock for that until Python 3.12."""
+
+    def __init__(self, compute: Callable[[Any], _T]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, _owner: type) -> _T:
+        value = self._compute(instance)
+        object.__setattr__(instance, self._name, value)
+        return value
 
 
 @dataclass(frozen=True)
@@ -36,69 +54,69 @@ class Insn:
     text: str
     code32: bool
 
-    @cached_property
+    @_Kept
     def next_eip(self) -> int:
         """Offset of the next instruction, 32 bits."""
         return self.eip + len(self.raw) & 0xFFFF_FFFF
 
-    @cached_property
+    @_Kept
     def prefixes(self) -> bytes:
         """The legacy prefixes."""
         return self.raw[: self._opcode_at]
 
-    @cached_property
+    @_Kept
     def _opcode_at(self) -> int:
         at = 0
         while at < len(self.raw) - 1 and self.raw[at] in LEGACY_PREFIXES:
             at += 1
         return at
 
-    @cached_property
+    @_Kept
     def opcode(self) -> int:
         """One byte, or 0F00h + the second byte of a two-byte opcode."""
         at = self._opcode_at
         first = self.raw[at]
         return 0x0F00 | self.raw[at + 1] if first == 0x0F and at + 1 < len(self.raw) else first
 
-    @cached_property
+    @_Kept
     def tail(self) -> bytes:
         """What follows the opcode: ModR/M, SIB, displacement, immediate."""
         at = self._opcode_at
         return self.raw[at + 2 :] if self.raw[at] == 0x0F else self.raw[at + 1 :]
 
-    @cached_property
+    @_Kept
     def operand_size(self) -> int:
         """2 or 4 bytes."""
         return 4 if self.code32 != (b"\x66"[0] in self.prefixes) else 2
 
-    @cached_property
+    @_Kept
     def address_size(self) -> int:
         """2 or 4 bytes."""
         return 4 if self.code32 != (b"\x67"[0] in self.prefixes) else 2
 
-    @cached_property
+    @_Kept
     def repeat(self) -> int:
         """F2h, F3h, or 0 when the instruction has neither."""
         found = [byte for byte in self.prefixes if byte in (0xF2, 0xF3)]
         return found[-1] if found else 0
 
-    @cached_property
+    @_Kept
     def segment_override(self) -> int | None:
         """Segment register number of the last override prefix, or None."""
         found = [SEGMENT_PREFIXES[byte] for byte in self.prefixes if byte in SEGMENT_PREFIXES]
         return found[-1] if found else None
 
-    @cached_property
+    @_Kept
     def modrm(self) -> int:
         """The ModR/M byte (instructions that have one)."""
         return self.tail[0]
 
-    @cached_property
+    @_Kept
     def is_register_form(self) -> bool:
         """ModR/M names a register, not memory."""
         return self.modrm >= 0xC0
 
-    @cached_property
+    @_Kept
     def memory(self) -> "MemoryOperand":
         """The memory operand that ModR/M names."""
         return MemoryOperand.parse(self)
@@ -177,6 +195,7 @@ class Decoder:
             True: capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32),
         }
         self._detailed: dict[bool, Any] = {}
+        self._stores: dict[tuple[bytes, bool], bool] = {}
 
     def decode(self, code: bytes, eip: int, code32: bool) -> Iterator[Insn]:
         """Instructions from `code`, which lies at `eip`, until one is cut off or undefined.
@@ -221,23 +240,35 @@ class Decoder:
 
     def memory_width(self, insn: Insn) -> int:
         """Bytes of its memory operand, 1 to 16; the operand size if it has none that Capstone sees."""
-        detailed = self._in_detail(insn)
-        sizes = [op.size for op in detailed.operands if op.type == capstone.x86.X86_OP_MEM]
+        sizes = [op.size for op in self._operands(insn) or () if op.type == capstone.x86.X86_OP_MEM]
         return sizes[0] if sizes else insn.operand_size
 
     def writes_memory(self, insn: Insn) -> bool:
-        """Does it store, to the stack too? Asks Capstone for detail: only for pages that modify their own code."""
-        operands = self._in_detail(insn).operands
+        """Does it store, to the stack too? Only for pages that modify their own code, whose blocks are made often."""
+        key = (insn.raw, insn.code32)
+        known = self._stores.get(key)
+        if known is None:
+            if len(self._stores) >= _STORES_KEPT:
+                self._stores.clear()
+            known = self._stores[key] = self._looks_like_store(insn)
+        return known
+
+    def _looks_like_store(self, insn: Insn) -> bool:
+        """The answer, from Capstone's detail."""
+        operands = self._operands(insn)
+        if operands is None:
+            return not insn.is_register_form
         if any(op.type == capstone.x86.X86_OP_MEM and op.access & capstone.CS_AC_WRITE for op in operands):
             return True
         name = insn.mnemonic.rsplit(" ", 1)[-1]
         moves = bool(operands) and operands[0].type == capstone.x86.X86_OP_MEM and name.startswith("mov")
         return moves or name.startswith(_STORES)
 
-    def _in_detail(self, insn: Insn) -> Any:
+    def _operands(self, insn: Insn) -> Any:
+        """Capstone's operands, or None for an instruction that `_with_66_prefix` had to find."""
         engine = self._detailed.get(insn.code32)
         if engine is None:
             engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32 if insn.code32 else capstone.CS_MODE_16)
             engine.detail = True
             self._detailed[insn.code32] = engine
-        return next(engine.disasm(insn.raw, insn.eip, 1))
+        return next((detailed.operands for detailed in engine.disasm(insn.raw, insn.eip, 1)), None)

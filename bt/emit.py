@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from bt.assemble import template
 from bt.decode import Insn
 from bt.guest import Context, Window
-from vmm.arch.layout import MASK32, Slot
+from vmm.arch.layout import MASK32, SCRATCH_WORDS, Slot
 from vmm.arch.registers import Reg
 
 CALLOUT_VECTOR: Final = 0x40
@@ -15,6 +16,7 @@ _INT: Final = bytes([0xCD, CALLOUT_VECTOR])
 _OPERAND_SIZE: Final = b"\x66"
 S0, S1, S2, S3 = range(4)
 """Scratch words. By convention S0 keeps the guest's ECX, S1 its EDX or EAX, S2 a value for a callout."""
+_SCRATCH_NAMES: Final = tuple(f"S{index}" for index in range(SCRATCH_WORDS))
 
 
 class SiteKind(Enum):
@@ -48,8 +50,7 @@ class Site:
     targets: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """From `offset` on, code belongs to the guest instruction at `eip`.
 
     If it faults there, each (register, scratch word) of `restore` must be put back first: then it looks as if the guest
@@ -79,6 +80,35 @@ class Translation:
     source_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """A template whose addresses are filled in for one window; `open` are the fields that each use fills in itself."""
+
+    code: bytes
+    open: tuple[tuple[int, str], ...]
+
+
+def _fill(text: str, window: Window, code32: bool) -> _Filled:
+    made = template(text, code32)
+    code, left = bytearray(made.code), []
+    for offset, name in made.fields:
+        if name in Slot.__members__:
+            value = window.slot(Slot[name])
+        elif name in _SCRATCH_NAMES:
+            value = window.scratch_word(_SCRATCH_NAMES.index(name))
+        else:
+            left.append((offset, name))
+            continue
+        code[offset : offset + 4] = value.to_bytes(4, "little")
+    return _Filled(bytes(code), tuple(left))
+
+
+@lru_cache(maxsize=256)
+def _filled_templates(window: Window, code32: bool) -> dict[str, _Filled]:
+    """The templates that were filled in for a window: blocks by the thousand share them."""
+    return {}
+
+
 @dataclass(slots=True)
 class Emitter:
     """Collects code. `window` gives the CS-relative addresses that templates need."""
@@ -94,6 +124,10 @@ class Emitter:
     insn: Insn = field(init=False)
     shadow_next: bool = False
     _waiting: list[tuple[int, int]] = field(default_factory=list)
+    _templates: dict[str, _Filled] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._templates = _filled_templates(self.window, self.context.code32)
 
     def begin(self, insn: Insn) -> None:
         """Start the code of one guest instruction."""
@@ -115,17 +149,21 @@ class Emitter:
         self.code += code
 
     def emit(self, text: str, **values: int) -> dict[str, int]:
-        """Append a template; S0-S3 and the names of vCPU-page slots are known to it. Returns where each field went."""
-        made = template(text, self.context.code32)
-        known = {name: self._known(name) for _, name in made.fields if name not in values}
-        start = len(self.code)
-        self.code += made.emit(values | known)
-        return {name: start + offset for offset, name in made.fields}
+        """Append a template; S0-S3 and the names of vCPU-page slots are known to it.
 
-    def _known(self, name: str) -> int:
-        if name[0] == "S" and name[1:].isdigit():
-            return self.window.scratch_word(int(name[1:]))
-        return self.window.slot(Slot[name])
+        Returns where each field of `values` went; values are taken modulo 2^32.
+        """
+        filled = self._templates.get(text)
+        if filled is None:
+            filled = self._templates[text] = _fill(text, self.window, self.context.code32)
+        start = len(self.code)
+        self.code += filled.code
+        places = {}
+        for offset, name in filled.open:
+            at = start + offset
+            self.code[at : at + 4] = (values[name] & MASK32).to_bytes(4, "little")
+            places[name] = at
+        return places
 
     def mark(self, *restore: tuple[Reg, int]) -> None:
         """From here on, a fault must first put registers back from scratch words."""

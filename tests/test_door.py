@@ -138,6 +138,20 @@ def test_last_is_what_was_seen_and_asks_nobody() -> None:
     assert (clock.last, clock.last) == (50, 50)
 
 
+def test_a_glance_shows_the_time_and_leaves_no_trace() -> None:
+    door = Door(host(0, 50, 60))
+    clock, log = Clock(door), door.record()
+    assert (clock.glance(), clock.last, log.times) == (50, 0, [])
+    assert (clock.now(), log.times) == (60, [60])
+
+
+def test_a_glance_in_a_replay_shows_what_the_machine_has_seen() -> None:
+    door = Door(host())
+    door.replay(DoorLog(times=[5, 25]))
+    clock = Clock(door)
+    assert (clock.glance(), clock.now(), clock.glance()) == (0, 20, 20)
+
+
 def test_skip_jumps_ahead_and_time_goes_on_from_there() -> None:
     clock = Clock(Door(host(0, 10, 11, 30)))
     clock.skip_to(1_000_000)

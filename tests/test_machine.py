@@ -100,7 +100,9 @@ def test_boots_from(media: dict[str, Path], given: tuple[str, ...], boot: str | 
 
 def test_a_second_floppy_behind_an_empty_drive_is_drive_b(media: dict[str, Path], tmp_path: Path) -> None:
     """The disk's boot sector reads the first byte of drive 1."""
-    code = assembled(f"mov ax, 0x0201; mov bx, 0x8000; mov cx, 1; mov dx, 1; int 0x13; mov al, [0x8000]; out 0xE9, al; {END}")
+    code = assembled(
+        f"mov ax, 0x0201; mov bx, 0x8000; mov cx, 1; mov dx, 1; int 0x13; mov al, [0x8000]; out 0xE9, al; {END}"
+    )
     (tmp_path / "disk").write_bytes(code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1007 * SECTOR))
     with machine(floppies=(None, media["floppy"]), disks=(tmp_path / "disk",), boot="disk") as vm:
         heard = listen(vm)
@@ -193,9 +195,10 @@ def test_a_multiboot_kernel_finds_what_the_specification_promises(tmp_path: Path
     assert (magic, upper, modules) == (0x2BADB002, 15 * 1024, 1)
     assert flags & 0b1001101 == 0b1001101  # memory sizes, command line, modules, memory map
     assert module.to_bytes(4, "little") == b"MODL"
-    assert command_line.to_bytes(4, "little") == str(tmp_path / "kernel").encode()[:4] or command_line.to_bytes(
-        4, "little"
-    ) == b"kern"
+    assert (
+        command_line.to_bytes(4, "little") == str(tmp_path / "kernel").encode()[:4]
+        or command_line.to_bytes(4, "little") == b"kern"
+    )
     assert cr0 & 0x8000_0001 == 1  # protected, not paged
 
 

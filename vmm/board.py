@@ -330,7 +330,7 @@ class Board:
 
     def save(self) -> dict[str, Any]:
         """The state of every chip, and virtual time."""
-        return {"now": self.clock.now(), **{name: chip.save() for name, chip in self._chips().items()}}
+        return {"now": self.clock.last, **{name: chip.save() for name, chip in self._chips().items()}}
 
     def load(self, state: dict[str, Any]) -> None:
         """Put every chip back."""

@@ -85,6 +85,10 @@ class Door:
             self._log.times.append(value)
         return value
 
+    def glance(self) -> int | None:
+        """Host time for people to read: it enters no log, so the VM must not see it. None when replaying."""
+        return None if self._replay is not None else self._host_ns()
+
     def wall_clock(self) -> int:
         """Seconds since 1970, in local time, which is what a PC's clock is set to."""
         if self._replay is not None:
@@ -160,6 +164,11 @@ class Clock:
     def last(self) -> int:
         """The latest time that anybody in the VM has seen."""
         return self._last
+
+    def glance(self) -> int:
+        """Virtual time for people to read, without letting the VM's own see it."""
+        host = self._door.glance()
+        return self._last if host is None else max(self._last, host - self._origin)
 
     def skip_to(self, moment: int) -> None:
         """Let virtual time jump forward to `moment`; nothing if that is past."""

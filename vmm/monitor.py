@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from bt.translate import Options
 from vmm.engines.engine import Leave
-from vmm.engines.report import stats_of
 from vmm.engines.machine import TranslatedMachine
+from vmm.engines.report import stats_of
 from vmm.engines.translate import TranslateEngine
 from vmm.hw.cpu import NEVER, PhysicalCpu
 from vmm.machine import Vm
@@ -51,14 +51,19 @@ class Monitor:
         """Run a VM for about so long; None means that it can go on."""
         if self._vm is not vm:
             self._take(vm)
-        end = time.monotonic() + host_seconds
+        try:
+            return self._turns(vm, time.monotonic() + host_seconds)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # its handler's code lives only as long as our processor
+            self._stop = False
+
+    def _turns(self, vm: Vm, end: float) -> Outcome | None:
         while not self._stop:
             vm.board.take_inputs(vm.door)
             vm.board.run_due()
             outcome = self._wait(vm, end) if self._is_idle(vm) else self._run(vm, end)
             if outcome is not None or time.monotonic() >= end:
                 return outcome
-        self._stop = False
         return None
 
     def _run(self, vm: Vm, end: float) -> Outcome | None:
@@ -113,7 +118,7 @@ class Monitor:
         trace = vm.config.trace
         self._engine = engine = TranslateEngine(machine, self._cpu, Options(probe_critical="critical" in trace))
         if trace and vm.on_trace is not None:
-            engine.observer = Tracer(vm.vcpu, vm.board.clock.now, trace, vm.on_trace)
+            engine.observer = Tracer(vm.vcpu, vm.board.clock.glance, trace, vm.on_trace)
         engine.attach()
         if vm.config.audit:
             self._cpu.audit_blocks(engine.audit)

@@ -98,7 +98,7 @@ def plugged(options: tuple[str, ...]) -> Plugged:
                 found["order"] = rest.pop(0)
             case "-cdrom":
                 found["cdrom"] = Path(rest.pop(0))
-            case "-device" if (device := re.fullmatch(r"floppy,drive=\w+,drive-type=(\d+)", rest[0])):
+            case "-device" if device := re.fullmatch(r"floppy,drive=\w+,drive-type=(\d+)", rest[0]):
                 found["floppy_type"] = DRIVE_TYPES[device[1]]
                 del rest[0]
             case "-drive":

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from bt.assemble import assemble
-from bt.translate import Options
+from bt.translate import DEFAULT_OPTIONS, Options
 from vmm.arch.descriptors import Descriptor, Gate, SystemType
 from vmm.arch.exceptions import HAS_ERROR_CODE
 from vmm.arch.registers import Cr0, Eflags, Reg, Seg
@@ -203,7 +203,7 @@ def low_memory() -> bytes:
 class Bench:
     """One virtual machine without devices, and the engine that runs it."""
 
-    def __init__(self, options: Options = Options()) -> None:
+    def __init__(self, options: Options = DEFAULT_OPTIONS) -> None:
         physical = PhysicalMemory(RAM + (96 << 20))
         host = physical.allocate(RAM)
         self.physical = physical
@@ -442,7 +442,6 @@ class Bench:
         self._before = bytes(self._host[:LOW])
         self.leave = Leave.PREEMPTED
         return self.picture() | {"eip": "end"}
-
 
 
 # --- what cases expect ---------------------------------------------------------------------------------------

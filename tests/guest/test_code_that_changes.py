@@ -4,7 +4,8 @@ A P6 executes what lies in memory when the instruction is reached, even if the i
 """
 
 import pytest
-from guest_bench import CELL, CODE, DATA, ENTRY, IF, P16, P32, P32_BASED, REAL, STACK, V86_3, Bench, Mode, asm, little
+from guest_bench import CELL, CODE, DATA, ENTRY, P16, P32, P32_BASED, REAL, V86_3, Bench, Mode, little
+
 from vmm.arch.registers import Seg
 from vmm.engines.engine import Leave
 
@@ -220,13 +221,18 @@ def test_paging_aliases_of_code_are_protected_too(bench, again):
 # --- across pages ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", MODES, ids=str)
-@pytest.mark.parametrize("split", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("mode", "split"),
+    [
+        pytest.param(mode, split, id=f"{mode}-{split}")
+        for mode in MODES
+        for split in (1, 2, 3)
+        if mode.code32 or split < 3
+    ],
+)
 def test_an_instruction_across_a_page_end_runs_and_sees_changes_on_either_side(bench, mode, split):
     """MOV EAX, imm32 with `split` bytes in the first page; then its opcode and its last byte change."""
     size = 4 if mode.code32 else 2
-    if split > size:
-        pytest.skip("the instruction is shorter than that")
     page = 0x1000 - ENTRY
     jump = b"\xe9" + little(page - split - 1 - size, size)
     code = jump.ljust(page - split, b"\xcc") + b"\xb8" + little(0x1234_5678, size) + b"\x90"
@@ -260,7 +266,12 @@ def test_code_that_runs_into_a_missing_page_faults_there(bench, mode):
     bench.poke(split - 2, b"\x40\x40")
     bench.map_pages(missing=[split])
     result = bench.run()
-    assert (result["fault"], result["eip"], result["cr2"], result["eax"]) == ((14, 4 if mode.ring else 0), split, split, 2)
+    assert (result["fault"], result["eip"], result["cr2"], result["eax"]) == (
+        (14, 4 if mode.ring else 0),
+        split,
+        split,
+        2,
+    )
 
 
 @pytest.mark.parametrize("mode", [P16[0], P16[3], P32_BASED[0], V86_3], ids=str)
@@ -316,3 +327,18 @@ def test_many_versions_of_one_block_come_and_go(bench, mode):
         bench.poke(CODE + ENTRY + 1, little(number, size))
         bench.vcpu.eip = mode.entry
         assert bench.run()["eax"] & 0xFFFF == number
+
+
+def test_sse2_stores_in_16_bit_code_that_checks_itself_are_known(bench):
+    """MOVQ m64, xmm: Capstone does not decode it in 16-bit code, and self-checking blocks ask it for operands."""
+    code = bytes.fromhex("660fd6064001") + b"\x2e\xfe\x06" + little(ENTRY + 0x80, 2)
+    code += b"\xe2" + little(-(len(code) + 2), 1)
+    bench.start(REAL, code, ecx=20, cr4=1 << 9)
+    bench.poke(CODE + ENTRY + 0x80, b"\0")
+    bench.poke(DATA + 0x140, b"\xff" * 8)
+    result = bench.run()
+    assert (result["eip"], bench.peek(CODE + ENTRY + 0x80, 1), bench.peek(DATA + 0x140, 8)) == (
+        "end",
+        b"\x14",
+        bytes(8),
+    )

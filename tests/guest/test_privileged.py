@@ -1,15 +1,44 @@
 """The privileged instructions, in every mode and ring: done at CPL 0, #GP(0) elsewhere (#UD where not recognized)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from guest_bench import (
-    CELL, CODE, DATA, DATA_RW, DF, EVERY, FREE, GDT, IF, IO_MAP, KERNELS, MAIN_TSS, OTHER_TSS, P16, P32, PATTERNS, PG, RAM,
-    REAL, REGISTERS, THE_LDT, TSS, USERS, V86_0, V86_3, Bench, Mode, Picture, descriptor, encode, faulted, flat_code,
-    little, plain, stored,
+    CELL,
+    DATA,
+    DF,
+    EVERY,
+    FREE,
+    GDT,
+    IF,
+    IO_MAP,
+    KERNELS,
+    MAIN_TSS,
+    OTHER_TSS,
+    P16,
+    P32,
+    PATTERNS,
+    PG,
+    REAL,
+    REGISTERS,
+    THE_LDT,
+    TSS,
+    USERS,
+    V86_0,
+    V86_3,
+    Bench,
+    Mode,
+    Picture,
+    descriptor,
+    encode,
+    faulted,
+    little,
+    plain,
 )  # fmt: skip
+
 from vmm.arch.exceptions import Vector
+from vmm.cpu.vcpu import SegmentRegister
 from vmm.engines.engine import Leave
 
 FLAT_MODES = (V86_0, V86_3, REAL)
@@ -21,7 +50,11 @@ def pattern(mode: Mode, salt: object) -> int:
 
 
 def each(modes: Iterable[Mode], cases: Iterable[Any]) -> Any:
-    return [pytest.param(mode, *case, id=f"{mode}-{'-'.join(str(part) for part in case)}") for case in cases for mode in modes]
+    return [
+        pytest.param(mode, *case, id=f"{mode}-{'-'.join(str(part) for part in case)}")
+        for case in cases
+        for mode in modes
+    ]
 
 
 MAY_CHANGE_IF = [mode for mode in EVERY if mode.ring <= mode.iopl]
@@ -30,7 +63,9 @@ MAY_NOT_CHANGE_IF = [mode for mode in EVERY if mode.ring > mode.iopl]
 # --- CLI STI HLT --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("mode", "opcode", "flag"), each(MAY_CHANGE_IF, [(o, f) for o in ("fa", "fb") for f in (0, IF)]))
+@pytest.mark.parametrize(
+    ("mode", "opcode", "flag"), each(MAY_CHANGE_IF, [(o, f) for o in ("fa", "fb") for f in (0, IF)])
+)
 def test_cli_and_sti_change_if_and_nothing_else(run_guest, mode, opcode, flag):
     before, after = run_guest(bytes.fromhex(opcode), mode, eflags=pattern(mode, opcode) | flag)
     assert after == before | {"eflags": before["eflags"] & ~IF | (IF if opcode == "fb" else 0)}
@@ -71,7 +106,9 @@ def test_privileged_instructions_are_refused_above_cpl_0(run_guest, mode, name):
     assert after == before | faulted(mode, *GP0)
 
 
-@pytest.mark.parametrize(("mode", "name", "rm"), each((*USERS, REAL), [(n, r) for n in NOT_RECOGNIZED for r in (0, "cell")]))
+@pytest.mark.parametrize(
+    ("mode", "name", "rm"), each((*USERS, REAL), [(n, r) for n in NOT_RECOGNIZED for r in (0, "cell")])
+)
 def test_lldt_and_ltr_are_refused_or_not_recognized(run_guest, mode, name, rm):
     opcode, reg = NOT_RECOGNIZED[name]
     before, after = run_guest(encode(mode, opcode, reg=reg, rm=rm), mode, eflags=pattern(mode, name))
@@ -109,10 +146,13 @@ def test_lmsw_sets_mp_em_ts_and_cannot_clear_pe(used_bench, mode, rm):
 @pytest.mark.parametrize("mode", [m for m in KERNELS if m.is_protected], ids=str)
 @pytest.mark.parametrize(
     ("selector", "fault"),
-    [(THE_LDT, None), (0, None), (3, None), (0x0C, (13, 0x0C)), (8, (13, 8)), (0x400, (13, 0x400)), (FREE, (11, FREE)), (OTHER_TSS, (13, OTHER_TSS))],
+    [(THE_LDT, None), (0, None), (3, None), (0x0C, (13, 0x0C)), (8, (13, 8)),
+     (0x400, (13, 0x400)), (FREE, (11, FREE)), (OTHER_TSS, (13, OTHER_TSS))],
 )  # fmt: skip
 def test_lldt_loads_an_ldt_or_nothing(used_bench, mode, selector, fault):
-    used_bench.start(mode, encode(mode, "0f00", reg=2, rm=1), ecx=0x7777_0000 | selector, eflags=pattern(mode, selector))
+    used_bench.start(
+        mode, encode(mode, "0f00", reg=2, rm=1), ecx=0x7777_0000 | selector, eflags=pattern(mode, selector)
+    )
     used_bench.poke(GDT + FREE, descriptor(0x2000, 0x1F, 0x02))
     before = used_bench.here()
     expected = {"ldtr": selector} if fault is None else faulted(mode, *fault)
@@ -128,7 +168,9 @@ def test_ltr_loads_a_free_tss_and_makes_it_busy(used_bench, mode, selector, faul
     used_bench.start(mode, encode(mode, "0f00", reg=3, rm=1), ecx=selector, eflags=pattern(mode, selector))
     used_bench.poke(GDT + FREE, descriptor(0x6000, 0x67, 0x09))
     before = used_bench.here()
-    expected: Picture = {"tr": selector, "memory": {GDT + OTHER_TSS + 5: b"\x8b"}} if fault is None else faulted(mode, *fault)
+    expected: Picture = (
+        {"tr": selector, "memory": {GDT + OTHER_TSS + 5: b"\x8b"}} if fault is None else faulted(mode, *fault)
+    )
     assert used_bench.run() == before | expected
 
 
@@ -151,9 +193,11 @@ def test_mov_from_cr0_ignores_the_mod_field(run_guest, mode, modrm):
 
 
 CR_WRITES = [
-    ("ts_and_ne", 0, 0x38, 0x38), ("reserved_bits_ignored", 0, 0x1FFA_FFC0 | 0x10, 0x10), ("nw_without_cd", 0, 1 << 29, None),
+    ("ts_and_ne", 0, 0x38, 0x38), ("reserved_bits_ignored", 0, 0x1FFA_FFC0 | 0x10, 0x10),
+    ("nw_without_cd", 0, 1 << 29, None),
     ("wp_am", 0, 0x5_0010, 0x5_0010), ("cr2", 2, 0xFFFF_FFFF, 0xFFFF_FFFF), ("cr3", 3, 0x0030_0000, 0x0030_0000),
-    ("cr4_known", 4, 0x69C, 0x69C), ("cr4_vme", 4, 1, None), ("cr4_umip", 4, 1 << 11, None), ("cr4_top", 4, 1 << 31, None),
+    ("cr4_known", 4, 0x69C, 0x69C), ("cr4_vme", 4, 1, None), ("cr4_umip", 4, 1 << 11, None),
+    ("cr4_top", 4, 1 << 31, None),
 ]  # fmt: skip
 
 
@@ -162,8 +206,6 @@ def test_mov_to_a_control_register(run_guest, mode, name, cr, value, becomes):
     if cr == 0 and mode.is_protected:
         value, becomes = value | 1, None if becomes is None else becomes | 1
     before, after = run_guest(bytes([0x0F, 0x22, 0xC0 | cr << 3 | 6]), mode, esi=value, eflags=pattern(mode, name))
-    if name == "cr4_known" and after["cr4"] != becomes:
-        pytest.fail(f"CR4 became {after['cr4']:#x}")
     assert after == before | (faulted(mode, *GP0) if becomes is None else {f"cr{cr}": becomes})
 
 
@@ -182,7 +224,9 @@ def test_paging_without_protection_is_refused(run_guest, mode):
 @pytest.mark.parametrize("mode", KERNELS, ids=str)
 def test_clts_clears_ts_and_fpu_works_again(run_guest, mode):
     cr0 = 0x1A if mode.kind == "real" else 0x1B
-    before, after = run_guest(b"\x0f\x06\xd9\xe8\xdd\xd8", mode, cr0=cr0, eflags=pattern(mode, 1))  # clts; fld1; fstp st0
+    before, after = run_guest(
+        b"\x0f\x06\xd9\xe8\xdd\xd8", mode, cr0=cr0, eflags=pattern(mode, 1)
+    )  # clts; fld1; fstp st0
     assert after == before | {"cr0": cr0 & ~8}
 
 
@@ -255,7 +299,10 @@ def test_in_reads_a_port_that_iopl_or_the_bit_map_opens(used_bench, mode, opcode
         assert after == before | faulted(mode, *GP0)
 
 
-@pytest.mark.parametrize(("mode", "opcode", "width", "how"), each(EVERY, [("e6", 1, "imm"), ("e7", 4, "imm"), ("ee", 1, "dx"), ("ef", 2, "dx")]))
+@pytest.mark.parametrize(
+    ("mode", "opcode", "width", "how"),
+    each(EVERY, [("e6", 1, "imm"), ("e7", 4, "imm"), ("ee", 1, "dx"), ("ef", 2, "dx")]),
+)
 @pytest.mark.parametrize("is_open", [True, False])
 def test_out_writes_a_port_that_iopl_or_the_bit_map_opens(used_bench, mode, opcode, width, how, is_open):
     code = plain(mode, opcode, 0 if width == 1 else width) + (b"\x60" if how == "imm" else b"")
@@ -269,7 +316,13 @@ def test_out_writes_a_port_that_iopl_or_the_bit_map_opens(used_bench, mode, opco
     assert used_bench.board.written == ([(0x60, width, before["eax"] & ((1 << 8 * width) - 1))] if allowed else [])
 
 
-STRINGS = [(o, w, c) for o in ("6c", "6d", "6e", "6f") for w in (1, 2, 4) for c in (None, 0, 3) if (w == 1) == (o in ("6c", "6e"))]
+STRINGS = [
+    (o, w, c)
+    for o in ("6c", "6d", "6e", "6f")
+    for w in (1, 2, 4)
+    for c in (None, 0, 3)
+    if (w == 1) == (o in ("6c", "6e"))
+]
 
 
 @pytest.mark.parametrize(("mode", "opcode", "width", "count"), each(EVERY, STRINGS))
@@ -311,8 +364,6 @@ def test_string_io_is_refused_before_anything_moves(run_guest, mode, opcode):
 def test_a_port_beyond_the_bit_map_is_refused(used_bench, mode):
     used_bench.start(mode, b"\xec", edx=0xFFFF)
     used_bench.poke(GDT + MAIN_TSS, descriptor(TSS, 0x67 + 0x200, 0x8B))
-    from vmm.cpu.vcpu import SegmentRegister
-
     used_bench.vcpu.tr = SegmentRegister(MAIN_TSS, TSS, 0x267, 0x8B00)
     before = used_bench.here()
     assert used_bench.run() == before | faulted(mode, *GP0)

@@ -1,7 +1,7 @@
 """`python -m vmm.bench.boot IMAGE`: how long until something shows, against QEMU's TCG, and how much memory it takes.
 
-Three figures: the first character of the BIOS, from the command `vmm run`; a pattern on the screen (GRUB's name, by default),
-against QEMU with the same image, by turns; and the largest resident size of `vmm run`.
+Three figures: the first character of the BIOS, from the command `vmm run`; a pattern on the screen (GRUB's name, by
+default), against QEMU with the same image, by turns; and the largest resident size of `vmm run`.
 """
 
 import argparse

@@ -6,7 +6,7 @@ the seconds from the guest's first instruction to its last.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
@@ -15,6 +15,8 @@ from vmm.bench.measure import Series
 from vmm.bench.programs import PROGRAMS, Program
 
 SIDES = ("bare", "translated")
+Runner = Callable[[Program, int], float]
+Parser = Callable[[Sequence[str]], argparse.Namespace]
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

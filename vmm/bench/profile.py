@@ -1,9 +1,9 @@
 """`python -m vmm.bench.profile IMAGE`: where host time goes while an image boots.
 
-The engine is the usual one with a clock around each exit. "cache" is what remains of a run when its exits are taken away: cached
-code, what the engine below needs to translate it, and the way into the interrupt hook and back. Translation happens inside
-exits and is shown again by itself. The clocks cost about a microsecond an exit; `--functions` adds Python's own profiler, which
-costs far more, and lists the functions that took longest.
+The engine is the usual one with a clock around each exit. "cache" is what remains of a run when its exits are taken
+away: cached code, what the engine below needs to translate it, and the way into the interrupt hook and back.
+Translation happens inside exits and is shown again by itself. The clocks cost about a microsecond an exit;
+`--functions` adds Python's own profiler, which costs far more, and lists the functions that took longest.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import pstats
 import re
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -42,7 +42,7 @@ class ProfiledEngine(TranslateEngine):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.run_seconds = 0.0
-        self.exit_seconds: Counter[str] = Counter()
+        self.exit_seconds: defaultdict[str, float] = defaultdict(float)
         self.exit_counts: Counter[str] = Counter()
         ProfiledEngine.latest = self
 
@@ -95,9 +95,11 @@ def boot(options: argparse.Namespace, profiler: cProfile.Profile | None = None) 
     """Boot for so long, or until the screen matches; the engine with its clocks, and the seconds that it took."""
     vm = build_vm(config_of(options))
     pattern = re.compile(options.until) if options.until else None
-    monitor_module.TranslateEngine = ProfiledEngine  # type: ignore[misc]
+    monitor_module.TranslateEngine = ProfiledEngine  # type: ignore[attr-defined]
     monitor = monitor_module.Monitor()
-    run: Callable[..., Any] = monitor.run_slice if profiler is None else lambda *a: profiler.runcall(monitor.run_slice, *a)
+    run: Callable[..., Any] = (
+        monitor.run_slice if profiler is None else lambda *a: profiler.runcall(monitor.run_slice, *a)
+    )
     started = time.perf_counter()
     while time.perf_counter() - started < options.seconds:
         if run(vm, _SLICE) is not None:
@@ -111,7 +113,7 @@ def boot(options: argparse.Namespace, profiler: cProfile.Profile | None = None) 
 
 def breakdown(engine: ProfiledEngine, seconds: float) -> list[tuple[str, float, int]]:
     """What took how long, how often: the whole, then its parts, then exits by kind, longest first."""
-    in_exits = engine.exit_seconds.total()
+    in_exits = sum(engine.exit_seconds.values())
     parts = [
         ("all", seconds, 1),
         ("outside the engine: idle, devices, screen", seconds - engine.run_seconds, 0),
@@ -119,7 +121,8 @@ def breakdown(engine: ProfiledEngine, seconds: float) -> list[tuple[str, float, 
         ("exits", in_exits, engine.exit_counts.total()),
         ("of these: translation", engine.stats.translate_seconds, engine.stats.blocks),
     ]
-    return parts + [(name, took, engine.exit_counts[name]) for name, took in engine.exit_seconds.most_common()]
+    by_time = sorted(engine.exit_seconds.items(), key=lambda item: -item[1])
+    return parts + [(name, took, engine.exit_counts[name]) for name, took in by_time]
 
 
 def show(console: Console, rows: list[tuple[str, float, int]]) -> None:

@@ -1,4 +1,4 @@
-"""Guest programs for measuring: plain machine code that does some work, checks its own result, and says so in AL.
+"""Guest programs for measuring: machine code that does some work, checks its own result, and says so in AL.
 
 Each is assembled for address `ORIGIN` (real mode: `REAL_ORIGIN`), uses memory from `DATA` on, and ends in `out 0xF4,
 al`:

@@ -1,4 +1,4 @@
-"""QEMU's TCG as the yardstick for a boot: started with the same image, its screen read through QMP until a pattern shows.
+"""QEMU's TCG as the yardstick for a boot: the same image, the screen read through QMP until a pattern shows.
 
 Source: QEMU documentation, "QEMU Machine Protocol Specification", "QEMU QMP Reference Manual" (`pmemsave`).
 """
@@ -26,7 +26,7 @@ class QemuError(Exception):
 
 
 def command_line(image: Path, kind: str, memory: int, qmp: str) -> list[str]:
-    """QEMU's command: no network (its boot ROM costs time), no window, `memory` in MiB, changes to the image dropped."""
+    """QEMU's command: no network (its boot ROM costs time), no window, `memory` in MiB, image changes dropped."""
     return [
         PROGRAM, "-accel", "tcg", "-m", str(memory), "-display", "none", "-vga", "std", "-nic", "none",
         "-drive", f"file={image},format=raw,if={_DRIVES[kind]},snapshot=on", "-boot", _BOOT[kind],

@@ -4,11 +4,12 @@ Source: Intel 82077AA data sheet, "Register Set", "Controller Phases", "Command 
 Encoding", "Reset"; IBM PC AT Technical Reference for the change line and the drive select.
 
 A command is collected through the FIFO, runs in steps that take virtual time, and leaves a result to be read. Sectors
-move one at a time, by DMA, or without it through a buffer that stands for the FIFO.
-Not modelled: FM recording, sectors of other than 512 bytes, deleted data marks and SCAN (a plain image has none of
-them), motor spin-up, head load and step rate times, PS/2 status registers A and B (absent in AT mode), tape drives.
-An empty or stopped drive gives no index pulses, so the real chip would wait for ever; here the command fails after the
-time of two turns with a missing address mark, as it does when the second pulse has come.
+move one at a time, by DMA, or without it through a buffer that stands for the FIFO. Not modelled: FM recording,
+sectors of other than 512 bytes, deleted data marks and SCAN (a plain image has none of them), the 250 kbit/s of a
+reset for a host that never programs the rate, motor spin-up, head load and step rate times, PS/2 status registers A
+and B (absent in AT mode), tape drives. An empty or stopped drive gives no index pulses, so the real chip would wait
+for ever; here the command fails after the time of two turns with a missing address mark, as it does when the second
+pulse has come.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class I8272(FloppyController):
         if drive is None or not self._motor_on(number) or not self.arguments[0] & MFM:
             return None
         form = drive.format
-        if form is None or self.dsr & RATE_MASK not in form.rates:
+        if form is None or (self.rate_chosen and self.dsr & RATE_MASK not in form.rates):
             return None
         return form if head < form.heads and drive.cylinder < form.cylinders else None
 

@@ -66,6 +66,7 @@ class FloppyController:
     step: Step = Step.NONE
     dor: int = 0
     dsr: int = DSR_AT_RESET
+    rate_chosen: bool = False  # a BIOS for emulators never programs the rate: until one is chosen, any disk's fits
     tdr: int = 0
     interrupt: bool = False
     irq: bool = False
@@ -150,6 +151,7 @@ class FloppyController:
             self._write_fifo(value)
         elif offset == Port.DIR:
             self.dsr = self.dsr & ~RATE_MASK | value & RATE_MASK
+            self.rate_chosen = True
         self._drive_irq()
 
     def main_status(self) -> int:
@@ -183,6 +185,7 @@ class FloppyController:
 
     def _write_dsr(self, value: int) -> None:
         self.dsr = value & ~DSR_RESET
+        self.rate_chosen = True
         if value & DSR_RESET and self.dor & NOT_RESET:
             self._reset()
             self._later(Step.RESET_DONE, RESET_NS)

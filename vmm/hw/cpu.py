@@ -227,7 +227,7 @@ class PhysicalCpu:
 
         def at_block(_uc: int, address: int, _size: int, _data: int) -> None:
             try:
-                check(address)
+                check(address & MASK32)  # the sum of CS.base and EIP may carry into a 33rd bit
             except BaseException as error:  # noqa: BLE001  nothing may unwind through the engine; `run` raises it
                 self._fail(error)
 
