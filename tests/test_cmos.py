@@ -17,7 +17,10 @@ def floppy(kib: int) -> RamDisk:
     return RamDisk(bytearray(kib * KIB))
 
 
-def configured(memory: int = 64 * MIB, media: Media = Media(), boot: tuple[str, ...] = ()) -> bytearray:
+NOTHING = Media()
+
+
+def configured(memory: int = 64 * MIB, media: Media = NOTHING, boot: tuple[str, ...] = ()) -> bytearray:
     cells = bytearray(128)
     cmos.configure(cells, memory, media, boot)
     return cells

@@ -174,7 +174,7 @@ UPPER = b"\x8b\x43\x08"
 COMMAND_LINE = b"\x8b\x43\x10\x8b\x00"  # the first four characters
 MODULES = b"\x8b\x43\x14"
 MODULE = b"\x8b\x43\x18\x8b\x00\x8b\x00"  # its first four bytes
-CS = b"\x0f\x20\xc0"  # mov eax, cr0
+CR0 = b"\x0f\x20\xc0"  # mov eax, cr0
 
 
 def words(heard: bytearray) -> list[int]:
@@ -182,7 +182,7 @@ def words(heard: bytearray) -> list[int]:
 
 
 def test_a_multiboot_kernel_finds_what_the_specification_promises(tmp_path: Path) -> None:
-    kernel = kernel_that_shows(MAGIC, EBX, FLAGS, UPPER, COMMAND_LINE, MODULES, MODULE, CS)
+    kernel = kernel_that_shows(MAGIC, EBX, FLAGS, UPPER, COMMAND_LINE, MODULES, MODULE, CR0)
     (tmp_path / "kernel").write_bytes(kernel)
     (tmp_path / "module").write_bytes(b"MODL")
     with machine(

@@ -1,11 +1,12 @@
-"""The monitor: outcomes, preemption, idling, and one physical CPU for several machines. All bounds on time are generous."""
+"""The monitor: outcomes, preemption, idling, several machines. All bounds on time are generous."""
 
 import contextlib
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from vm_rig import MIB, assembled, listen, machine, put, run, run_through_resets, shown
@@ -18,6 +19,20 @@ from vmm.monitor import Monitor
 from vmm.outcome import ExitPort, Halted, Outcome, ResetRequested, TripleFault
 
 END = "mov al, 7; out 0xF4, al; hlt"
+
+FlatMachine = Callable[..., AbstractContextManager[Vm]]
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> FlatMachine:
+    """`flat(code, door=None, **options)`: a machine whose BIOS starts this code at 0000:7C00."""
+
+    def build(code: str, door: Door | None = None, **options: Any) -> AbstractContextManager[Vm]:
+        (tmp_path / "flat").write_bytes(assembled(code))
+        return machine(door, flat=(tmp_path / "flat", 0x7C00), **options)
+
+    return build
+
 
 # --- outcomes ----------------------------------------------------------------------------------------------------
 
@@ -194,7 +209,7 @@ def test_stop_ends_the_slice_under_way_and_only_that() -> None:
 
 
 def test_no_timer_is_left_behind() -> None:
-    """Its signal would run host code that is gone with the monitor. After an outcome, in mid-work and after an error."""
+    """Its signal would run host code that is gone with the monitor: after an outcome, in mid-work, after an error."""
     for code in ("cli; hlt", "jmp $", "mov al, 0xB7; out 0x64, al; jmp $"):
         with machine(strict=True) as vm:
             put(vm, code)
@@ -203,22 +218,10 @@ def test_no_timer_is_left_behind() -> None:
             assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_the_timer_interrupts_a_loop() -> None:
+def test_the_timer_interrupts_a_loop(flat: FlatMachine) -> None:
     """Boots through the BIOS; the loop never leaves the cache by itself."""
     with flat("sti; mov ax, [0x46C]; add ax, 3; 1: cmp [0x46C], ax; jb 1b; " + END) as vm:
         assert run(vm) == ExitPort(7)
-
-
-def flat(code: str, door: Door | None = None, **options: object):  # type: ignore[no-untyped-def]
-    """A machine whose BIOS starts this code."""
-    path = Path(flat.directory) / "flat"  # type: ignore[attr-defined]
-    path.write_bytes(assembled(code))
-    return machine(door, flat=(path, 0x7C00), **options)
-
-
-@pytest.fixture(autouse=True)
-def _flat_directory(tmp_path: Path) -> None:
-    flat.directory = tmp_path  # type: ignore[attr-defined]
 
 
 # --- idling ------------------------------------------------------------------------------------------------------
@@ -226,7 +229,7 @@ def _flat_directory(tmp_path: Path) -> None:
 MINUTE = "sti; mov ax, [0x46C]; add ax, 1093; 1: hlt; cmp [0x46C], ax; jb 1b; " + END
 
 
-def test_a_warped_clock_jumps_over_hlt() -> None:
+def test_a_warped_clock_jumps_over_hlt(flat: FlatMachine) -> None:
     """A minute of 1,093 timer interrupts, in far less than one; every one of them is delivered."""
     with flat(MINUTE, clock="warp") as vm:
         started = time.monotonic()
@@ -246,7 +249,7 @@ def test_a_warped_clock_does_not_run_away_from_a_guest_that_works() -> None:
         assert vm.now < (time.monotonic() - started + 1) * 1e9
 
 
-def test_an_idle_guest_uses_no_cpu() -> None:
+def test_an_idle_guest_uses_no_cpu(flat: FlatMachine) -> None:
     with flat("sti; 1: hlt; jmp 1b") as vm:
         monitor = Monitor()
         monitor.run_slice(vm, 0.5)
@@ -265,7 +268,7 @@ def test_a_guest_that_sleeps_with_nothing_due_uses_none_either() -> None:
         assert time.process_time() - spent < 0.2
 
 
-def test_a_key_wakes_a_sleeping_guest() -> None:
+def test_a_key_wakes_a_sleeping_guest(flat: FlatMachine) -> None:
     with flat("sti; 1: mov ah, 1; int 0x16; jnz 2f; hlt; jmp 1b; 2: mov ah, 0; int 0x16; out 0xE9, al; " + END) as vm:
         heard, monitor = listen(vm), Monitor()
         assert monitor.run_slice(vm, 0.5) is None
@@ -326,7 +329,7 @@ def test_one_monitor_runs_two_machines_in_turn() -> None:
             if number not in ended:
                 ended[number] = run(vm, monitor, patience=60)
         assert ended == {0: Halted(), 1: Halted()}
-        assert heard == (b"a", b"b")
+        assert tuple(map(bytes, heard)) == (b"a", b"b")
 
 
 def test_two_monitors_take_turns_with_one_machine() -> None:
@@ -344,7 +347,10 @@ def test_two_monitors_take_turns_with_one_machine() -> None:
 
 # --- record and replay -------------------------------------------------------------------------------------------
 
-TYPED = "sti; mov al, '>'; out 0xE9, al; mov bx, 5; 1: mov ah, 0; int 0x16; out 0xE9, al; mov ax, [0x46C]; rdtsc; add [0x600], eax; dec bx; jnz 1b; "
+TYPED = (
+    "sti; mov al, '>'; out 0xE9, al; mov bx, 5; 1: mov ah, 0; int 0x16; out 0xE9, al; rdtsc; "
+    "add [0x600], eax; dec bx; jnz 1b; "
+)
 
 
 def until_end(vm: Vm, between: Callable[[], None]) -> Outcome:
@@ -354,7 +360,7 @@ def until_end(vm: Vm, between: Callable[[], None]) -> Outcome:
     return outcome
 
 
-def test_a_replay_repeats_a_recorded_run_to_the_last_byte() -> None:
+def test_a_replay_repeats_a_recorded_run_to_the_last_byte(flat: FlatMachine) -> None:
     """Keys, the time-stamp counter and the timer's interrupts all come where they came."""
     door = Door()
     log = door.record()

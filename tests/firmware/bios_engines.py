@@ -205,7 +205,8 @@ def _key_name(qcode: str) -> str:
 _KEY_NAMES: Final[Mapping[str, str]] = {
     **{name: name for name in "abcdefghijklmnopqrstuvwxyz0123456789"},
     **{f"kp_{digit}": f"Keypad{digit}" for digit in range(10)},
-    **dict(shift="LeftShift", shift_r="RightShift", ctrl="LeftCtrl", ctrl_r="RightCtrl", alt="LeftAlt", alt_r="RightAlt"),
+    **dict(shift="LeftShift", ctrl="LeftCtrl", alt="LeftAlt"),
+    **dict(shift_r="RightShift", ctrl_r="RightCtrl", alt_r="RightAlt"),
     **dict(caps_lock="CapsLock", num_lock="NumLock", scroll_lock="ScrollLock", ret="Enter", less="Extra"),
     **dict(kp_enter="KeypadEnter", kp_divide="Keypad/", print="PrintScreen"),
 }  # fmt: skip
