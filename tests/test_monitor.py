@@ -156,17 +156,19 @@ LOOPS = [
 
 @pytest.mark.parametrize("code", LOOPS)
 def test_a_loop_yields(code: str) -> None:
-    """It is asked for its place often, whatever it loops with: 0.3 s make 30 quanta of 10 ms."""
+    """It is asked for its place often, whatever it loops with: 0.2 s of work make 20 quanta of 10 ms."""
     with machine() as vm:
         put(vm, code)
         turns = count_turns(vm)
         monitor = Monitor()
         assert monitor.run_slice(vm, 0.05) is None  # translated by now
         turns.clear()
-        spent = time.process_time()
-        assert monitor.run_slice(vm, 0.3) is None
-        assert time.process_time() - spent < 1.0
-    assert len(turns) >= 5
+        began = time.process_time()
+        slices = 0
+        while time.process_time() - began < 0.2:  # not host time: the host may have other things to do
+            assert monitor.run_slice(vm, 0.2) is None
+            slices += 1
+    assert len(turns) - slices >= 5
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.05])

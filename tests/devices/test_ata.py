@@ -52,6 +52,7 @@ def test_identify_describes_the_disk(host):
     data = host.data_in(512)
     word = words(data)
     assert (word[0], word[1], word[3], word[6]) == (0x0040, 3, 16, 63)
+    assert word[4:6] == [63 * 512, 512]  # unformatted bytes per track and per sector, of ATA-1
     assert (text(word[10:20]), text(word[23:27]), text(word[27:47])) == ("GV00000000", "1.0", "GLASSVISOR HARD DISK")
     assert word[54:57] == [3, 16, 63]
     assert word[57] | word[58] << 16 == 3 * 16 * 63

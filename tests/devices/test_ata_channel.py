@@ -52,6 +52,15 @@ def test_device_0_answers_for_an_absent_device_1_with_status_0():
     assert (host.inb(STATUS), host.alternate(), host.inb(COUNT), host.irqs) == (0, 0, 0x55, [])
 
 
+def test_a_packet_device_0_answers_for_an_absent_device_1_with_zeros():
+    """Else a host that looks for signatures finds the same CD-ROM drive twice, and waits for the second."""
+    host = Host(AtapiCdrom(unit=CdromUnit()))
+    host.outb(DEVICE, 0xB0)
+    assert ([host.inb(register) for register in range(ERROR, STATUS + 1)], host.alternate()) == ([0] * 7, 0)
+    host.outb(DEVICE, 0xA0)
+    assert host.task_file()[1:5] == CD_SIGNATURE[1:5]
+
+
 def test_nobody_answers_for_an_absent_device_0():
     host = Host(None, AtaDisk(disk=sectors(64)))
     assert host.inb(STATUS) == 0x7F

@@ -502,6 +502,18 @@ def test_implied_seek(board):
     assert board.read_memory(BUFFER, 512) == filled(6 * 36)
 
 
+def test_a_host_that_never_programs_the_rate_needs_no_seek_either():
+    board = Board()
+    board.fdc.write(DOR, 0x1C)
+    board.wait()
+    for _ in range(4):
+        board.command(0x08)
+    assert board.transfer(READ, 6, 0, 1)[:3] == [0, 0, 0]
+    assert (board.drives[0].cylinder, board.read_memory(BUFFER, 512)) == (6, filled(6 * 36))
+    board.fdc.write(DIR, 0)
+    assert board.transfer(READ, 7, 0, 1)[:3] == [0x40, 0x04, 0x10]  # now it is at its word: no data, wrong cylinder
+
+
 # -- without DMA -----------------------------------------------------------------------------------------------------
 
 

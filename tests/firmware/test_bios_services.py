@@ -119,9 +119,9 @@ SERVICES = [
     pytest.param(
         "mov ax, word ptr [0x46C]; 1: hlt; cmp ax, word ptr [0x46C]; je 1b; push word ptr [0x46C]; "
         "mov ah, 0x86; mov cx, 3; mov dx, 0x0D40; int 0x15; call carry; mov ax, word ptr [0x46C]; pop bx; "
-        "sub ax, bx; add ax, 1; and ax, 0xFFFC; call say",
-        "-0004",
-        id="int15_86_waits_200_ms",
+        "sub ax, bx; cmp ax, 3; call carry; cmp ax, 40; call carry",
+        "--C",
+        id="int15_86_waits_200_ms_and_not_for_long_more",
     ),
     pytest.param(
         "mov ah, 0x83; mov al, 0; mov cx, 4; mov dx, 0; mov bx, 0x600; mov byte ptr [bx], 1; int 0x15; "

@@ -28,6 +28,9 @@ DEFAULT_HOLE: Final = 0xF400_0000
 KERNEL_CACHE_SIZE: Final = 24 << 20
 USER_CACHE_SIZE: Final = 12 << 20
 LOOKUP_SIZE: Final = 16 << 20
+_STAGGER: Final = 21 * PAGE_SIZE
+"""The engine's TLB is direct-mapped by the low bits of the page number: parts that began at the same bits, as they do
+when laid end to end, would push each other out at every use."""
 SHADOW_GDT_SIZE: Final = 64 << 10
 
 _P: Final = int(Pte.P)
@@ -79,6 +82,7 @@ class Hole:
 
     def _add(self, physical: PhysicalMemory, name: str, size: int, rights: int, host: int | None = None) -> None:
         where = physical.allocate(size) if host is None else host
+        self._used += _STAGGER * len(self.parts)
         self.parts[name] = HolePart(self._used, size, where, rights)
         self._used += size
         if self._used > HOLE_SIZE:

@@ -143,7 +143,9 @@ class AtaChannel:
         return bytes((_NOBODY, 0xFF)) * (size // 2)
 
     def _read_register(self, register: int) -> int:
-        """ "Device 0 only configurations": device 0 answers for an absent device 1, with a status of 0."""
+        """ "Device 0 only configurations": device 0 answers for an absent device 1 with its own registers and a
+        status of 0, or, if it is a PACKET device, with 0 everywhere: no second signature is seen.
+        """
         if register > _STATUS:
             return 0xFF  # beyond the command block
         if register == _STATUS:
@@ -152,9 +154,12 @@ class AtaChannel:
                 drive.interrupt = False
                 self._drive_irq()
             return status
-        drive = self._answering() or self.device0
+        answering = self._answering()
+        drive = answering or self.device0
         if drive is None:
             return _NOBODY
+        if answering is None and drive.has_packet:
+            return 0
         return drive.read_register(register, previous=bool(self.control & _HOB))
 
     def _write_register(self, register: int, value: int) -> None:

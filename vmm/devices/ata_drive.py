@@ -110,6 +110,7 @@ class AtaDrive:
     position: int = 0
     receiving: bool = False  # the host fills the buffer
 
+    has_packet: ClassVar[bool] = False  # implements the PACKET Command feature set
     steps: ClassVar[Mapping[Step, Callable[[Any], None]]]
 
     def save(self) -> dict[str, Any]:

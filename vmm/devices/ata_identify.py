@@ -1,11 +1,14 @@
 """The 256 words with which an ATA device describes itself.
 
-Source: ATA/ATAPI-6 (T13/1410D), "IDENTIFY DEVICE", "IDENTIFY PACKET DEVICE"; words 51-58 as in ATA-3.
+Source: ATA/ATAPI-6 (T13/1410D), "IDENTIFY DEVICE", "IDENTIFY PACKET DEVICE"; words 51-58 as in ATA-3, words 4 and 5
+as in ATA-1 ("Identify drive"), where the Bochs BIOS still looks for the sector size.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+from vmm.devices.block import SECTOR
 
 HEADS: Final = 16
 SECTORS_PER_TRACK: Final = 63
@@ -53,6 +56,8 @@ def identify_disk(disk: DiskIdentity) -> bytes:
             0: 0x0040,  # fixed device
             1: default_cylinders,
             3: HEADS,
+            4: SECTORS_PER_TRACK * SECTOR,  # unformatted bytes per track
+            5: SECTOR,  # unformatted bytes per sector
             6: SECTORS_PER_TRACK,
             **_text(10, 10, disk.serial),
             **_text(23, 4, _FIRMWARE),

@@ -8,7 +8,7 @@ Not modelled: DMA and overlap (IDENTIFY PACKET DEVICE says so, PACKET aborts), p
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
-from typing import Final
+from typing import ClassVar, Final
 
 from vmm.devices.ata_drive import ABRT, PIO_MODES, READY, SET_TRANSFER_MODE, AtaDrive, Step
 from vmm.devices.ata_identify import identify_cdrom
@@ -40,6 +40,8 @@ class AtapiCdrom(AtaDrive):
 
     `limit` is the most bytes that the host takes at a time.
     """
+
+    has_packet: ClassVar[bool] = True
 
     unit: CdromUnit = field(default_factory=CdromUnit)
     serial: str = "GV00000001"

@@ -5,11 +5,14 @@ Encoding", "Reset"; IBM PC AT Technical Reference for the change line and the dr
 
 A command is collected through the FIFO, runs in steps that take virtual time, and leaves a result to be read. Sectors
 move one at a time, by DMA, or without it through a buffer that stands for the FIFO. Not modelled: FM recording,
-sectors of other than 512 bytes, deleted data marks and SCAN (a plain image has none of them), the 250 kbit/s of a
-reset for a host that never programs the rate, motor spin-up, head load and step rate times, PS/2 status registers A
+sectors of other than 512 bytes, deleted data marks and SCAN (a plain image has none of them), motor spin-up, head load and step rate times, PS/2 status registers A
 and B (absent in AT mode), tape drives. An empty or stopped drive gives no index pulses, so the real chip would wait
 for ever; here the command fails after the time of two turns with a missing address mark, as it does when the second
 pulse has come.
+
+One thing is as in emulators and not as in the data sheet: a host that has never programmed the data rate gets the
+disk's own instead of 250 kbit/s, and seeks without SEEK. The Bochs BIOS neither programs the rate nor seeks, because
+the controllers of Bochs and QEMU do not insist; no driver that reads a disk with a real chip can do without the rate.
 """
 
 from dataclasses import dataclass
@@ -96,7 +99,7 @@ class I8272(FloppyController):
             self.chrn[2] = 1
         if self._op() == Op.WRITE_DELETED:
             self.on_unmodelled("82077AA WRITE DELETED DATA: written as ordinary data")
-        if self.configured[1] & IMPLIED_SEEK and drive is not None:
+        if (self.configured[1] & IMPLIED_SEEK or not self.rate_chosen) and drive is not None:
             drive.move_to(self.chrn[0])
             self.pcn[number] = self.chrn[0]
         self._begin(Step.SECTOR)

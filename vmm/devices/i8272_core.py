@@ -66,7 +66,7 @@ class FloppyController:
     step: Step = Step.NONE
     dor: int = 0
     dsr: int = DSR_AT_RESET
-    rate_chosen: bool = False  # a BIOS for emulators never programs the rate: until one is chosen, any disk's fits
+    rate_chosen: bool = False  # until then any disk's rate fits and seeks are implied: a BIOS for emulators
     tdr: int = 0
     interrupt: bool = False
     irq: bool = False
