@@ -199,6 +199,15 @@ class Emitter:
         """A rel32 that a template has left at offset `at`: `land` will place its exit."""
         self._waiting.append((at, target))
 
+    def forward(self, opcode: bytes) -> int:
+        """A branch with a rel32 to a place further on inside this block; `here` says where."""
+        self.code += (b"" if self.context.code32 else _OPERAND_SIZE) + opcode + bytes(4)
+        return len(self.code)
+
+    def here(self, branch: int) -> None:
+        """Let a `forward` branch come here."""
+        self.code[branch - 4 : branch] = (len(self.code) - branch).to_bytes(4, "little")
+
     def land(self) -> None:
         """Place the exits of the branches that wait for one."""
         for at, target in self._waiting:

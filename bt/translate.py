@@ -400,24 +400,50 @@ def no_instruction(source: bytes, eip: int, context: Context) -> Insn:
     return Insn(eip, window[:1], name, window.hex(" "), context.code32)
 
 
+_WORD: Final = 4
+_FLAGS_TO_AX: Final = "mov ecx, eax\nlahf\nseto al"
+_FLAGS_FROM_AX: Final = "add al, 0x7f\nsahf\nmov eax, ecx\nmov ecx, dword ptr cs:[{S0}]"
+
+
 def _check_source(emit: Emitter, insns: list[Insn], source: bytes) -> None:
-    """Compare the block's source with what was translated, four bytes at a time; leave by a STALE exit if it
-    changed."""
+    """Compare the block's source with what was translated; leave by a STALE exit if it changed.
+
+    Comparing with CMP takes saving the flags, but JNE chains in the engine, where JECXZ leaves for its main loop each
+    time. The first and the last byte are read beforehand: what could fault must do it while the flags are the guest's.
+    """
+    first = insns[0].eip
     emit.insn = insns[0]
-    emit.starts[0] = insns[0].eip
+    emit.starts[0] = first
     emit.mark()
     emit.emit("mov dword ptr cs:[{S0}], ecx")
     emit.mark((Reg.ECX, S0))
-    at = 0
-    while at < len(source):
-        size = 4 if len(source) - at >= 4 else 1
-        load = "mov ecx, dword ptr cs:[{at}]" if size == 4 else "movzx ecx, byte ptr cs:[{at}]"
-        expected = int.from_bytes(source[at : at + size], "little")
-        emit.emit(
-            load + "\nlea ecx, [ecx + {negated}]\n{o} jecxz same\nmov ecx, dword ptr cs:[{S0}]\nint 0x40\nsame:",
-            at=insns[0].eip + at,
-            negated=-expected,
-        )
-        emit.site_here(SiteKind.STALE)
-        at += size
-    emit.emit("mov ecx, dword ptr cs:[{S0}]")
+    for at in (0, len(source) - 1):
+        emit.emit("movzx ecx, byte ptr cs:[{at}]", at=first + at)
+    emit.emit(_FLAGS_TO_AX)
+    changed = [_compare_source(emit, first, source, at) for at in _pieces(len(source))]
+    same = emit.forward(b"\xe9")
+    for branch in changed:
+        emit.here(branch)
+    emit.emit(_FLAGS_FROM_AX)
+    emit.site(SiteKind.STALE)
+    emit.here(same)
+    emit.emit(_FLAGS_FROM_AX)
+
+
+def _pieces(size: int) -> list[int]:
+    """Where the words begin that cover `size` bytes, the last one overlapping; fewer bytes than a word are compared
+    one by one."""
+    if size < _WORD:
+        return list(range(size))
+    return [*range(0, size - _WORD, _WORD), size - _WORD]
+
+
+def _compare_source(emit: Emitter, first: int, source: bytes, at: int) -> int:
+    """Compare one piece; returns the branch that is taken when it differs."""
+    if len(source) < _WORD:
+        emit.emit("cmp byte ptr cs:[{at}], 0", at=first + at)
+        emit.code[-1] = source[at]
+    else:
+        expected = int.from_bytes(source[at : at + _WORD], "little")
+        emit.emit("cmp dword ptr cs:[{at}], {expected}", at=first + at, expected=expected)
+    return emit.forward(b"\x0f\x85")

@@ -5,10 +5,10 @@ Encoding", "Reset"; IBM PC AT Technical Reference for the change line and the dr
 
 A command is collected through the FIFO, runs in steps that take virtual time, and leaves a result to be read. Sectors
 move one at a time, by DMA, or without it through a buffer that stands for the FIFO. Not modelled: FM recording,
-sectors of other than 512 bytes, deleted data marks and SCAN (a plain image has none of them), motor spin-up, head load and step rate times, PS/2 status registers A
-and B (absent in AT mode), tape drives. An empty or stopped drive gives no index pulses, so the real chip would wait
-for ever; here the command fails after the time of two turns with a missing address mark, as it does when the second
-pulse has come.
+sectors of other than 512 bytes, deleted data marks and SCAN (a plain image has none of them), motor spin-up, head load
+and step rate times, PS/2 status registers A and B (absent in AT mode), tape drives. An empty or stopped drive gives no
+index pulses, so the real chip would wait for ever; here the command fails after the time of two turns with a missing
+address mark, as it does when the second pulse has come.
 
 One thing is as in emulators and not as in the data sheet: a host that has never programmed the data rate gets the
 disk's own instead of 250 kbit/s, and seeks without SEEK. The Bochs BIOS neither programs the rate nor seeks, because
