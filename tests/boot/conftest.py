@@ -150,8 +150,7 @@ def sector(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         source = tmp_path / f"sector{count}.s"
         product = tmp_path / f"sector{count}.img"
         source.write_text(
-            "# Boot sector\n.intel_syntax noprefix\n.code16\n.globl start\nstart:\n"
-            f"{code}\n.org 510\n.word 0xaa55\n"
+            f"# Boot sector\n.intel_syntax noprefix\n.code16\n.globl start\nstart:\n{code}\n.org 510\n.word 0xaa55\n"
         )
         _assemble(source, tmp_path, product)
         return product

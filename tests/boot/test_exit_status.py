@@ -47,7 +47,9 @@ def test_a_triple_fault_is_status_3(vmm, sector):
 @pytest.mark.parametrize("code", [code for code, _ in RESETS.values()] + ["lidt cs:[9f]; int3\n9: .word 0; .long 0"])
 def test_a_reset_starts_the_guest_again_and_cmos_remembers(vmm, sector, code):
     """The first time round CMOS 34h, which the BIOS does not use, is 0; the guest sets it and pulls the reset line."""
-    again = f"mov al, 0x34; out 0x70, al; in al, 0x71; cmp al, 0x5a; je 2f; mov al, 0x5a; out 0x71, al\n{code}\n jmp .\n"
+    again = (
+        f"mov al, 0x34; out 0x70, al; in al, 0x71; cmp al, 0x5a; je 2f; mov al, 0x5a; out 0x71, al\n{code}\n jmp .\n"
+    )
     run = vmm(sector(f"{again}2: {SAY}{HALT}{TEXT}"), "--debugcon", "console.txt", timeout=20)
     assert (run.status, run.text("console.txt")) == (0, "ready\0")
     assert run.heading == "the guest halted for good (HLT with interrupts off) (status 0)"
@@ -105,7 +107,9 @@ UNMODELLED = "mov al, 0x34; out 0x43, al; mov dx, 0x64; mov al, 0xdd; out dx, al
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-@pytest.mark.parametrize("code", ["jmp .", "cli; jmp .", "sti\n1: hlt; jmp 1b"], ids=["runs", "runs_with_if_0", "idles"])
+@pytest.mark.parametrize(
+    "code", ["jmp .", "cli; jmp .", "sti\n1: hlt; jmp 1b"], ids=["runs", "runs_with_if_0", "idles"]
+)
 def test_a_signal_ends_the_run_cleanly(sector, tmp_path, number, code):
     def end(process: "subprocess.Popen[bytes]") -> None:
         process.send_signal(number)

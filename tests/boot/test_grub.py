@@ -37,14 +37,6 @@ def test_grub_rescue_image_boots_as_what_it_looks_like(vmm, image):
     assert run.status == 0
 
 
-@pytest.mark.slow
-def test_grub_under_audit(vmm, image):
-    """--audit: at every block start CPL is not 0 and EIP is in the cache."""
-    script = SCRIPTS / "grub-commands.script"
-    run = vmm(image("grub-rescue-floppy.img"), "--as", "floppy", "--script", script, "--audit", timeout=600)
-    assert (run.status, run.heading) == (0, "the script ended (status 0)")
-
-
 @pytest.mark.parametrize(
     ("name", "script"), [("grub-rescue-cdrom.iso", "grub-menu-cd.script"), ("grub-cd.iso", "grub-prompt-cd.script")]
 )

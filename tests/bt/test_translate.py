@@ -13,11 +13,11 @@ from bt.emit import CALLOUT_VECTOR, SiteKind, Translation
 from bt.guest import Context, Mode, Window
 from bt.innocuous import INNOCUOUS
 from bt.translate import (
-    ENGINE_FLAWS,
     BLOCK_LIMIT,
     BRANCHES,
     CRITICAL,
     ENDS_BLOCK,
+    ENGINE_FLAWS,
     INLINE,
     LEAVING,
     PARTLY,
@@ -136,7 +136,9 @@ def test_no_sensitive_instruction_ever_gets_into_the_cache_as_it_is(raw: str, co
 
 def test_the_tables_do_not_overlap() -> None:
     assert INNOCUOUS.isdisjoint(TABLE)
-    assert len(TABLE) == len(INLINE) + len(PARTLY) + len(BRANCHES) + len(LEAVING) + len({"lzcnt", "tzcnt"}) + len(ENGINE_FLAWS)
+    assert len(TABLE) == len(INLINE) + len(PARTLY) + len(BRANCHES) + len(LEAVING) + len({"lzcnt", "tzcnt"}) + len(
+        ENGINE_FLAWS
+    )
     assert TABLE.keys() >= ENDS_BLOCK
 
 
