@@ -7,7 +7,7 @@ READY := .venv/.ready
 DEMO := build/demo.img
 FIRMWARE := $(shell find firmware -name '*.py' -o -name '*.s' -o -name '*.inc')
 
-.PHONY: run test check images soak clean
+.PHONY: run test lint check images soak clean
 
 run: $(DEMO)
 	$(BIN)/vmm run $(DEMO)
@@ -15,11 +15,13 @@ run: $(DEMO)
 test: $(READY) images
 	PATH="$$($(BIN)/python -m tools.host_tools):$$PATH" $(BIN)/python -m pytest -n auto -m 'not slow'
 
-check: $(READY)
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint
 	$(BIN)/python -m pytest -n auto -m 'not boot and not slow'
 
 images: $(READY)

@@ -26,8 +26,8 @@ def test_grub_rescue_floppy_answers_and_lsmmap_agrees_with_memory(vmm, image, me
     assert (run.status, run.heading) == (0, "the script ended (status 0)")
     assert "GNU GRUB" in run.text("menu.txt")
     assert available(run.text("lsmmap.txt")) == {0: 0x9FC00, MIB: (memory - 1) * MIB}
-    # Each call of the BIOS is a way from protected to real mode and back: far jumps into a 16-bit segment, into real mode
-    # and into the 32-bit segment. A key that is waited for is one call each time round.
+    # Each call of the BIOS is a way from protected to real mode and back: far jumps into a 16-bit segment, into real
+    # mode and into the 32-bit segment. A key that is waited for is one call each time round.
     assert run.stats()["callouts"]["ljmp"] >= 3 * ROUND_TRIPS
     assert run.stats()["unmodelled"] == {}
 

@@ -1,4 +1,4 @@
-"""--write: what a guest writes is in the image, from its flush on even if the VMM is killed; without --write nothing is."""
+"""--write: what a guest writes is in the image, even if the VMM is killed after the flush; without it nothing is."""
 
 import subprocess
 
@@ -10,8 +10,8 @@ MARK = b"written by the guest, and flushed"
 DISK_SECTORS = 2 * 16 * 63
 TARGET = 7
 
-# A boot sector that greets with what sector 7 holds, then writes its own text there through INT 13h, flushes through the
-# ATA command port (or, for a floppy, trusts INT 13h), says `done` and waits for ever.
+# A boot sector that greets with what sector 7 holds, then writes its own text there through INT 13h, flushes through
+# the ATA command port (or, for a floppy, trusts INT 13h), says `!` and waits for ever.
 WRITER = f"""
     xor ax, ax
     mov ds, ax
