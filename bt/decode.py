@@ -20,7 +20,7 @@ _DS, _SS = 3, 2
 _SSE2_ONLY: Final = frozenset((0x6C, 0x6D, 0xD6, 0xE6))
 """Second opcode bytes that mean something only behind 66h: PUNPCKLQDQ, PUNPCKHQDQ, MOVQ, CVTTPD2DQ."""
 _STORES_KEPT: Final = 4096
-_STORES: Final = ("push", "call", "enter", "st", "fs", "fist", "fbst", "fns", "fx", "maskmov", "cmpxchg")
+_STORES: Final = ("push", "call", "enter", "stos", "stmxcsr", "fs", "fist", "fbst", "fns", "fx", "maskmov", "cmpxchg")
 """How the names of stores begin that Capstone does not see as such: to the stack, and most of x87, MMX and SSE."""
 
 

@@ -311,7 +311,8 @@ class BlockTranslator:
             name = name_of(insn)
             if name in ENDS_BLOCK or (name not in TABLE and name not in INNOCUOUS):
                 return insns, True
-            if len(insns) >= options.limit or (options.self_check and self._decoder.writes_memory(insn)):
+            full = len(insns) >= options.limit and (options.limit == 1 or not casts_shadow(insn))
+            if full or (options.self_check and self._decoder.writes_memory(insn)):
                 return insns, False
         if insns:
             return insns, False

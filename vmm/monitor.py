@@ -121,7 +121,7 @@ class Monitor:
             engine.observer = Tracer(vm.vcpu, vm.board.clock.glance, trace, vm.on_trace)
         engine.attach()
         if vm.config.audit:
-            self._cpu.audit_blocks(engine.audit)
+            engine.audit()
         vm.on_request = engine.request_leave
         vm.stats_source = self._stats
         vm.board.on_earlier_deadline = lambda deadline: self._earlier(vm, deadline)

@@ -9,6 +9,7 @@ from capstone import x86
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bt.assemble import assemble
 from bt.decode import MAX_LENGTH, Decoder, Insn
 
 ORACLES: dict[bool, Any] = {}
@@ -206,3 +207,12 @@ def test_the_parts_of_any_instruction_can_be_read(code: bytes, code32: bool) -> 
 def _opcode_bytes(insn: Insn) -> bytes:
     opcode = insn.opcode
     return bytes([opcode]) if opcode < 0x100 else opcode.to_bytes(2, "big")
+
+
+@pytest.mark.parametrize("name", ["sti", "stc", "std", "str ax"])
+def test_what_only_begins_like_a_store_is_none(name: str) -> None:
+    """In code that checks itself a store ends the block, and STI at the end of a block has to leave the cache."""
+    decoder = Decoder()
+    insn = decoder.one(assemble(name, True), 0, True)
+    assert insn is not None
+    assert not decoder.writes_memory(insn)

@@ -25,6 +25,7 @@ from bt.translate import (
     BlockTranslator,
     NeedsMoreBytes,
     Options,
+    casts_shadow,
     is_sensitive,
     name_of,
 )
@@ -235,6 +236,12 @@ def test_a_block_ends_at_its_limit_and_links_to_what_follows() -> None:
     assert [(site.kind, site.target) for site in translation.sites] == [(SiteKind.LINK, EIP + BLOCK_LIMIT)]
 
 
+def test_a_block_goes_on_from_a_shadow_to_what_it_covers() -> None:
+    translation = TRANSLATOR.translate(b"\x90" * (BLOCK_LIMIT - 1) + b"\xfb" + b"\x90" * 9, EIP, KERNEL, WINDOW)
+    assert len(translation.insns) == BLOCK_LIMIT + 1
+    assert SiteKind.CALLOUT not in {site.kind for site in translation.sites}
+
+
 def test_a_block_ends_before_an_instruction_that_its_page_cuts_off() -> None:
     translation = TRANSLATOR.translate(b"\x90\x90\xe8\x00", EIP, KERNEL, WINDOW)
     assert (len(translation.insns), translation.source_size) == (2, 2)
@@ -356,7 +363,9 @@ def _check_coverage(translation: Translation, code: bytes, eip: int, options: Op
     """The block is made from consecutive bytes, all of them, and no more than asked for."""
     raw = b"".join(insn.raw for insn in translation.insns)
     assert raw == code[: translation.source_size]
-    assert 1 <= len(translation.insns) <= options.limit
+    assert len(translation.insns) >= 1
+    beyond = translation.insns[options.limit - 1 : -1]  # a block does not end between a shadow and what it covers
+    assert all(casts_shadow(insn) for insn in beyond)
     at = eip
     for insn in translation.insns:
         assert insn.eip == at & 0xFFFF_FFFF

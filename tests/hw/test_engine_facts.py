@@ -503,20 +503,25 @@ def test_an_endless_loop_ends_at_the_ring(rig: Rig) -> None:
     assert rig.cpu.state.q[hw.Q_EIP] == CODE
 
 
-def test_the_audit_hook_sees_every_block_and_what_it_raises_surfaces(rig: Rig) -> None:
-    seen: list[tuple[int, int]] = []
-
-    def check(address: int) -> None:
-        seen.append((address, rig.cpu.current_cpl()))
-        if len(seen) == 3:
-            raise LookupError("the third block")
-
-    rig.cpu.audit_blocks(check)
-    rig.enter(cpl=3)
+@pytest.mark.parametrize(
+    ("ranges", "cpl", "failure"),
+    [
+        pytest.param([(CODE, 0x100), (0, 0)], 3, None, id="inside the first range"),
+        pytest.param([(0, 0), (CODE, 0x100)], 1, None, id="inside the second range"),
+        pytest.param([(CODE, 2), (0, 0)], 3, CODE + 2, id="behind a range"),
+        pytest.param([(CODE + 1, 0x100), (CODE + 2, 1)], 3, CODE, id="before a range"),
+        pytest.param([(CODE, 0x100), (0, 0)], 0, CODE, id="at CPL 0"),
+    ],
+)
+def test_the_audit_stops_outside_its_ranges_and_at_cpl_0(
+    rig: Rig, ranges: list[tuple[int, int]], cpl: int, failure: int | None
+) -> None:
+    rig.cpu.audit_blocks(*ranges)
+    rig.enter(cpl=cpl)
     rig.load("jmp next; next: jmp last; last: jmp last")
-    with pytest.raises(LookupError, match="the third block"):
-        rig.cpu.run()
-    assert seen == [(CODE, 3), (CODE + 2, 3), (CODE + 4, 3)]
+    rig.cpu.set_block_limit(1000)
+    assert rig.cpu.run()
+    assert rig.cpu.audit_failure == failure
 
 
 # --- the engine's own translations -------------------------------------------------------------------------

@@ -236,6 +236,11 @@ class TranslatedCode:
         physical.load_fixed(self._vcpu, self._hole)
         self.empty()
 
+    @property
+    def arenas(self) -> tuple[tuple[int, int], ...]:
+        """Where cached code may lie: (linear address, size) of each arena."""
+        return tuple((arena.base, len(arena.view)) for arena in (self.cache.kernel, self.cache.user))
+
     def memory_width(self) -> int:
         """Bytes that the instruction at `vcpu.eip` moves to or from memory."""
         la = self._vcpu.base(Seg.CS) + self._vcpu.eip & MASK32

@@ -64,6 +64,7 @@ class TranslateEngine:
         self.preempted_after = 0
         """How many blocks had started when the block limit struck in the latest run."""
         self.shutdown_detail = ""
+        self._audited = False
         self._sites: Mapping[SiteKind, Callable[[Site, Block], None]] = {
             SiteKind.LINK: self._link,
             SiteKind.INDIRECT: self._indirect,
@@ -103,7 +104,10 @@ class TranslateEngine:
         self._resume()
         self.preempted_after = 0
         while self._leave is None:
-            if self._phys.run():
+            stopped = self._phys.run()
+            if self._audited:
+                self._check_audit()
+            if stopped:
                 self.preempted_after = self.preempted_after or self._phys.blocks
                 self._preempted()
         return self._leave
@@ -278,6 +282,8 @@ class TranslateEngine:
         if self._hole.contains(la):
             self._rewind(block, address)
             self.code.move_hole(la)
+            if self._audited:
+                self._phys.audit_blocks(*self.code.arenas)
             self._resume()
             return
         write = bool(code & _FAULT_W)
@@ -440,12 +446,15 @@ class TranslateEngine:
 
     # --- reporting -------------------------------------------------------------------------------------
 
-    def audit(self, address: int) -> None:
-        """Check at a block's start: EIP in the cache, CPL not 0. For `PhysicalCpu.audit_blocks`."""
-        if not self.code.cache.contains(address):
-            raise Unmodelled(f"audit: a block runs outside the cache, at {address:#x}")
-        if self._phys.current_cpl() == 0:
-            raise Unmodelled(f"audit: a block runs at CPL 0, at {address:#x}")
+    def audit(self) -> None:
+        """From now on check at each block's start: EIP is in the cache, CPL is not 0."""
+        self._audited = True
+        self._phys.audit_blocks(*self.code.arenas)
+
+    def _check_audit(self) -> None:
+        if (address := self._phys.audit_failure) is not None:
+            raise Unmodelled(f"audit: a block at {address:#x} runs outside the cache or at CPL 0", self._describe())
+        self._phys.audit_blocks(*self.code.arenas)  # the hole may have moved
 
     def _describe(self) -> tuple[str, ...]:
         vcpu = self._vcpu

@@ -37,7 +37,6 @@ NEVER: Final = (1 << 63) - 1
 _DF: Final = int(Eflags.DF)
 _HOOK_INTR: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 _HOOK_INVALID: Final = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
-_HOOK_BLOCK: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
 _UD: Final = 6
 
 
@@ -71,6 +70,51 @@ class _BlockHook:
         self.entry = ctypes.addressof(ctypes.c_char.from_buffer(self._code))
         self.ring = self.entry + len(code)
         """A host function void(int) that asks for a stop: usable as a signal handler."""
+
+
+class _AuditHook:
+    """Host code for UC_HOOK_BLOCK: stop at a block outside two ranges, or at CPL 0.
+
+    `cells`: base and size of each range, 1 after a failure, the latest block's address. CPL is in `hflags`, which only
+    a saved context shows, so each block saves one. System V calling convention: RDI engine handle, RSI address.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self._code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        self.cells = (ctypes.c_uint64 * 6)(0, 0, 0, 0, 0, 0)
+
+        def address(value: int | None) -> bytes:
+            return (value or 0).to_bytes(8, "little")
+
+        cells = address(ctypes.addressof(self.cells))
+        save = address(ctypes.cast(uclib.uc_context_save, ctypes.c_void_p).value)
+        stop = address(ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value)
+        hflags = address(context.value + hw.HEADER + 4 * hw.D_HFLAGS)
+        bad = (
+            b"\x48\xb9" + cells                         # bad: mov rcx, cells
+            + b"\x48\xc7\x41\x20\x01\0\0\0"             # mov qword ptr [rcx + 32], 1
+            + b"\x48\x89\xdf\x5b"                       # mov rdi, rbx; pop rbx
+            + b"\x48\xb8" + stop + b"\xff\xe0"           # mov rax, uc_emu_stop; jmp rax
+        )  # fmt: skip
+        check_cpl = (
+            b"\x48\x89\xdf"                             # inside: mov rdi, rbx
+            + b"\x48\xbe" + address(context.value)      # mov rsi, context
+            + b"\x48\xb8" + save + b"\xff\xd0"           # mov rax, uc_context_save; call rax
+            + b"\x48\xb8" + hflags                      # mov rax, hflags
+            + b"\xf6\x00\x03\x74\x02"                   # test byte ptr [rax], 3; jz bad
+            + b"\x5b\xc3"                               # pop rbx; ret
+        )  # fmt: skip
+        second = b"\x48\x89\xc2\x48\x2b\x51\x10\x48\x3b\x51\x18\x73" + bytes([len(check_cpl)])
+        # the same for the second range: mov rdx, rax; sub rdx, [rcx + 16]; cmp rdx, [rcx + 24]; jae bad
+        self._code.write(
+            b"\x53\x48\x89\xfb\x89\xf0"                  # push rbx; mov rbx, rdi; mov eax, esi
+            + b"\x48\xb9" + cells                       # mov rcx, cells
+            + b"\x48\x89\x41\x28"                       # mov [rcx + 40], rax
+            + b"\x48\x89\xc2\x48\x2b\x11"               # mov rdx, rax; sub rdx, [rcx]
+            + b"\x48\x3b\x51\x08\x72" + bytes([len(second)])  # cmp rdx, [rcx + 8]; jb inside
+            + second + check_cpl + bad
+        )  # fmt: skip
+        self.entry = ctypes.addressof(ctypes.c_char.from_buffer(self._code))
 
 
 def _blob_of(pointer: Any) -> memoryview:
@@ -118,7 +162,7 @@ class PhysicalCpu:
         self._add_hook(uc_const.UC_HOOK_INTR, ctypes.cast(self._callbacks[0], ctypes.c_void_p).value)
         self._add_hook(uc_const.UC_HOOK_INSN_INVALID, ctypes.cast(self._callbacks[1], ctypes.c_void_p).value)
         self._add_hook(uc_const.UC_HOOK_BLOCK, self._block_hook.entry)
-        self._audit: Any = None
+        self._audit: _AuditHook | None = None
 
     # --- running ---------------------------------------------------------------------------------------
 
@@ -213,27 +257,28 @@ class PhysicalCpu:
         state.q[hw.Q_EFLAGS] = int(Eflags.ONE)
         state.d[hw.D_HFLAGS] = hw.HF_PE | hw.HF_CS32 | hw.HF_SS32 | 1
 
-    def current_cpl(self) -> int:
-        """The CPL in the engine, from inside a hook."""
-        uclib.uc_context_save(self._handle, self._probe.context)
-        return CpuState(_blob_of(self._probe.context)).d[hw.D_HFLAGS] & hw.HF_CPL
-
     def forget_all_code(self) -> None:
         """Drop all of the engine's own translations."""
         uclib.uc_ctl(self._handle, _TB_FLUSH)
 
-    def audit_blocks(self, check: Callable[[int], None]) -> None:
-        """Call `check(linear address)` at the start of every block from now on; what it raises ends the run."""
+    def audit_blocks(self, *ranges: tuple[int, int]) -> None:
+        """From now on stop at a block that starts outside two linear ranges (base, size), or at CPL 0.
 
-        def at_block(_uc: int, address: int, _size: int, _data: int) -> None:
-            try:
-                check(address & MASK32)  # the sum of CS.base and EIP may carry into a 33rd bit
-            except BaseException as error:  # noqa: BLE001  nothing may unwind through the engine; `run` raises it
-                self._fail(error)
+        Called again, it moves the ranges. `audit_failure` tells after a run.
+        """
+        if self._audit is None:
+            self._audit = _AuditHook(self._probe.context)
+            self._add_hook(uc_const.UC_HOOK_BLOCK, self._audit.entry)
+            self.forget_all_code()
+        for number, (base, size) in enumerate(ranges):
+            self._audit.cells[2 * number], self._audit.cells[2 * number + 1] = base, size
 
-        self._audit = _HOOK_BLOCK(at_block)
-        self._add_hook(uc_const.UC_HOOK_BLOCK, ctypes.cast(self._audit, ctypes.c_void_p).value)
-        self.forget_all_code()
+    @property
+    def audit_failure(self) -> int | None:
+        """Linear address of the block at which the audit stopped the engine, or None."""
+        if self._audit is None or not self._audit.cells[4]:
+            return None
+        return int(self._audit.cells[5])
 
     # --- inside ----------------------------------------------------------------------------------------
 
