@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from vmm.cpu.callouts import Platform
+from vmm.cpu.ports import Platform
 from vmm.cpu.hole import Hole
 from vmm.cpu.paging import Mmu
 from vmm.cpu.vcpu import Vcpu

@@ -1,0 +1,97 @@
+"""IN, OUT, INS and OUTS: what an instruction can reach outside its processor.
+
+A whole REP INS or OUTS is one call: page by page, with the registers exact at every fault.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from bt.decode import Insn
+from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SIZE
+from vmm.arch.registers import Eflags, Reg, Seg
+from vmm.cpu import control
+from vmm.cpu.vcpu import Vcpu
+
+_DF: Final = int(Eflags.DF)
+
+
+class Platform(Protocol):
+    """What an instruction can reach outside its processor."""
+
+    def port_read(self, port: int, width: int) -> int: ...
+    def port_write(self, port: int, width: int, value: int) -> None: ...
+    def port_read_block(self, port: int, width: int, count: int) -> bytes: ...
+    def port_write_block(self, port: int, width: int, data: bytes) -> None: ...
+    def tsc(self) -> int: ...
+
+
+_IMMEDIATE_PORT: Final = frozenset((0xE4, 0xE5, 0xE6, 0xE7))
+
+
+def _port(vcpu: Vcpu, insn: Insn) -> int:
+    return insn.tail[0] if insn.opcode in _IMMEDIATE_PORT else vcpu.reg(Reg.EDX, 2)
+
+
+def _port_width(insn: Insn) -> int:
+    return insn.operand_size if insn.opcode & 1 else 1
+
+
+def in_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """IN AL | AX | EAX (SDM Vol. 2A, "IN - Input from Port")."""
+    port, width = _port(vcpu, insn), _port_width(insn)
+    control.check_io(vcpu, port, width)
+    vcpu.set_reg(Reg.EAX, width, platform.port_read(port, width))
+
+
+def out(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """OUT (SDM Vol. 2B, "OUT - Output to Port")."""
+    port, width = _port(vcpu, insn), _port_width(insn)
+    control.check_io(vcpu, port, width)
+    platform.port_write(port, width, vcpu.reg(Reg.EAX, width))
+
+
+def _string_io(vcpu: Vcpu, insn: Insn, platform: Platform, index: int, transfer: Callable[[int, int], None]) -> None:
+    """The frame of INS and OUTS: a whole REP at once, page by page, with exact registers at a fault.
+
+    `transfer(linear address, count of items)` moves items at ascending addresses inside one page, or one item anywhere.
+    """
+    width = _port_width(insn)
+    size = insn.address_size
+    mask = (1 << 8 * size) - 1
+    seg = Seg.ES if index == Reg.EDI else insn.segment_override
+    base = vcpu.base(Seg.DS if seg is None else seg)
+    backward = bool(vcpu.eflags & _DF)
+    left = vcpu.reg32(Reg.ECX) & mask if insn.repeat else 1
+    while left:
+        offset = vcpu.reg32(index) & mask
+        la = base + offset & MASK32
+        room = min(PAGE_SIZE - (la & PAGE_MASK), mask + 1 - offset) // width
+        count = 1 if backward or room == 0 else min(left, room)
+        transfer(la, count)
+        vcpu.set_reg(index, size, offset + (-width if backward else width * count))
+        left -= count
+        if insn.repeat:
+            vcpu.set_reg(Reg.ECX, size, left)
+
+
+def ins(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """INSB INSW INSD, REP too: the port is read only when memory takes the data (SDM Vol. 2A, "INS/INSB/INSW/INSD")."""
+    port, width, user = vcpu.reg(Reg.EDX, 2), _port_width(insn), vcpu.cpl == 3
+    control.check_io(vcpu, port, width)
+
+    def transfer(la: int, count: int) -> None:
+        vcpu.memory.check_write(la, width * count, user)
+        vcpu.memory.write_bytes(la, platform.port_read_block(port, width, count), user)
+
+    _string_io(vcpu, insn, platform, Reg.EDI, transfer)
+
+
+def outs(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """OUTSB OUTSW OUTSD, REP too (SDM Vol. 2B, "OUTS/OUTSB/OUTSW/OUTSD")."""
+    port, width, user = vcpu.reg(Reg.EDX, 2), _port_width(insn), vcpu.cpl == 3
+    control.check_io(vcpu, port, width)
+
+    def transfer(la: int, count: int) -> None:
+        platform.port_write_block(port, width, vcpu.memory.read_bytes(la, width * count, user))
+
+    _string_io(vcpu, insn, platform, Reg.ESI, transfer)
