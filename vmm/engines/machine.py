@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from vmm.cpu.ports import Platform
 from vmm.cpu.hole import Hole
 from vmm.cpu.paging import Mmu
+from vmm.cpu.ports import Platform
 from vmm.cpu.vcpu import Vcpu
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory
