@@ -139,6 +139,13 @@ fill_data_area:
 load_registers:
     push si
     add si, P_SEQUENCER
+    mov dx, 0x3BA                       # the attribute controller expects an index, whichever place it is at
+    in al, dx
+    mov dl, 0xDA
+    in al, dx
+    mov dx, ATTRIBUTE
+    xor al, al                          # palette off: nothing is shown of the modes on the way
+    out dx, al
     mov dx, SEQUENCER
     mov ax, 0x0100                      # synchronous reset
     out dx, ax
