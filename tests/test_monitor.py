@@ -282,13 +282,13 @@ def test_a_key_wakes_a_sleeping_guest(flat: FlatMachine) -> None:
 
 # --- audit, strict -----------------------------------------------------------------------------------------------
 
+
 def test_no_mode_set_of_the_vga_bios_passes_a_mode_that_is_not_modelled(flat: FlatMachine) -> None:
     """Under --strict that would end the run: the palette is off until the last register is right."""
     modes = (0x13, 3, 0x13, 4, 3, 6, 1, 0x13, 0)
     with flat("".join(f"mov ax, {mode:#x}; int 0x10; " for mode in modes) + END, strict=True) as vm:
         assert run(vm) == ExitPort(7)
         assert not vm.board.unmodelled
-
 
 
 def test_the_audit_finds_nothing_on_the_way_to_the_banner() -> None:
