@@ -38,8 +38,11 @@ $(DEMO): $(READY) $(FIRMWARE)
 	mkdir -p $(@D)
 	$(BIN)/python -m firmware.demo_guest --out $@
 
-# Debian keeps the venv module's pip in a package of its own.
+# Debian keeps what the venv module needs in a package of its own; where it is missing, virtualenv does the same from PyPI.
 $(READY): pyproject.toml
-	$(PYTHON) -m venv .venv || { echo "no virtual environment: install python3-venv and try again" >&2; exit 1; }
+	$(PYTHON) -m venv .venv 2>/dev/null \
+		|| { $(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv \
+			&& PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv --quiet --clear .venv; } \
+		|| { echo "no virtual environment: install python3-venv and try again" >&2; exit 1; }
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
