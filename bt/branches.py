@@ -11,7 +11,7 @@ words, the negated EIP and the CS-relative address of its block.
 
 from typing import Final
 
-from bt.decode import Insn
+from bt.decode import OVERRIDE_BYTE, Insn
 from bt.emit import S0, S1, Emitter, SiteKind
 from vmm.arch.registers import Reg
 
@@ -109,7 +109,7 @@ def call_relative(emit: Emitter, insn: Insn) -> None:
 def _load_target(emit: Emitter, insn: Insn) -> None:
     """Bring r/m into ECX, zero-extended; a fault there leaves the guest's ECX as it was."""
     emit.emit(_SAVE_ECX)
-    override = b"" if insn.segment_override is None else bytes([_override_byte(insn)])
+    override = b"" if insn.segment_override is None else bytes([OVERRIDE_BYTE[insn.segment_override]])
     address = b"\x67" if b"\x67"[0] in insn.prefixes else b""
     operand = b"" if emit.context.code32 else b"\x66"
     opcode = b"\x8b" if insn.operand_size == 4 else b"\x0f\xb7"
@@ -117,10 +117,6 @@ def _load_target(emit: Emitter, insn: Insn) -> None:
         emit.raw(operand + opcode + bytes([0xC0 | Reg.ECX << 3 | insn.modrm & 7]))
     else:
         emit.raw(override + address + operand + opcode + insn.memory.with_reg(Reg.ECX))
-
-
-def _override_byte(insn: Insn) -> int:
-    return next(byte for byte in reversed(insn.prefixes) if byte not in (0x66, 0x67, 0xF0, 0xF2, 0xF3))
 
 
 def jump_indirect(emit: Emitter, insn: Insn) -> None:

@@ -60,6 +60,11 @@ class Insn:
         return self.eip + len(self.raw) & 0xFFFF_FFFF
 
     @_Kept
+    def falls_to(self) -> int:
+        """EIP once it is done and has not branched: 16 bits of it in 16-bit code."""
+        return self.next_eip & (0xFFFF_FFFF if self.code32 else 0xFFFF)
+
+    @_Kept
     def prefixes(self) -> bytes:
         """The legacy prefixes."""
         return self.raw[: self._opcode_at]

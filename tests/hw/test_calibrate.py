@@ -7,7 +7,7 @@ from vmm.errors import EngineMismatch
 from vmm.hw import calibrate
 from vmm.hw import state as hw
 
-WORDS = [name for name in dir(hw) if name.startswith(("Q_", "D_")) and name not in ("Q_REGS", "Q_CC_SRC2", "D_HFLAGS2")]
+WORDS = [name for name in dir(hw) if name.startswith(("Q_", "D_")) and name not in ("Q_REGS", "D_HFLAGS2")]
 BYTES = ["FPU_TOP", "FPU_STATUS", "FPU_CONTROL", "FPU_TAGS", "FPU_REGISTERS", "FPU_OPCODE", "FPU_IP", "FPU_DP"]
 
 

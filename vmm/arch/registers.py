@@ -53,7 +53,6 @@ class Eflags(IntFlag):
     ID = 1 << 21
 
 
-IOPL_SHIFT = 12
 ARITHMETIC = int(Eflags.CF | Eflags.PF | Eflags.AF | Eflags.ZF | Eflags.SF | Eflags.OF)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from bt.cache import Block
 from bt.decode import Insn
 from bt.translate import name_of, repeats
-from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from vmm.arch.layout import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from vmm.arch.registers import Eflags, Reg
 from vmm.engines.code import TranslatedCode
 from vmm.engines.machine import TranslatedMachine
@@ -120,7 +120,7 @@ class Stepper:
         compares = name_of(insn).startswith(("cmps", "scas"))
         matched = bool(vcpu.fold_flags() & _ZF) == (insn.repeat == _REPE)
         goes_on = left & ((1 << 8 * size) - 1) != 0 and (not compares or matched)
-        vcpu.eip = insn.eip if goes_on else insn.next_eip & (MASK32 if insn.code32 else 0xFFFF)
+        vcpu.eip = insn.eip if goes_on else insn.falls_to
 
     def unmap(self, pages: list[DevicePage]) -> None:
         """Take pages away again."""

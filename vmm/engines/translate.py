@@ -190,7 +190,7 @@ class TranslateEngine:
         insn, vcpu = site.insn, self._vcpu
         name = name_of(insn)
         self.stats.callouts[name] += 1
-        vcpu.eip = insn.next_eip & (MASK32 if insn.code32 else 0xFFFF)
+        vcpu.eip = insn.falls_to
         vcpu.interrupt_shadow = False
         vcpu.field_flags &= ~_RF
         task, observer = vcpu.tr, self.observer
@@ -231,7 +231,7 @@ class TranslateEngine:
         """STI or POPF found that an interrupt waits, or POPF that TF or another rare flag changes."""
         insn, vcpu = site.insn, self._vcpu
         self.stats.exits["finish"] += 1
-        vcpu.eip = insn.next_eip & (MASK32 if insn.code32 else 0xFFFF)
+        vcpu.eip = insn.falls_to
         callouts.finish_inline(vcpu, insn, self.code.scratch[S2])
         if self._step is not None:
             self._finish_step()
@@ -246,7 +246,7 @@ class TranslateEngine:
         self._resume()
 
     def _step_end(self, site: Site, block: Block) -> None:
-        self._vcpu.eip = site.insn.next_eip & (MASK32 if site.insn.code32 else 0xFFFF)
+        self._vcpu.eip = site.insn.falls_to
         self._finish_step()
 
     def _trace(self, site: Site, block: Block) -> None:
