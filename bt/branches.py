@@ -77,10 +77,11 @@ def jump_relative(emit: Emitter, insn: Insn) -> None:
 
 
 def jump_conditional(emit: Emitter, insn: Insn) -> None:
-    """Jcc: the condition is the low four bits of either opcode form (SDM Vol. 2A, "Jcc - Jump if Condition Is Met")."""
+    """Jcc: the condition is the low four bits of either opcode form; what follows it follows in the block.
+
+    Source: SDM Vol. 2A, "Jcc - Jump if Condition Is Met".
+    """
     emit.branch(bytes([0x0F, 0x80 | insn.opcode & 0xF]), target_of(insn))
-    emit.branch(b"\xe9", insn.next_eip)
-    emit.land()
 
 
 def loop(emit: Emitter, insn: Insn) -> None:
@@ -91,7 +92,6 @@ def loop(emit: Emitter, insn: Insn) -> None:
     emit.raw(operand + address + bytes([insn.opcode, jump_size]))
     emit.branch(b"\xe9", insn.next_eip)
     emit.branch(b"\xe9", target_of(insn))
-    emit.land()
 
 
 def _push_return(emit: Emitter, insn: Insn) -> None:
@@ -122,7 +122,7 @@ def _load_target(emit: Emitter, insn: Insn) -> None:
 def jump_indirect(emit: Emitter, insn: Insn) -> None:
     """JMP r/m16, r/m32."""
     _load_target(emit, insn)
-    _dispatch(emit)
+    dispatch(emit)
 
 
 def call_indirect(emit: Emitter, insn: Insn) -> None:
@@ -130,7 +130,7 @@ def call_indirect(emit: Emitter, insn: Insn) -> None:
     _load_target(emit, insn)
     emit.mark((Reg.ECX, S0))
     _push_return(emit, insn)
-    _dispatch(emit)
+    dispatch(emit)
 
 
 def return_near(emit: Emitter, insn: Insn) -> None:
@@ -145,7 +145,7 @@ def return_near(emit: Emitter, insn: Insn) -> None:
         emit.emit(
             "lea esp, [esp + {release}]" if emit.context.stack32 else "lea sp, [esp + {release}]", release=release
         )
-    _dispatch(emit)
+    dispatch(emit)
 
 
 TRY_WAYS: Final = _ways()
@@ -153,7 +153,7 @@ NO_LEARNING: Final = b"\x66\x90"
 """Takes the place of the first exit when every way is taken: a NOP of its size."""
 
 
-def _dispatch(emit: Emitter) -> None:
+def dispatch(emit: Emitter) -> None:
     """Go to the guest EIP in ECX; the guest's own ECX is in S0.
 
     The first exit, before the lookup, is there to learn: as long as a way is free, a new target takes it.
@@ -165,10 +165,8 @@ def _dispatch(emit: Emitter) -> None:
     learning = emit.site_here(SiteKind.INDIRECT)
     learning.steps = (*(fields[f"step{way}"] for way in range(WAYS)), fields["back"])
     learning.links = tuple(fields[f"link{way}"] for way in range(WAYS))
-    for field in learning.links:
-        emit.branch_at(field, NO_PREDICTION)
     emit.emit(_LOOK_UP % _HASH[code32], table=emit.window.lookup_offset)
     emit.site_here(SiteKind.INDIRECT)
     emit.mark((Reg.ECX, S0), (Reg.EDX, S1))
     emit.emit(_GO % _HASH_SAVED[code32], entry=emit.window.lookup_offset + 4)
-    emit.land()
+    emit.land_together(learning.links, NO_PREDICTION)

@@ -1,20 +1,27 @@
 """The translation cache: where blocks live, how they are found, chained and dropped.
 
-A block space holds the blocks of one (CS.base, context): inside it a guest EIP names a block. Each space has its own
-branch-lookup table, which cached code reads. Blocks are placed one behind the other in the arena of their privilege
-class; an arena that is full, or a lookup area that is full, empties the whole cache. A dropped block leaves a
-tombstone: its first bytes become an exit, so that branches chained to it find their way through the VMM.
+A block space holds the blocks of one (CS.base, context). Inside it, a code page holds the blocks of one page of guest
+code: one linear page as one frame shows there (two of each for an instruction that crosses pages). Code pages own whole
+pages of the cache, and are switched on and off: `map_code` maps those pages, or takes them away, so that whoever
+branches into a page that is off faults there, whatever link, prediction or table brought him. A code page is on only
+while the guest's translation of its linear page lives and its bytes are as they were. So links never have to be cut:
+the MMU checks them.
+
+Code pages are placed one behind the other in the arena of their privilege class; an arena that is full, or a lookup
+area that is full, empties the whole cache. A dropped block leaves a tombstone: its first bytes become an exit, so that
+branches chained to it find their way through the VMM.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from bt.branches import LOOKUP_BITS, NO_LEARNING, NO_PREDICTION
+from bt.decode import Insn
 from bt.emit import CALLOUT_VECTOR, Mark, Site, SiteKind, Translation
 from bt.guest import Context
-from vmm.arch.layout import MASK32
+from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT
 
 _ALIGN: Final = 4
 _ENTRY: Final = 8
@@ -23,7 +30,7 @@ _EXIT: Final = bytes([0xCD, CALLOUT_VECTOR])
 
 
 VERSIONS_MAX: Final = 256
-BLOCKS_MAX: Final = 100_000
+BLOCKS_MAX: Final = 150_000
 """Of one arena, dead ones included: bounds what the VMM remembers about them."""
 
 
@@ -33,55 +40,67 @@ class CacheFull(Exception):
 
 @dataclass(slots=True)
 class Arena:
-    """Memory for code: `view` is its bytes, `base` its linear address."""
+    """Memory for code: `view` is its bytes, `base` its linear address, `owners` the code page of each page in use."""
 
     view: memoryview
     base: int
-    used: int = 0
+    owners: list["CodePage"] = field(default_factory=list)
+    blocks: int = 0
 
-    def place(self, size: int) -> int:
-        """Reserve `size` bytes; returns their offset. Raises: CacheFull."""
+    @property
+    def used(self) -> int:
+        """Bytes that belong to code pages."""
+        return len(self.owners) << PAGE_SHIFT
+
+    def take(self, owner: "CodePage", size: int) -> tuple[int, int]:
+        """Give a code page room for `size` bytes: (offset, number of pages). Raises: CacheFull."""
+        count = size + PAGE_MASK >> PAGE_SHIFT
         start = self.used
-        end = start + size + (-size % _ALIGN)
-        if end > len(self.view):
+        if start + (count << PAGE_SHIFT) > len(self.view) or self.blocks >= BLOCKS_MAX:
             raise CacheFull
-        self.used = end
-        return start
+        self.owners += [owner] * count
+        return start, count
+
+    def contains(self, address: int) -> bool:
+        """Is a linear address in a page that is in use?"""
+        return self.base <= address < self.base + self.used
 
 
 @dataclass(slots=True, eq=False)
 class BlockSpace:
-    """All blocks of one CS.base and context. `lookup` is the linear address of its branch table."""
+    """All blocks of one CS.base and context. `lookup` is the linear address of its branch table.
+
+    `pages` are the code pages that are on, by linear page number; `crossing` the blocks of instructions that cross
+    pages, by EIP; `known` all code pages. `steps` holds the blocks that run one instruction: always on, of no page.
+    """
 
     cs_base: int
     context: Context
     lookup: int
     table: memoryview
-    blocks: dict[int, "Block"] = field(default_factory=dict)
-    versions: dict[tuple[int, bool], list[tuple[bytes, "Block"]]] = field(default_factory=dict)
-    """Blocks that depend on no write-protection, with their source: self-checking ones, and steps (key: True)."""
+    pages: dict[int, "CodePage"] = field(default_factory=dict)
+    crossing: dict[int, "Block"] = field(default_factory=dict)
+    known: dict[tuple[int, tuple[int, ...], bool], "CodePage"] = field(default_factory=dict)
+    steps: "CodePage" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.steps = CodePage(self, 0, (), False, is_on=True)
+
+    def find(self, eip: int) -> "Block | None":
+        """The block for a guest EIP, if there is one that may run."""
+        page = self.pages.get((self.cs_base + eip & MASK32) >> PAGE_SHIFT)
+        if page is not None:
+            block = page.blocks.get(eip)
+            if block is not None:
+                return block
+        block = self.crossing.get(eip)
+        return block if block is not None and block.page.is_on else None
 
     def remember(self, eip: int, entry: int) -> None:
         """Let cached code find a block: `entry` is its CS-relative address."""
         index = (eip & ((1 << LOOKUP_BITS[self.context.code32]) - 1)) * 2
         self.table[index] = -eip & MASK32
         self.table[index + 1] = entry
-
-    def find_version(self, eip: int, source: bytes, step: bool) -> "Block | None":
-        """A block made earlier from these very bytes; it is published again."""
-        for made_from, block in self.versions.get((eip, step), ()):
-            if block.alive and source.startswith(made_from):
-                if not step:
-                    self.blocks[eip] = block
-                return block
-        return None
-
-    def add_version(self, block: "Block", source: bytes, step: bool) -> None:
-        """Remember a block by its source; the oldest of too many versions is forgotten."""
-        known = self.versions.setdefault((block.eip, step), [])
-        known.append((source, block))
-        if len(known) > VERSIONS_MAX:
-            known.pop(0)
 
     def forget(self, eip: int) -> None:
         """Take a block out of the branch table."""
@@ -96,21 +115,71 @@ def _no_tag(index: int) -> int:
 
 
 @dataclass(slots=True, eq=False)
-class Block:
-    """A block in the cache. `address` is linear, `entry` relative to CS.base; `pages` are its source's page numbers."""
+class CodePage:
+    """The blocks of one page of guest code.
+
+    `number` is its linear page number, `frames` the guest-physical page numbers of what shows there and, for an
+    instruction that crosses pages, on the next page. `is_on`: its blocks may run. `is_trusted`: its bytes cannot have
+    changed unseen since its blocks were made. With `self_check` its blocks compare their bytes themselves.
+    `extents` are the pages of the arena that it owns: (first, count).
+    """
 
     space: BlockSpace
+    number: int
+    frames: tuple[int, ...]
+    self_check: bool
+    is_on: bool = False
+    is_trusted: bool = False
+    blocks: dict[int, "Block"] = field(default_factory=dict)
+    versions: dict[int, list[tuple[bytes, "Block"]]] = field(default_factory=dict)
+    """Blocks that depend on no write-protection, with their source: self-checking ones, and steps."""
+    extents: list[tuple[int, int]] = field(default_factory=list)
+    placed: list["Block"] = field(default_factory=list)
+    addresses: list[int] = field(default_factory=list)
+    used: int = 0
+    end: int = 0
+
+    def find_version(self, eip: int, source: bytes) -> "Block | None":
+        """A block made earlier from these very bytes; one that checks itself is found by its EIP again."""
+        for made_from, block in self.versions.get(eip, ()):
+            if block.alive and source.startswith(made_from):
+                if self.self_check:
+                    self.blocks[eip] = block
+                return block
+        return None
+
+    def add_version(self, block: "Block") -> None:
+        """Remember a block by its source; the oldest of too many versions is forgotten."""
+        known = self.versions.setdefault(block.eip, [])
+        known.append((block.translation.source, block))
+        if len(known) > VERSIONS_MAX:
+            known.pop(0)
+
+    def changed(self, data: bytes) -> list["Block"]:
+        """The blocks whose source is not in `data`, the bytes of all frames, any more."""
+        base = self.space.cs_base
+        return [
+            block
+            for eip, block in self.blocks.items()
+            if not data.startswith(block.translation.source, base + eip & PAGE_MASK)
+        ]
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """A block in the cache. `address` is linear, `entry` relative to CS.base."""
+
+    page: CodePage
     eip: int
     address: int
+    entry: int
     translation: Translation
-    pages: tuple[int, ...]
-    self_check: bool
     alive: bool = True
 
     @property
-    def entry(self) -> int:
-        """The EIP that enters it."""
-        return self.address - self.space.cs_base & MASK32
+    def space(self) -> BlockSpace:
+        """Its CS.base and context."""
+        return self.page.space
 
     @property
     def end(self) -> int:
@@ -119,8 +188,7 @@ class Block:
 
     def mark_at(self, address: int) -> Mark:
         """Which guest instruction the code at a linear cache address belongs to."""
-        marks = self.translation.marks
-        return marks[bisect_right(marks, address - self.address, key=lambda mark: mark.offset) - 1]
+        return self.translation.mark_at(address - self.address)
 
 
 @dataclass(slots=True)
@@ -128,7 +196,8 @@ class CodeCache:
     """The cache of one VM.
 
     `kernel` and `user` are the arenas by privilege class; `lookup_view` and `lookup_base` the memory for branch tables.
-    `forget_code(start, end)` makes the physical CPU drop what it made of those linear addresses.
+    `forget_code(start, end)` makes the physical CPU drop what it made of those linear addresses. `map_code(context,
+    first, count, on)` maps or unmaps pages of the arena that blocks of a context live in.
     """
 
     kernel: Arena
@@ -136,14 +205,21 @@ class CodeCache:
     lookup_view: memoryview
     lookup_base: int
     forget_code: Callable[[int, int], None]
+    map_code: Callable[[Context, int, int, bool], None]
     spaces: dict[tuple[int, Context], BlockSpace] = field(default_factory=dict)
     sites: dict[int, tuple[Site, Block]] = field(default_factory=dict)
-    by_page: dict[int, set[Block]] = field(default_factory=dict)
-    _addresses: dict[int, list[int]] = field(default_factory=lambda: {0: [], 1: []})
-    _placed: dict[int, list[Block]] = field(default_factory=lambda: {0: [], 1: []})
+    by_frame: dict[int, list[CodePage]] = field(default_factory=dict)
+    on_at: dict[int, list[CodePage]] = field(default_factory=dict)
+    """Code pages that are on, by linear page number."""
+    local: set[CodePage] = field(default_factory=set)
+    """Those of them whose translation is not global."""
     _lookup_used: int = 0
     _empty_tables: dict[Context, int] = field(default_factory=dict)
     flushes: int = 0
+
+    def arena(self, context: Context) -> Arena:
+        """Where the blocks of a context lie."""
+        return self.user if context.is_user else self.kernel
 
     # --- finding ---------------------------------------------------------------------------------------
 
@@ -170,44 +246,126 @@ class CodeCache:
 
     def block_at(self, address: int) -> Block | None:
         """The block, dead or alive, whose code holds a linear address."""
-        for number, arena in ((0, self.kernel), (1, self.user)):
-            if arena.base <= address < arena.base + arena.used:
-                at = bisect_right(self._addresses[number], address) - 1
-                return self._placed[number][at] if at >= 0 else None
+        for arena in (self.kernel, self.user):
+            if arena.contains(address):
+                page = arena.owners[address - arena.base >> PAGE_SHIFT]
+                at = bisect_right(page.addresses, address) - 1
+                return page.placed[at] if at >= 0 else None
         return None
 
-    def contains(self, address: int) -> bool:
-        """Is a linear address inside code of the cache?"""
-        return any(arena.base <= address < arena.base + arena.used for arena in (self.kernel, self.user))
+    # --- code pages ------------------------------------------------------------------------------------
+
+    def page(self, space: BlockSpace, number: int, frames: tuple[int, ...], self_check: bool) -> CodePage:
+        """The code page for a linear page as `frames` show there, made when first asked for; it may be off."""
+        key = (number, frames, self_check)
+        found = space.known.get(key)
+        if found is None:
+            found = space.known[key] = CodePage(space, number, frames, self_check, is_trusted=self_check)
+            for frame in frames:
+                self.by_frame.setdefault(frame, []).append(found)
+        return found
+
+    def switch_on(self, page: CodePage, is_global: bool) -> None:
+        """Let the blocks of a page run, until its translation or its bytes change."""
+        page.is_on = True
+        if len(page.frames) == 1:
+            page.space.pages[page.number] = page
+        for at in range(len(page.frames)):
+            self.on_at.setdefault(page.number + at, []).append(page)
+        if not is_global:
+            self.local.add(page)
+        self._map(page, True)
+
+    def switch_off(self, page: CodePage) -> None:
+        """Let nobody enter the blocks of a page. The caller flushes the TLB."""
+        if not page.is_on:
+            return
+        page.is_on = False
+        if page.space.pages.get(page.number) is page:
+            del page.space.pages[page.number]
+        for at in range(len(page.frames)):
+            self.on_at[page.number + at].remove(page)
+        self.local.discard(page)
+        self._map(page, False)
+
+    def switch_all_off(self) -> None:
+        """Let nobody enter any code page: all translations are gone."""
+        for pages in list(self.on_at.values()):
+            self.switch_several_off(pages)
+
+    def switch_several_off(self, pages: Iterable[CodePage]) -> None:
+        """As `switch_off`, for all of them."""
+        for page in list(pages):
+            self.switch_off(page)
+
+    def abandon(self, page: CodePage) -> None:
+        """Never use a page again. Its tombstones stay reachable for those who still branch to it."""
+        self.switch_off(page)
+        for block in list(page.blocks.values()):
+            self.drop(block)
+        page.space.known.pop((page.number, page.frames, page.self_check), None)
+        for frame in page.frames:
+            self.by_frame[frame].remove(page)
+        self._map(page, True)
+
+    def _map(self, page: CodePage, on: bool) -> None:
+        for first, count in page.extents:
+            self.map_code(page.space.context, first, count, on)
 
     # --- placing ---------------------------------------------------------------------------------------
 
+    def place(self, page: CodePage, translation: Translation) -> Block:
+        """Place a block; nobody finds it by its EIP until it is published. Raises: CacheFull."""
+        arena = self.arena(page.space.context)
+        size = len(translation.code)
+        if page.used + size > page.end:
+            self._extend(page, arena, size)
+        start = page.used
+        page.used = start + size + (-size % _ALIGN)
+        arena.view[start : start + size] = translation.code
+        address = arena.base + start
+        block = Block(page, translation.eip, address, address - page.space.cs_base & MASK32, translation)
+        arena.blocks += 1
+        page.addresses.append(address)
+        page.placed.append(block)
+        sites = self.sites
+        for site in translation.sites:
+            sites[address + site.offset] = (site, block)
+        return block
+
+    def _extend(self, page: CodePage, arena: Arena, size: int) -> None:
+        start, count = arena.take(page, size)
+        if start != page.end:
+            page.used = start
+        page.end = start + (count << PAGE_SHIFT)
+        page.extents.append((start >> PAGE_SHIFT, count))
+        if page.is_on:
+            self.map_code(page.space.context, start >> PAGE_SHIFT, count, True)
+
     def publish(self, block: Block) -> None:
-        """Let a placed block be found by its EIP, and dropped with its pages."""
-        block.space.blocks[block.eip] = block
-        for page in block.pages:
-            self.by_page.setdefault(page, set()).add(block)
+        """Let a placed block be found by its EIP, and link its direct branches to blocks that are there already."""
+        page = block.page
+        page.blocks[block.eip] = block
+        if len(page.frames) > 1:
+            page.space.crossing[block.eip] = block
+        find = page.space.find
+        for site in block.translation.sites:
+            if site.kind is SiteKind.LINK:
+                target = find(site.target)
+                if target is not None:
+                    self._put_branch(block, site.patch, target)
 
     def retire(self, block: Block) -> None:
         """Stop finding a self-checking block by its EIP; its code stays, for its source may come back."""
-        if block.space.blocks.get(block.eip) is block:
-            del block.space.blocks[block.eip]
+        self._hide(block)
         block.space.forget(block.eip)
 
-    def place(self, space: BlockSpace, translation: Translation, pages: tuple[int, ...], self_check: bool) -> Block:
-        """Place a block; nobody finds it by its EIP until it is published. Raises: CacheFull."""
-        number = 1 if space.context.is_user else 0
-        arena = self.user if number else self.kernel
-        if len(self._placed[number]) >= BLOCKS_MAX:
-            raise CacheFull
-        start = arena.place(len(translation.code))
-        arena.view[start : start + len(translation.code)] = translation.code
-        block = Block(space, translation.insns[0].eip, arena.base + start, translation, pages, self_check)
-        self._addresses[number].append(block.address)
-        self._placed[number].append(block)
-        for site in translation.sites:
-            self.sites[block.address + site.offset] = (site, block)
-        return block
+    def _hide(self, block: Block) -> None:
+        page = block.page
+        if page.blocks.get(block.eip) is block:
+            del page.blocks[block.eip]
+        if page.space.crossing.get(block.eip) is block:
+            del page.space.crossing[block.eip]
 
     # --- chaining --------------------------------------------------------------------------------------
 
@@ -218,30 +376,34 @@ class CodeCache:
     def predict(self, block: Block, site: Site, target: Block) -> None:
         """Let the indirect branch at a learning INDIRECT site try `target` too."""
         way = len(site.targets)
-        site.targets.append(target.eip)
+        site.targets = (*site.targets, target.eip)
         free = [NO_PREDICTION] * (len(site.links) - len(site.targets))
         predicted = [0, *site.targets, *free, 0]
         for number in (way, way + 1):
             step = predicted[number] - predicted[number + 1] & MASK32
-            self._write(block, site.steps[number], step.to_bytes(4, "little"))
+            self._put(block, site.steps[number], step.to_bytes(4, "little"))
+        self._put_branch(block, site.links[way], target)
         if free:
-            self._write(block, site.steps[-1], NO_PREDICTION.to_bytes(4, "little"))
+            self._put(block, site.steps[-1], NO_PREDICTION.to_bytes(4, "little"))
         else:
-            self._write(block, site.steps[-1], target.eip.to_bytes(4, "little"))
-            self._write(block, site.offset - len(_EXIT), NO_LEARNING)
-        self._patch_branch(block, site.links[way], target)
+            self._put(block, site.steps[-1], target.eip.to_bytes(4, "little"))
+            self._put(block, site.offset - len(_EXIT), NO_LEARNING)
+        self.forget_code(block.address + site.steps[0], block.address + site.offset)
         if not free:
             site.links = ()
 
-    def _patch_branch(self, block: Block, offset: int, target: Block) -> None:
+    def _put_branch(self, block: Block, offset: int, target: Block) -> None:
         after = block.address + offset + 4
-        self._write(block, offset, (target.address - after & MASK32).to_bytes(4, "little"))
+        self._put(block, offset, (target.address - after & MASK32).to_bytes(4, "little"))
 
-    def _write(self, block: Block, offset: int, data: bytes) -> None:
-        arena = self.user if block.space.context.is_user else self.kernel
+    def _patch_branch(self, block: Block, offset: int, target: Block) -> None:
+        self._put_branch(block, offset, target)
+        self.forget_code(block.address + offset, block.address + offset + 4)
+
+    def _put(self, block: Block, offset: int, data: bytes) -> None:
+        arena = self.arena(block.page.space.context)
         start = block.address - arena.base + offset
         arena.view[start : start + len(data)] = data
-        self.forget_code(block.address + offset, block.address + offset + len(data))
 
     # --- dropping --------------------------------------------------------------------------------------
 
@@ -250,14 +412,11 @@ class CodeCache:
         if not block.alive:
             return
         block.alive = False
-        for page in block.pages:
-            self.by_page.get(page, set()).discard(block)
-        if block.space.blocks.get(block.eip) is block:
-            del block.space.blocks[block.eip]
-        block.space.forget(block.eip)
-        insn = block.translation.insns[0]
+        self.retire(block)
+        insn = Insn(block.eip, b"", "", "", block.translation.code32)
         self.sites[block.address + len(_EXIT)] = (Site(SiteKind.LINK, len(_EXIT), insn, block.eip), block)
-        self._write(block, 0, _EXIT)
+        self._put(block, 0, _EXIT)
+        self.forget_code(block.address, block.address + len(_EXIT))
 
     def redirect(self, dead: Block, site: Site, target: Block) -> None:
         """Let those who still branch to a dropped block reach the one that took its place."""
@@ -265,25 +424,20 @@ class CodeCache:
         after = dead.address + len(prefix) + _JUMP_SIZE
         if after > dead.end or dead.space is not target.space:
             return
-        self._write(dead, 0, prefix + b"\xe9" + (target.address - after & MASK32).to_bytes(4, "little"))
-
-    def drop_page(self, page: int) -> int:
-        """Drop every block made from a page; returns how many."""
-        blocks = self.by_page.pop(page, set())
-        for block in list(blocks):
-            self.drop(block)
-        return len(blocks)
+        self._put(dead, 0, prefix + b"\xe9" + (target.address - after & MASK32).to_bytes(4, "little"))
+        self.forget_code(dead.address, after)
 
     def clear(self) -> None:
-        """Forget everything. The caller makes the physical CPU forget all code."""
-        self.kernel.used = self.user.used = 0
+        """Forget everything. The caller unmaps all code pages and makes the physical CPU forget all code."""
+        for arena in (self.kernel, self.user):
+            for page in arena.owners:
+                page.is_on = False
+                for block in page.placed:
+                    block.alive = False
+            arena.owners.clear()
+            arena.blocks = 0
         self.lookup_view[: self._lookup_used] = bytes(self._lookup_used)
         self._lookup_used = 0
-        for store in (self.spaces, self.sites, self.by_page, self._empty_tables):
+        for store in (self.spaces, self.sites, self.by_frame, self.on_at, self._empty_tables, self.local):
             store.clear()
-        for number in (0, 1):
-            for block in self._placed[number]:
-                block.alive = False
-            self._addresses[number].clear()
-            self._placed[number].clear()
         self.flushes += 1

@@ -19,6 +19,27 @@ OVERRIDE_BYTE: Final = {seg: byte for byte, seg in SEGMENT_PREFIXES.items()}
 _DS, _SS = 3, 2
 _SSE2_ONLY: Final = frozenset((0x6C, 0x6D, 0xD6, 0xE6))
 """Second opcode bytes that mean something only behind 66h: PUNPCKLQDQ, PUNPCKHQDQ, MOVQ, CVTTPD2DQ."""
+_MODRM_ONE: Final = frozenset(
+    [low | row for row in range(0, 0x40, 8) for low in range(4)]
+    + [0x62, 0x63, 0x69, 0x6B, *range(0x80, 0x90), 0xC0, 0xC1, *range(0xC4, 0xC8), *range(0xD0, 0xD4)]
+    + [*range(0xD8, 0xE0), 0xF6, 0xF7, 0xFE, 0xFF]
+)
+_NO_MODRM_TWO: Final = frozenset(
+    [
+        *range(0x04, 0x0D),
+        0x0E,
+        *range(0x30, 0x38),
+        0x77,
+        *range(0x80, 0x90),
+        0xA0,
+        0xA1,
+        0xA2,
+        0xA8,
+        0xA9,
+        0xAA,
+        *range(0xC8, 0xD0),
+    ]
+)
 _STORES_KEPT: Final = 4096
 _STORES: Final = ("push", "call", "enter", "stos", "stmxcsr", "fs", "fist", "fbst", "fns", "fx", "maskmov", "cmpxchg")
 """How the names of stores begin that Capstone does not see as such: to the stack, and most of x87, MMX and SSE."""
@@ -36,23 +57,42 @@ class _Kept(Generic[_T]):
 
     def __get__(self, instance: Any, _owner: type) -> _T:
         value = self._compute(instance)
-        object.__setattr__(instance, self._name, value)
+        instance.__dict__[self._name] = value
         return value
 
 
-@dataclass(frozen=True)
 class Insn:
     """One guest instruction.
 
-    `eip` is its offset in CS, `raw` its bytes, `text` its operands as Capstone prints them, `code32` CS.D. The parts
-    below are read on demand and kept: an innocuous instruction never needs them, a callout needs them each time.
+    `eip` is its offset in CS, `raw` its bytes, `code32` CS.D. The parts below are read on demand and kept: an
+    innocuous instruction never needs them, a callout needs them each time.
     """
 
-    eip: int
-    raw: bytes
-    mnemonic: str
-    text: str
-    code32: bool
+    def __init__(self, eip: int, raw: bytes, mnemonic: str, text: str | None, code32: bool) -> None:
+        self.eip, self.raw, self.mnemonic, self.code32 = eip, raw, mnemonic, code32
+        if text is not None:
+            self.__dict__["text"] = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Insn) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[int, bytes, str, bool]:
+        return self.eip, self.raw, self.mnemonic, self.code32
+
+    @_Kept
+    def text(self) -> str:
+        """Its operands as Capstone prints them."""
+        found = Decoder().one(self.raw, self.eip, self.code32)
+        return "" if found is None else found.text
+
+    @_Kept
+    def name(self) -> str:
+        """The mnemonic without REP and LOCK."""
+        return self.mnemonic.rsplit(" ", 1)[-1]
 
     @_Kept
     def next_eip(self) -> int:
@@ -116,6 +156,12 @@ class Insn:
         """The ModR/M byte (instructions that have one)."""
         return self.tail[0]
 
+    @property
+    def has_modrm(self) -> bool:
+        """Does a ModR/M byte follow the opcode? (SDM Vol. 2D, Appendix A, "Opcode Map")"""
+        opcode = self.opcode
+        return opcode in _MODRM_ONE if opcode < 0x0F00 else opcode & 0xFF not in _NO_MODRM_TWO
+
     @_Kept
     def is_register_form(self) -> bool:
         """ModR/M names a register, not memory."""
@@ -128,6 +174,16 @@ class Insn:
 
     def __str__(self) -> str:
         return f"{self.mnemonic} {self.text}".strip()
+
+
+Place = tuple[int, bytes, str, bool]
+"""What an `Insn` is made of, for those who may never need one: EIP, bytes, mnemonic, CS.D."""
+
+
+def insn_at(place: Place) -> Insn:
+    """The instruction of a place."""
+    eip, raw, mnemonic, code32 = place
+    return Insn(eip, raw, mnemonic, None, code32)
 
 
 @dataclass(frozen=True, slots=True)

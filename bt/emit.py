@@ -1,12 +1,15 @@
 """The emitter: one block's code in the making, with everything the VMM must know about it later."""
 
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum, auto
 from functools import lru_cache
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from bt.assemble import template
-from bt.decode import Insn
+from bt.decode import Insn, Place, insn_at
 from bt.guest import Context, Window
 from vmm.arch.layout import MASK32, SCRATCH_WORDS, Slot
 from vmm.arch.registers import Reg
@@ -19,10 +22,10 @@ S0, S1, S2, S3 = range(4)
 _SCRATCH_NAMES: Final = tuple(f"S{index}" for index in range(SCRATCH_WORDS))
 
 
-class SiteKind(Enum):
+class SiteKind(IntEnum):
     """Why cached code leaves the cache."""
 
-    LINK = auto()  # a direct branch whose target is not chained yet
+    LINK = 0  # a direct branch whose target is not chained yet
     INDIRECT = auto()  # a RET or indirect branch that neither prediction nor lookup knows
     CALLOUT = auto()  # an instruction for the VMM
     FINISH = auto()  # the end of an inline sequence that found it needs the VMM after all
@@ -31,7 +34,6 @@ class SiteKind(Enum):
     TRACE = auto()  # a probe, only when tracing
 
 
-@dataclass(slots=True)
 class Site:
     """One `int` in a block. `offset` is that of the byte after it, which is the EIP an exit shows.
 
@@ -40,44 +42,103 @@ class Site:
     targets and of what undoes them, `links`, those of the rel32 of each way, and `targets`, what it has learned.
     """
 
-    kind: SiteKind
-    offset: int
-    insn: Insn
-    target: int = 0
-    patch: int = 0
-    steps: tuple[int, ...] = ()
-    links: tuple[int, ...] = ()
-    targets: list[int] = field(default_factory=list)
+    __slots__ = ("_insn", "kind", "links", "offset", "patch", "steps", "target", "targets")
+
+    def __init__(self, kind: SiteKind, offset: int, insn: Insn | Place, target: int = 0, patch: int = 0) -> None:
+        self.kind, self.offset, self._insn, self.target, self.patch = kind, offset, insn, target, patch
+        self.steps: tuple[int, ...] = ()
+        self.links: tuple[int, ...] = ()
+        self.targets: tuple[int, ...] = ()
+
+    @property
+    def insn(self) -> Insn:
+        """The guest instruction."""
+        if isinstance(self._insn, tuple):
+            self._insn = insn_at(self._insn)
+        return self._insn
+
+    def moved(self, by: int, insn: Insn) -> "Site":
+        """The same exit of another instruction, `by` bytes further on."""
+        site = Site(self.kind, self.offset + by, insn, self.target, self.patch + by)
+        if self.links:
+            site.steps = tuple([step + by for step in self.steps])
+            site.links = tuple([link + by for link in self.links])
+        return site
+
+    def _key(self) -> tuple[object, ...]:
+        return (self.kind, self.offset, self.insn, self.target, self.patch, self.steps, self.links, self.targets)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Site) and self._key() == other._key()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Site({self.kind.name}, {self.offset:#x}, {self.insn}, target={self.target:#x})"
+
+
+Restore = tuple[tuple[int, int], ...]
+"""(register, scratch word) pairs to be put back before a fault is shown to the guest."""
+Position = tuple[int, int, Restore]
+"""A mark as it is collected: a tuple of its fields."""
+Change = tuple[Insn | Place, int, int]
+"""A rewritten instruction, and the offsets between which its code lies."""
 
 
 class Mark(NamedTuple):
     """From `offset` on, code belongs to the guest instruction at `eip`.
 
     If it faults there, each (register, scratch word) of `restore` must be put back first: then it looks as if the guest
-    instruction itself had faulted.
+    instruction itself had faulted. Without `restore` it is the instruction's first byte: only there may an interrupt
+    be taken.
     """
 
     offset: int
     eip: int
-    restore: tuple[tuple[int, int], ...] = ()
+    restore: Restore = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Translation:
     """A translated block, ready to be placed anywhere within reach of its CS.base.
 
-    `starts` maps the offset of each guest instruction's first byte to its EIP: the only places at which an interrupt
-    may be taken; `shadowed` are those among them that follow STI, MOV SS or POP SS.
+    `source` are the bytes that it was made from, `count` instructions at `eip`; `shadowed` the offsets at which a guest
+    instruction begins that follows STI, MOV SS or POP SS; `positions` are the marks, and `changes` what was rewritten.
     """
 
     code: bytes
-    insns: tuple[Insn, ...]
-    starts: dict[int, int]
-    shadowed: frozenset[int]
-    marks: tuple[Mark, ...]
-    sites: tuple[Site, ...]
-    rewritten: tuple[tuple[Insn, int, int], ...]
-    source_size: int
+    eip: int
+    code32: bool
+    source: bytes
+    count: int
+    shadowed: set[int]
+    positions: list[Position]
+    sites: list[Site]
+    changes: list[Change]
+
+    @property
+    def rewritten(self) -> tuple[tuple[Insn, int, int], ...]:
+        """What does not have its own bytes in `code`, with the offsets between which it lies."""
+        return tuple((insn_at(insn) if isinstance(insn, tuple) else insn, a, b) for insn, a, b in self.changes)
+
+    @property
+    def marks(self) -> list[Mark]:
+        """Which guest instruction each piece of the code belongs to, in ascending order."""
+        return [Mark(*position) for position in self.positions]
+
+    @property
+    def starts(self) -> dict[int, int]:
+        """The offset of each guest instruction's first byte, and its EIP."""
+        return {offset: eip for offset, eip, restore in self.positions if not restore}
+
+    @property
+    def source_size(self) -> int:
+        """Bytes of guest code."""
+        return len(self.source)
+
+    def mark_at(self, offset: int) -> Mark:
+        """Which guest instruction the code at an offset belongs to."""
+        return Mark(*self.positions[bisect_right(self.positions, offset, key=itemgetter(0)) - 1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,46 +164,89 @@ def _fill(text: str, window: Window, code32: bool) -> _Filled:
     return _Filled(bytes(code), tuple(left))
 
 
-@lru_cache(maxsize=256)
-def _filled_templates(window: Window, code32: bool) -> dict[str, _Filled]:
-    """The templates that were filled in for a window: blocks by the thousand share them."""
-    return {}
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """What became of an instruction whose code does not depend on its EIP: offsets count from its first byte."""
+
+    code: bytes
+    positions: tuple[Position, ...]
+    sites: tuple[Site, ...]
+    shadow_next: bool
 
 
 @dataclass(slots=True)
+class _Kept:
+    """What blocks of one window and context share: templates filled in, and whole sequences by instruction bytes."""
+
+    templates: dict[str, _Filled]
+    sequences: dict[tuple[bytes, Callable[..., None]], Sequence]
+
+
+@lru_cache(maxsize=256)
+def _kept(window: Window, context: Context) -> _Kept:
+    return _Kept({}, {})
+
+
+SEQUENCES_MAX: Final = 4096
+
+
 class Emitter:
     """Collects code. `window` gives the CS-relative addresses that templates need."""
 
-    context: Context
-    window: Window
-    code: bytearray = field(default_factory=bytearray)
-    starts: dict[int, int] = field(default_factory=dict)
-    shadowed: set[int] = field(default_factory=set)
-    marks: list[Mark] = field(default_factory=list)
-    sites: list[Site] = field(default_factory=list)
-    rewritten: list[tuple[Insn, int, int]] = field(default_factory=list)
-    insn: Insn = field(init=False)
-    shadow_next: bool = False
-    _waiting: list[tuple[int, int]] = field(default_factory=list)
-    _templates: dict[str, _Filled] = field(init=False)
+    __slots__ = (
+        "_kept", "changes", "code", "context", "insn", "positions", "shadow_next", "shadowed", "sites", "waiting",
+        "window",
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        self._templates = _filled_templates(self.window, self.context.code32)
+    def __init__(self, context: Context, window: Window) -> None:
+        self.context, self.window = context, window
+        self.code = bytearray()
+        self.shadowed: set[int] = set()
+        self.positions: list[Position] = []
+        self.sites: list[Site] = []
+        self.changes: list[Change] = []
+        self.insn: Insn
+        self.shadow_next = False
+        self.waiting: list[tuple[int, int, Insn | Place]] = []
+        """Branches whose exit has no place yet: the offset of their rel32, their target, the instruction."""
+        self._kept = _kept(window, context)
 
     def begin(self, insn: Insn) -> None:
         """Start the code of one guest instruction."""
         self.insn = insn
         offset = len(self.code)
-        self.starts[offset] = insn.eip
         if self.shadow_next:
             self.shadowed.add(offset)
             self.shadow_next = False
-        self.marks.append(Mark(offset, insn.eip))
+        self.positions.append((offset, insn.eip, ()))
 
-    def begin_end(self, last: Insn) -> None:
-        """What follows belongs to the guest instruction behind `last`: a boundary, but no code of its own."""
-        self.begin(Insn(last.next_eip, b"", "", "", last.code32))
+    def begin_end(self, last: Insn, eip: int) -> None:
+        """What follows belongs to the guest instruction behind `last`, at `eip`: a boundary, but no code of its own."""
+        offset = len(self.code)
+        if self.shadow_next:
+            self.shadowed.add(offset)
+        self.positions.append((offset, eip, ()))
         self.insn = last
+
+    def replay(self, insn: Insn, entry: Callable[["Emitter", Insn], None]) -> None:
+        """Let `entry` translate an instruction whose code does not depend on its EIP, or repeat what it did before."""
+        key = (insn.raw, entry)
+        sequence = self._kept.sequences.get(key)
+        if sequence is None:
+            trial = Emitter(self.context, self.window)
+            trial.insn = insn
+            entry(trial, insn)
+            sequence = Sequence(bytes(trial.code), tuple(trial.positions), tuple(trial.sites), trial.shadow_next)
+            if len(self._kept.sequences) >= SEQUENCES_MAX:
+                self._kept.sequences.clear()
+            self._kept.sequences[key] = sequence
+        at, eip = len(self.code), insn.eip
+        self.code += sequence.code
+        for offset, _, restore in sequence.positions:
+            self.positions.append((at + offset, eip, restore))
+        for site in sequence.sites:
+            self.sites.append(site.moved(at, insn))
+        self.shadow_next = sequence.shadow_next
 
     def raw(self, code: bytes) -> None:
         """Append machine code as it is."""
@@ -153,9 +257,9 @@ class Emitter:
 
         Returns where each field of `values` went; values are taken modulo 2^32.
         """
-        filled = self._templates.get(text)
+        filled = self._kept.templates.get(text)
         if filled is None:
-            filled = self._templates[text] = _fill(text, self.window, self.context.code32)
+            filled = self._kept.templates[text] = _fill(text, self.window, self.context.code32)
         start = len(self.code)
         self.code += filled.code
         places = {}
@@ -167,7 +271,7 @@ class Emitter:
 
     def mark(self, *restore: tuple[Reg, int]) -> None:
         """From here on, a fault must first put registers back from scratch words."""
-        self.marks.append(Mark(len(self.code), self.insn.eip, restore))
+        self.positions.append((len(self.code), self.insn.eip, restore))
 
     def site(self, kind: SiteKind, target: int = 0) -> Site:
         """Append an exit."""
@@ -187,17 +291,12 @@ class Emitter:
     def jump(self, target: int) -> None:
         """JMP rel32 to a guest EIP: at first to an exit that links it."""
         self.branch(b"\xe9", target)
-        self.land()
 
     def branch(self, opcode: bytes, target: int) -> None:
         """A branch with a rel32 whose exit `land` will place; several may wait."""
         prefix = b"" if self.context.code32 else _OPERAND_SIZE
         self.code += prefix + opcode + bytes(4)
-        self._waiting.append((len(self.code) - 4, target))
-
-    def branch_at(self, at: int, target: int) -> None:
-        """A rel32 that a template has left at offset `at`: `land` will place its exit."""
-        self._waiting.append((at, target))
+        self.waiting.append((len(self.code) - 4, target, self.insn))
 
     def forward(self, opcode: bytes) -> int:
         """A branch with a rel32 to a place further on inside this block; `here` says where."""
@@ -209,16 +308,24 @@ class Emitter:
         self.code[branch - 4 : branch] = (len(self.code) - branch).to_bytes(4, "little")
 
     def land(self) -> None:
-        """Place the exits of the branches that wait for one."""
-        for at, target in self._waiting:
-            displacement = len(self.code) - (at + 4)
-            self.code[at : at + 4] = displacement.to_bytes(4, "little")
-            self.site(SiteKind.LINK, target & MASK32).patch = at
-        self._waiting.clear()
+        """Place the exits of the block's branches, behind all of its code."""
+        code = self.code
+        for at, target, insn in self.waiting:
+            code[at : at + 4] = (len(code) - at - 4).to_bytes(4, "little")
+            code += _INT
+            self.sites.append(Site(SiteKind.LINK, len(code), insn, target & MASK32, at))
+        self.waiting.clear()
 
-    def finish(self, insns: tuple[Insn, ...], source_size: int) -> Translation:
+    def land_together(self, places: tuple[int, ...], target: int) -> None:
+        """Place one exit for several rel32 that templates have left."""
+        for at in places:
+            self.code[at : at + 4] = (len(self.code) - at - 4).to_bytes(4, "little")
+        self.site(SiteKind.LINK, target & MASK32).patch = places[0]
+
+    def finish(self, eip: int, source: bytes, count: int) -> Translation:
         """The finished block."""
+        self.land()
         return Translation(
-            bytes(self.code), insns, self.starts, frozenset(self.shadowed), tuple(self.marks),
-            tuple(self.sites), tuple(self.rewritten), source_size,
+            bytes(self.code), eip, self.context.code32, source, count, self.shadowed, self.positions, self.sites,
+            self.changes,
         )  # fmt: skip

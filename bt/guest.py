@@ -19,7 +19,8 @@ class Context:
     """Everything of a guest's state, besides CS.base and EIP, that a translation depends on.
 
     `cpl` is the virtual CPL (0 in real mode, 3 in V86), `code32` CS.D, `stack32` SS.B, `iopl3` whether IOPL is 3 (it
-    decides what CLI, STI, PUSHF and POPF do in V86 and in rings 1-3).
+    decides what CLI, STI, PUSHF and POPF do in V86 and in rings 1-3), `breakpoints` the linear addresses at which the
+    debug registers stop execution.
     """
 
     mode: Mode
@@ -27,6 +28,7 @@ class Context:
     code32: bool
     stack32: bool
     iopl3: bool = False
+    breakpoints: tuple[int, ...] = ()
 
     @property
     def is_user(self) -> bool:
@@ -43,13 +45,15 @@ class Context:
 class Window:
     """Where cached code of one privilege class finds the VMM's pages; linear addresses.
 
-    `page` is the vCPU page (or its read-only view), `scratch` a writable page, `lookup` the block space's branch table.
+    `page` is the vCPU page (or its read-only view), `scratch` a writable page, `lookup` the block space's branch table,
+    `shadowed` a byte for each of the guest's linear pages: not 0, if a translation of it may be in the shadow tables.
     """
 
     page: int
     scratch: int
     lookup: int
     cs_base: int
+    shadowed: int = 0
 
     def slot(self, slot: Slot) -> int:
         """CS-relative address of a word of the vCPU page."""

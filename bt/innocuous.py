@@ -48,6 +48,8 @@ _SSE2: Final = """
     punpcklqdq shufpd sqrtpd sqrtsd subpd subsd ucomisd unpckhpd unpcklpd xorpd
 """.split()
 
+MMX_AND_SSE: Final = frozenset(_MMX + _SSE)
+"""Those of them that may name an MMX register."""
 _PREDICATES: Final = "eq lt le unord neq nlt nle ord".split()
 
 INNOCUOUS: Final = frozenset(

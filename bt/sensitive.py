@@ -7,11 +7,12 @@ V86 the real IOPL is 3, so that our `int` passes; it and VM have to be taken out
 
 from typing import Final
 
+from bt.branches import dispatch
 from bt.decode import Insn
-from bt.emit import S0, S1, Emitter, SiteKind
+from bt.emit import S0, S1, S3, Emitter, SiteKind
 from bt.guest import Mode
 from vmm.arch.layout import Slot
-from vmm.arch.registers import Eflags, Reg
+from vmm.arch.registers import Eflags, Reg, Seg
 
 _PHYS_FLAGS_V86: Final = int(Eflags.IOPL | Eflags.VM)
 """What PUSHFD shows in physical V86 besides the guest's flags: the engine does not mask VM there."""
@@ -269,3 +270,139 @@ def move_from_control(emit: Emitter, insn: Insn) -> None:
         emit.callout()
     else:
         _load_register(emit, insn.modrm & 7, slot, 4)
+
+
+# --- INVLPG --------------------------------------------------------------------------------------------
+
+_INVLPG: Final = """
+    mov dword ptr cs:[{S1}], edx
+    mov edx, eax
+    lahf
+    seto al
+    shr ecx, 12
+    cmp byte ptr cs:[ecx + {shadowed}], 0
+    {o} jne slow
+    cmp dword ptr cs:[{BASED}], 0
+    {o} jne slow
+    %(back)s
+    {o} jmp done
+slow:
+    %(back)s
+    int 0x40
+done:
+"""
+_FLAGS_AND_EAX: Final = """
+    add al, 0x7f
+    sahf
+    mov eax, edx
+    mov edx, dword ptr cs:[{S1}]
+    mov ecx, dword ptr cs:[{S0}]
+"""
+_FLAT: Final = (Seg.ES, Seg.SS, Seg.DS)
+
+
+def invlpg(emit: Emitter, insn: Insn) -> None:
+    """INVLPG m: nothing to do if no translation of the page is in the shadow tables; else the VMM drops it.
+
+    Source: SDM Vol. 2A, "INVLPG - Invalidate TLB Entries".
+    """
+    context = emit.context
+    if context.mode is not Mode.PROTECTED or context.cpl or insn.is_register_form or insn.memory.segment not in _FLAT:
+        emit.callout()
+        return
+    emit.emit(_STORE_OPEN)
+    _lea_ecx(emit, insn)
+    shadowed = emit.window.shadowed - emit.window.cs_base
+    emit.emit(_INVLPG % {"back": _FLAGS_AND_EAX}, shadowed=shadowed)
+    emit.site_here(SiteKind.CALLOUT)
+
+
+# --- IRETD ---------------------------------------------------------------------------------------------
+
+_IRET_OPEN: Final = """
+    mov dword ptr cs:[{S0}], ecx
+    mov dword ptr cs:[{S1}], edx
+    mov dword ptr cs:[{S3}], eax
+"""
+_IRET_READ: Final = """
+    mov ecx, dword ptr ss:[esp + 8]
+    movzx edx, word ptr ss:[esp + 4]
+    mov dword ptr cs:[{S4}], edx
+    mov eax, dword ptr cs:[{GDT_BASE}]
+    lea edx, [eax + edx]
+    mov eax, dword ptr ss:[esp]
+    mov dword ptr cs:[{S2}], eax
+    mov eax, dword ptr cs:[edx + {flat}]
+    mov dword ptr cs:[{S5}], eax
+    mov edx, dword ptr cs:[edx + {flat_high}]
+"""
+_IRET: Final = """
+    lahf
+    seto al
+    test ecx, 0x1b4100
+    jne slow
+    test dword ptr cs:[{FLAGS}], 0x4000
+    jne slow
+    cmp edx, dword ptr cs:[{CS_HIGH}]
+    jne slow
+    mov edx, dword ptr cs:[{S5}]
+    cmp edx, dword ptr cs:[{CS_LOW}]
+    jne slow
+    mov edx, dword ptr cs:[{S4}]
+    cmp edx, dword ptr cs:[{CS}]
+    jne slow
+    mov edx, ecx
+    and edx, 0x200
+    je masked
+    cmp dword ptr cs:[{PENDING}], 0
+    jne slow
+masked:
+    mov dword ptr cs:[{IF}], edx
+    mov edx, ecx
+    and edx, 0x243000
+    mov dword ptr cs:[{FLAGS}], edx
+    lea esp, [esp + 12]
+    cld
+    test ecx, 0x400
+    je upward
+    std
+upward:
+    mov eax, ecx
+    shr eax, 11
+    and al, 1
+    add al, 0x7f
+    mov ah, cl
+    sahf
+    mov eax, dword ptr cs:[{S3}]
+    mov edx, dword ptr cs:[{S1}]
+    mov ecx, dword ptr cs:[{S2}]
+    jmp done
+slow:
+    add al, 0x7f
+    sahf
+    mov eax, dword ptr cs:[{S3}]
+    mov edx, dword ptr cs:[{S1}]
+    mov ecx, dword ptr cs:[{S0}]
+    int 0x40
+"""
+
+
+def iretd(emit: Emitter, insn: Insn) -> None:
+    """IRETD inside ring 0 to the code segment that is loaded: the frame's CS and its descriptor are what CS came from.
+
+    TF, NT, RF, VM or a pending interrupt in the new EFLAGS, a virtual NT, and any other CS are for the VMM. All that
+    may fault is read before anything changes. Source: SDM Vol. 2A, "IRET/IRETD - Interrupt Return",
+    RETURN-TO-SAME-PRIVILEGE-LEVEL.
+    """
+    context = emit.context
+    is_32 = context.code32 and context.stack32 and insn.operand_size == 4
+    if context.mode is not Mode.PROTECTED or context.cpl or not is_32:
+        emit.callout()
+        return
+    emit.emit(_IRET_OPEN)
+    emit.mark((Reg.ECX, S0), (Reg.EDX, S1), (Reg.EAX, S3))
+    base = -emit.window.cs_base
+    emit.emit(_IRET_READ, flat=base, flat_high=base + 4)
+    emit.emit(_IRET + "done:")
+    emit.site_here(SiteKind.CALLOUT)
+    dispatch(emit)

@@ -33,11 +33,12 @@ _DATA_SIZES: Final = {".byte": 1, ".word": 2, ".short": 2, ".2byte": 2, ".long":
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One source line where it ended up."""
+    """One source line where it ended up; `bits` is the code size in force, 16 or 32."""
 
     address: int
     code: bytes
     line: SourceLine
+    bits: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class _Assembler:
             except (EncodingError, SyntaxError, KeyError, OverflowError, ValueError, ZeroDivisionError) as why:
                 raise statement.line.error(str(why)) from why
             if code:
-                placed.append(Placed(self._address, code, statement.line))
+                placed.append(Placed(self._address, code, statement.line, self._mode))
                 self._address += len(code)
         return placed
 

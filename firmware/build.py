@@ -14,16 +14,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from firmware import acpi, pci_routing
 from firmware.assembler import Assembly, assemble_files
 from firmware.vga import font_source
 from vmm.devices.font import FONT_8X8
 
 HERE: Final = Path(__file__).resolve().parent
 BIOS_SIZE: Final = 0x10000
+BIOS_ADDRESS: Final = 0xF0000
 OPTION_ROM_UNIT: Final = 512
 _MAX_OPTION_ROM: Final = 127 * OPTION_ROM_UNIT
 _LOW_FONT: Final = 0xFA6E  # where graphics modes of the CGA look for characters 00h-7Fh
-_TOOLS: Final = ("assembler.py", "build.py", "encode.py", "expression.py", "source.py")
+_STATIC_TABLES: Final = 0xD000  # where the ACPI and PCI tables go: a 16-byte boundary above all code that flows
+_TOOLS: Final = (
+    "acpi.py", "aml.py", "assembler.py", "build.py", "encode.py", "expression.py", "pci_routing.py", "source.py",
+)  # fmt: skip
 
 
 def build_bios() -> bytes:
@@ -42,8 +47,11 @@ def build_kernel_rom() -> bytes:
 
 
 def assemble_bios() -> Assembly:
-    """Assemble the system BIOS: main.s first, then its other sources by name, then the glyphs 00h-7Fh."""
-    return assemble_files(sources("bios"), _low_font_source())
+    """Assemble the system BIOS: main.s first, then its other sources by name, then what is generated.
+
+    That is the glyphs 00h-7Fh, the PCI routing and the ACPI tables with the constants that they share with POST.
+    """
+    return assemble_files(sources("bios"), _low_font_source() + _platform_source())
 
 
 def assemble_vga() -> Assembly:
@@ -84,8 +92,34 @@ def with_checksum(image: bytes, at: int) -> bytes:
 
 
 def _low_font_source() -> str:
-    glyphs = "\n".join(f".byte {', '.join(map(str, FONT_8X8[at : at + 8]))}" for at in range(0, 128 * 8, 8))
-    return f".org {_LOW_FONT:#x}\nfont_8x8:\n{glyphs}\n.flow\n"
+    return f".org {_LOW_FONT:#x}\nfont_8x8:\n{_bytes(FONT_8X8[: 128 * 8])}.flow\n"
+
+
+def _platform_source() -> str:
+    """What POST and the tables must agree on, and the tables that software finds by their signatures."""
+    constants = {
+        "PM_BASE": acpi.PM_BASE,
+        "FACS_OFFSET": acpi.FACS_OFFSET,
+        "FACS_SIZE": acpi.FACS_SIZE,
+        "PCI_MEMORY_START": acpi.PCI_MEMORY,
+        "PCI_LEVEL_IRQS": sum(1 << line for line in {*pci_routing.PIRQ_IRQS, pci_routing.SCI_IRQ}),
+    }
+    irqs = bytes(pci_routing.irq(device, pin) for device in range(32) for pin in pci_routing.PINS)
+    routing = pci_routing.routing_table()
+    parts = {
+        "acpi_tables": acpi.tables(BIOS_ADDRESS + _STATIC_TABLES),
+        "pci_routing_table": routing,
+        "pci_irqs": irqs,
+        "pirq_irqs": bytes(pci_routing.PIRQ_IRQS),
+    }
+    data = "".join(f"{name}:\n{_bytes(content)}" for name, content in parts.items())
+    sets = "".join(f".set {name}, {value:#x}\n" for name, value in constants.items())
+    return f"{sets}.org {_STATIC_TABLES:#x}\n{data}.flow\n"
+
+
+def _bytes(content: bytes) -> str:
+    """Source lines for data."""
+    return "".join(f".byte {', '.join(map(str, content[at : at + 16]))}\n" for at in range(0, len(content), 16))
 
 
 def _make_bios() -> bytes:

@@ -1,9 +1,10 @@
-"""What a boot loader needs of a 32-bit ELF file: its loadable segments, its entry and its section headers.
+"""What a boot loader needs of a 32-bit ELF file: its loadable segments, its entry, its notes and its section headers.
 
-Source: TIS Executable and Linking Format 1.2, "ELF Header", "Program Header", "Section Header".
+Source: TIS Executable and Linking Format 1.2, "ELF Header", "Program Header", "Note Section", "Section Header".
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,11 +18,13 @@ _CLASS_64: Final = 2
 _LITTLE_ENDIAN: Final = 1
 _MACHINES: Final = frozenset({3, 6})  # EM_386, EM_486
 _PT_LOAD: Final = 1
+_PT_NOTE: Final = 4
 _SHT_NOBITS: Final = 8
 # e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize, then the entry size and the number of
 # program headers, the same of section headers, and e_shstrndx
 _HEADER: Final = struct.Struct("<16xHHIIIIIHHHHHH")
 _PROGRAM: Final = struct.Struct("<IIIIIIII")  # p_type, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_flags, p_align
+_NOTE: Final = struct.Struct("<III")  # namesz, descsz, type; name and descriptor follow, each padded to a word
 _SECTION: Final = struct.Struct("<IIIIIIIIII")  # sh_name, sh_type, sh_flags, sh_addr, sh_offset, sh_size, ...
 
 
@@ -51,6 +54,15 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """An entry of a PT_NOTE segment: who defines it, its type there, and its descriptor."""
+
+    name: bytes
+    type: int
+    descriptor: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Elf:
     """A parsed file. `names` is the index of the section that holds the section names."""
 
@@ -58,6 +70,7 @@ class Elf:
     segments: tuple[Segment, ...]
     sections: tuple[Section, ...]
     names: int
+    notes: tuple[Note, ...]
 
     @property
     def physical_entry(self) -> int:
@@ -87,8 +100,14 @@ def parse(image: bytes) -> Elf:
     )
     if not segments:
         raise ConfigError("the kernel is an ELF file with nothing to load")
+    notes = tuple(
+        note
+        for kind, offset, _, _, filesz, *_ in programs
+        if kind == _PT_NOTE
+        for note in _notes(image, offset, filesz)
+    )
     sections = tuple(_section(image, words) for words in _table(image, _SECTION, shoff, shentsize, shnum))
-    return Elf(entry, segments, sections, names)
+    return Elf(entry, segments, sections, names, notes)
 
 
 def _table(image: bytes, entry: struct.Struct, offset: int, size: int, count: int) -> list[tuple[int, ...]]:
@@ -102,6 +121,25 @@ def _segment(image: bytes, segment: Segment) -> Segment:
     if segment.offset + segment.stored > len(image) or segment.stored > segment.size:
         raise ConfigError("the kernel is an ELF file whose segments do not lie within it: truncated?")
     return segment
+
+
+def _notes(image: bytes, offset: int, size: int) -> Iterator[Note]:
+    """The notes of one segment."""
+    end = offset + size
+    if end > len(image):
+        raise ConfigError("the kernel is an ELF file whose notes do not lie within it: truncated?")
+    while offset + _NOTE.size <= end:
+        name_size, size, kind = _NOTE.unpack_from(image, offset)
+        name_at = offset + _NOTE.size
+        at = name_at + _word_up(name_size)
+        offset = at + _word_up(size)
+        if at + size > end:
+            raise ConfigError("the kernel is an ELF file with a note that is longer than its segment")
+        yield Note(image[name_at : name_at + name_size].rstrip(b"\0"), kind, image[at : at + size])
+
+
+def _word_up(size: int) -> int:
+    return (size + 3) & -4
 
 
 def _section(image: bytes, words: tuple[int, ...]) -> Section:

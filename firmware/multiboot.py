@@ -12,11 +12,12 @@ specification lets the loader choose.
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum, IntFlag
+from enum import IntFlag
 from typing import Final
 
 from firmware import elf
-from vmm.arch.layout import PAGE_MASK, PAGE_SIZE
+from firmware.bootimage import MIB, BootImage, FlatMode, Layout, MemoryRange, c_string
+from vmm.arch.registers import Reg
 from vmm.errors import ConfigError
 
 HEADER_MAGIC: Final = 0x1BADB002
@@ -25,10 +26,7 @@ LOADER_MAGIC: Final = 0x2BADB002
 SEARCH: Final = 8192
 LOADER_NAME: Final = "glassvisor"
 
-_MIB: Final = 1 << 20
 _KIB: Final = 1 << 10
-_LOW_START: Final = 0x1_0000  # above what a BIOS and a boot sector use
-_LOW_END: Final = 0xA_0000
 _MAX_LOWER_KIB: Final = 640
 _MASK32: Final = (1 << 32) - 1
 
@@ -54,13 +52,6 @@ class InfoFlag(IntFlag):
     FRAMEBUFFER = 1 << 12
 
 
-class MemoryType(IntEnum):
-    """Types of the memory map; the same as those of INT 15h, EAX = E820h."""
-
-    AVAILABLE = 1
-    RESERVED = 2
-
-
 _REQUIRED: Final = 0xFFFF
 _KNOWN: Final = int(HeaderFlag.PAGE_ALIGN | HeaderFlag.MEMORY_INFO | HeaderFlag.VIDEO_MODE)
 _ADDRESSES: Final = int(HeaderFlag.ADDRESSES)
@@ -71,33 +62,6 @@ _MAP_ENTRY: Final = struct.Struct("<IQQI")
 _INFO: Final = struct.Struct("<20I4HQIIIBB6x")
 _TEXT_BASE: Final = 0xB8000
 _TEXT: Final = (_TEXT_BASE, 160, 80, 25, 16, 2)  # address, pitch, width, height, bits per cell, type: EGA text
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryRange:
-    """An entry of the memory map, as the BIOS gives it."""
-
-    base: int
-    length: int
-    type: int = MemoryType.AVAILABLE
-
-    @property
-    def end(self) -> int:
-        return self.base + self.length
-
-
-@dataclass(frozen=True, slots=True)
-class BootImage:
-    """What to put into guest memory, zeros first, then the writes in order; and how to enter it.
-
-    `magic` goes to EAX and `info` to EBX.
-    """
-
-    writes: tuple[tuple[int, bytes], ...]
-    zeros: tuple[tuple[int, int], ...]
-    entry: int
-    magic: int = 0
-    info: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +93,8 @@ def load(
         entry = _load_by_header(kernel, header, layout)
     elif kernel.startswith(elf.MAGIC):
         shape = elf.parse(kernel)
-        entry = _load_elf(kernel, shape, layout)
+        layout.load_segments(kernel, shape)
+        entry = shape.physical_entry
     else:
         raise ConfigError("the kernel has a Multiboot header without load addresses and is not an ELF file")
     layout.check_loaded(entry)
@@ -139,34 +104,46 @@ def load(
     info.add_modules(modules)
     info.add_command_line(command_line)
     address = info.place()
-    return BootImage(tuple(layout.writes), tuple(layout.zeros), entry, LOADER_MAGIC, address)
+    return layout.image(entry, {Reg.EAX: LOADER_MAGIC, Reg.EBX: address}, FlatMode())
 
 
-def load_flat(image: bytes, address: int, memory: Sequence[MemoryRange]) -> BootImage:
-    """A flat binary at a physical address, which is also its entry. Raises: ConfigError if it is not all RAM there."""
-    layout = Layout(memory)
-    layout.write(address, image)
-    layout.check_loaded(address)
-    return BootImage(tuple(layout.writes), (), address)
+def has_header(kernel: bytes) -> bool:
+    """Whether there is a header with a good checksum."""
+    return any(good for _, _, good in _magics(kernel))
+
+
+def has_magic(kernel: bytes) -> bool:
+    """Whether the magic number of a header, 1 or 2, is where one could be."""
+    return any(True for _ in _magics(kernel)) or _has_magic_2(kernel)
 
 
 def find_header(kernel: bytes) -> Header:
     """The first header with a good checksum. Raises: ConfigError."""
-    searched = kernel[:SEARCH]
     seen = False
-    for offset in range(0, len(searched) - _HEADER.size + 1, 4):
-        magic, flags, checksum = _HEADER.unpack_from(searched, offset)
-        if magic == HEADER_MAGIC:
-            seen = True
-            if (magic + flags + checksum) & _MASK32 == 0:
-                return _read_header(searched, offset, flags)
+    for offset, flags, good in _magics(kernel):
+        if good:
+            return _read_header(kernel[:SEARCH], offset, flags)
+        seen = True
     if seen:
         raise ConfigError(
             "the kernel's Multiboot header has a bad checksum: magic, flags and checksum must add up to 0"
         )
-    if HEADER_MAGIC_2.to_bytes(4, "little") in kernel[: SEARCH * 4]:
+    if _has_magic_2(kernel):
         raise ConfigError("the kernel has a Multiboot 2 header, expected Multiboot 1")
     raise ConfigError(f"the kernel has no Multiboot header in its first {SEARCH} bytes")
+
+
+def _magics(kernel: bytes) -> Iterator[tuple[int, int, bool]]:
+    """Where the magic number stands: offset, flags, and whether the checksum is good."""
+    searched = kernel[:SEARCH]
+    for offset in range(0, len(searched) - _HEADER.size + 1, 4):
+        magic, flags, checksum = _HEADER.unpack_from(searched, offset)
+        if magic == HEADER_MAGIC:
+            yield offset, flags, (magic + flags + checksum) & _MASK32 == 0
+
+
+def _has_magic_2(kernel: bytes) -> bool:
+    return HEADER_MAGIC_2.to_bytes(4, "little") in kernel[: SEARCH * 4]
 
 
 def _read_header(searched: bytes, offset: int, flags: int) -> Header:
@@ -179,7 +156,7 @@ def _read_header(searched: bytes, offset: int, flags: int) -> Header:
     return Header(offset, flags, *_HEADER_ADDRESSES.unpack_from(searched, offset))
 
 
-def _load_by_header(kernel: bytes, header: Header, layout: "Layout") -> int:
+def _load_by_header(kernel: bytes, header: Header, layout: Layout) -> int:
     """Load as the header's address fields say; returns the entry."""
     start = header.offset - (header.header_address - header.load_address)
     size = header.load_end - header.load_address if header.load_end else len(kernel) - start
@@ -195,15 +172,7 @@ def _load_by_header(kernel: bytes, header: Header, layout: "Layout") -> int:
     return header.entry
 
 
-def _load_elf(kernel: bytes, shape: elf.Elf, layout: "Layout") -> int:
-    """Load the segments of an ELF file at their physical addresses; returns the entry."""
-    for segment in shape.segments:
-        layout.write(segment.physical, kernel[segment.offset : segment.offset + segment.stored])
-        layout.zero(segment.physical + segment.stored, segment.size - segment.stored)
-    return shape.physical_entry
-
-
-def _load_sections(kernel: bytes, shape: elf.Elf, layout: "Layout") -> bytes:
+def _load_sections(kernel: bytes, shape: elf.Elf, layout: Layout) -> bytes:
     """Load what no segment has loaded, symbols above all, and return the section headers with their addresses."""
     headers = []
     for section in shape.sections:
@@ -212,82 +181,6 @@ def _load_sections(kernel: bytes, shape: elf.Elf, layout: "Layout") -> bytes:
             address = layout.place(kernel[section.offset : section.offset + section.stored])
         headers.append(section.to_bytes(address))
     return b"".join(headers)
-
-
-@dataclass(slots=True)
-class Layout:
-    """Guest memory as it fills: every piece in available memory, the placed ones clear of all others."""
-
-    memory: Sequence[MemoryRange]
-    writes: list[tuple[int, bytes]] = field(default_factory=list)
-    zeros: list[tuple[int, int]] = field(default_factory=list)
-    taken: list[tuple[int, int]] = field(default_factory=list)  # start, end
-    top: int = 0  # the highest end in `taken`
-    budget: int = field(init=False)  # bytes still to be loaded: headers can name the same bytes again and again
-
-    def __post_init__(self) -> None:
-        self.budget = sum(r.length for r in self.memory if r.type == MemoryType.AVAILABLE)
-
-    def write(self, address: int, data: bytes) -> None:
-        """Put bytes where the kernel wants them."""
-        if data:
-            self._claim(address, len(data))
-            self.writes.append((address, data))
-
-    def zero(self, address: int, length: int) -> None:
-        if length:
-            self._claim(address, length)
-            self.zeros.append((address, length))
-
-    def place(self, data: bytes, *, low: bool = False) -> int:
-        """Put bytes on free pages: above the kernel, or else anywhere above 1 MiB; the address."""
-        address = self.find(len(data), low=low)
-        self.write(address, data)
-        return address
-
-    def find(self, size: int, *, low: bool = False) -> int:
-        """Free pages for `size` bytes, in low memory if asked and possible."""
-        wheres = [(max(self.top, _MIB), _MASK32 + 1), (_MIB, _MASK32 + 1)]
-        for start, end in [(_LOW_START, _LOW_END), *wheres] if low else wheres:
-            if (address := self._fit(start, end, size)) is not None:
-                return address
-        raise ConfigError(f"{size} bytes of module or boot information do not fit into guest memory: give it more")
-
-    def check_loaded(self, entry: int) -> None:
-        if not any(start <= entry < end for start, end in self.taken):
-            raise ConfigError(f"the kernel's entry {entry:#x} is not within what it loads")
-
-    def _claim(self, address: int, length: int) -> None:
-        if not any(start <= address and address + length <= end for start, end in self.available()):
-            raise ConfigError(f"the kernel loads at {address:#x}..{address + length:#x}, which is not all guest RAM")
-        self.budget -= length
-        if self.budget < 0:
-            raise ConfigError("the kernel loads more bytes than there is guest RAM: its segments overlap")
-        self.taken.append((address, address + length))
-        self.top = max(self.top, address + length)
-
-    def _fit(self, start: int, end: int, size: int) -> int | None:
-        """The first page-aligned gap of `size` bytes between `start` and `end`."""
-        for low, high in self.available():
-            address = _page_up(max(low, start))
-            for taken_start, taken_end in sorted(self.taken) if address < self.top else ():
-                if taken_start < address + size and address < taken_end:
-                    address = _page_up(taken_end)
-            if address + size <= min(high, end):
-                return address
-        return None
-
-    def available(self) -> Iterator[tuple[int, int]]:
-        """Available memory below 4 GiB as start and end, adjoining ranges joined."""
-        start = end = 0
-        for part in sorted(r for r in ((m.base, m.end) for m in self.memory if m.type == MemoryType.AVAILABLE)):
-            if part[0] > end:
-                if end > start:
-                    yield start, min(end, _MASK32 + 1)
-                start, end = part
-            end = max(end, part[1])
-        if end > start and start <= _MASK32:
-            yield start, min(end, _MASK32 + 1)
 
 
 @dataclass(slots=True)
@@ -318,7 +211,7 @@ class _Info:
 
     def place(self) -> int:
         """Put it all into one piece of low memory; the address of the information structure."""
-        parts = [_string(self.command_line), _string(LOADER_NAME), *(_string(text) for _, _, text in self.modules)]
+        parts = [c_string(self.command_line), c_string(LOADER_NAME), *(c_string(text) for _, _, text in self.modules)]
         memory_map = b"".join(_MAP_ENTRY.pack(_MAP_ENTRY.size - 4, r.base, r.length, r.type) for r in self.memory)
         base = self.layout.find(
             _INFO.size + len(memory_map) + _MODULE.size * len(self.modules) + sum(map(len, parts)), low=True
@@ -346,16 +239,5 @@ _NO_VBE: Final = (0, 0, 0, 0)  # mode, interface segment, offset and length
 def _memory_sizes(layout: Layout) -> tuple[int, int]:
     """`mem_lower` and `mem_upper`: KiB from 0, at most 640, and from 1 MiB to the first hole."""
     lower = next((end for start, end in layout.available() if start == 0), 0)
-    upper = next((end - _MIB for start, end in layout.available() if start <= _MIB < end), 0)
+    upper = next((end - MIB for start, end in layout.available() if start <= MIB < end), 0)
     return min(lower // _KIB, _MAX_LOWER_KIB), upper // _KIB
-
-
-def _string(text: str) -> bytes:
-    """A C string. Raises: ConfigError if it contains its own end."""
-    if "\0" in text:
-        raise ConfigError("a command line cannot contain a null character")
-    return text.encode("utf-8", "surrogateescape") + b"\0"
-
-
-def _page_up(address: int) -> int:
-    return (address + PAGE_MASK) & -PAGE_SIZE

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from vmm.board import Board
+from vmm.cpu.vcpu import STALE_ALL
 from vmm.devices.keymap import KeyStroke, keys_for_text
 from vmm.door import Door
 from vmm.errors import Unmodelled
 from vmm.machine import MachineConfig, Vm, build_vm
+from vmm.outcome import ResetRequested
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -67,18 +69,22 @@ PORTS = {
     (0x81, 0x90): "DMA pages",
     (0x92, 0x93): "port 92h",
     (0xA0, 0xA2): "8259 slave",
+    (0xB2, 0xB4): "APM",
     (0xC0, 0xE0): "8237 2",
     (0xE9, 0xEA): "debug console",
     (0x170, 0x178): "ATA 1",
     (0x1F0, 0x1F8): "ATA 0",
+    (0x2F8, 0x300): "16550A 2",
     (0x376, 0x377): "ATA 1 control",
     (0x3B0, 0x3E0): "VGA",
     (0x3F0, 0x3F6): "82077AA",
     (0x3F6, 0x3F7): "ATA 0 control",
     (0x3F7, 0x3F8): "82077AA",
     (0x3F8, 0x400): "16550A",
+    (0x402, 0x403): "debug console",
     (0x4D0, 0x4D2): "ELCR",
-    (0xCF8, 0xCFC): "reset control",
+    (0xCF8, 0xCFC): "PCI address",
+    (0xCFC, 0xD00): "PCI data",
 }
 
 
@@ -92,7 +98,7 @@ def test_every_port_has_the_owner_that_the_table_names(board: Board) -> None:
     assert wrong == {}
 
 
-@pytest.mark.parametrize("port", [0xF4, 0x100, 0x278, 0x2E8, 0x2F8, 0x300, 0x378, 0x3E8, 0xCF8, 0xCFC, 0xFFFF])
+@pytest.mark.parametrize("port", [0xF4, 0x100, 0x278, 0x2E8, 0x300, 0x378, 0x3E8, 0xCF0, 0xD00, 0xFFFC])
 def test_unclaimed_ports_read_as_all_ones_and_swallow_writes(board: Board, port: int) -> None:
     for width in (1, 2, 4):
         board.port_write(port, width, 0)
@@ -107,7 +113,7 @@ def test_exit_port_and_boot_door_are_there_only_when_asked_for(board: Board, por
 
 def test_every_port_can_be_read_and_written_at_every_width(board: Board) -> None:
     """None of them raises; a machine that is probed from end to end goes on."""
-    for port in range(0x500):
+    for port in (*range(0x500), *range(0xCF8, 0xD00)):
         for width in (1, 2, 4):
             assert 0 <= board.port_read(port, width) < 1 << 8 * width
             board.port_write(port, width, 0)
@@ -147,6 +153,11 @@ def byte_arrives(vm: Vm, host: Host) -> None:
     host.now += 10 * MS
 
 
+def second_port_is_ready_to_send(vm: Vm, host: Host) -> None:
+    vm.board.port_write(0x2FC, 1, 0x08)
+    vm.board.port_write(0x2F9, 1, 0x02)
+
+
 def clock_updates(vm: Vm, host: Host) -> None:
     vm.board.port_write(0x70, 1, 0x0B)
     vm.board.port_write(0x71, 1, 0x12)
@@ -174,6 +185,7 @@ def cdrom_identifies(vm: Vm, host: Host) -> None:
 LINES = [
     pytest.param(pit_ticks, 0x08, id="IRQ0_timer"),
     pytest.param(key_is_struck, 0x09, id="IRQ1_keyboard"),
+    pytest.param(second_port_is_ready_to_send, 0x0B, id="IRQ3_COM2"),
     pytest.param(byte_arrives, 0x0C, id="IRQ4_COM1"),
     pytest.param(floppy_is_reset, 0x0E, id="IRQ6_floppy"),
     pytest.param(clock_updates, 0x70, id="IRQ8_clock"),
@@ -255,8 +267,11 @@ def test_chips_that_are_due_run_in_one_fixed_order(board: Board, monkeypatch: py
         kind = type(getattr(board, name))
         monkeypatch.setattr(kind, "advance", lambda _self, _now, name=name: ran.append(name))
     monkeypatch.setattr(type(board.ata[0]), "advance", lambda _self, _now: ran.append("ata"))
+    monkeypatch.setattr(type(board.pci.power), "advance", lambda _self, _now: ran.append("power"))
     board.run_due()
-    assert ran == ["pit", "rtc", "port61", "keyboard_controller", "fingers", "uart", "floppy", "ata", "ata", "vga"]
+    assert ran == [
+        "pit", "rtc", "port61", "keyboard_controller", "fingers", "uart", "uart", "floppy", "ata", "ata", "vga", "power",
+    ]  # fmt: skip
 
 
 def test_the_deadline_is_the_earliest_of_all_chips(board: Board, host: Host) -> None:
@@ -391,16 +406,19 @@ def test_a20_closes_when_both_sources_let_go_and_either_opens_it(vm: Vm) -> None
 
 def test_a_change_of_a20_makes_translations_stale(vm: Vm) -> None:
     gate_8042(vm, True)
-    vm.vcpu.stale_translations = False
+    vm.vcpu.stale = 0
     gate_8042(vm, False)
-    assert vm.vcpu.stale_translations
+    assert vm.vcpu.stale == STALE_ALL
 
 
 def test_a_pci_configuration_address_is_no_reset(vm: Vm) -> None:
     """Device 0, function 4 has bit 2 in the byte at CF9h; a doubleword write does not reach the reset register."""
     vm.board.port_write(0xCF8, 4, 0x8000_0400)
     assert vm.outcome is None
-    assert vm.board.port_read(0xCF8, 4) == 0xFFFF_FFFF
+    assert vm.board.port_read(0xCF8, 4) == 0x8000_0400
+    vm.board.port_write(0xCF9, 1, 0x06)
+    assert vm.outcome == ResetRequested("port CF9h")
+    assert vm.board.port_read(0xCF8, 4) == 0x8000_0400
 
 
 RESETS = [

@@ -47,14 +47,13 @@ def test_nothing_is_lost_up_to_the_bound() -> None:
     assert (keys, serial) == ([A, B] * (QUEUE_MAX // 2), data)
 
 
-def test_queues_are_bounded_and_what_comes_on_top_is_dropped() -> None:
+def test_queues_are_bounded_and_what_comes_on_top_is_refused() -> None:
     door = Door()
-    door.post_serial(b"1" * QUEUE_MAX)
-    door.post_serial(b"2")
-    door.post_keys([A] * QUEUE_MAX)
-    door.post_keys([B])
+    assert door.post_serial(b"1" * (QUEUE_MAX - 1)) == QUEUE_MAX - 1
+    assert (door.post_serial(b"23"), door.post_serial(b"3")) == (1, 0)
+    assert (door.post_keys([A] * (QUEUE_MAX + 1)), door.post_keys([B])) == (QUEUE_MAX, 0)
     keys, serial = door.look(2 * QUEUE_MAX, 2 * QUEUE_MAX)
-    assert (keys, serial) == ([A] * QUEUE_MAX, b"1" * QUEUE_MAX)
+    assert (keys, serial) == ([A] * QUEUE_MAX, b"1" * (QUEUE_MAX - 1) + b"2")
 
 
 # --- log and replay ----------------------------------------------------------------------------------------------

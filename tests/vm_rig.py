@@ -7,7 +7,7 @@ from typing import Any
 
 from firmware.assembler import assemble_text
 from vmm.arch.registers import Reg, Seg
-from vmm.cpu.vcpu import REAL_MODE_CODE, REAL_MODE_DATA, SegmentRegister
+from vmm.cpu.vcpu import REAL_MODE_CODE, REAL_MODE_DATA, STALE_ALL, SegmentRegister
 from vmm.door import Door
 from vmm.machine import MachineConfig, Vm, build_vm
 from vmm.monitor import Monitor
@@ -44,7 +44,7 @@ def put(vm: Vm, code: bytes | str, at: int = ENTRY) -> None:
     vcpu.set_reg32(Reg.ESP, at)
     vcpu.eip = at
     vcpu.eflags = 2
-    vcpu.stale_translations = True
+    vcpu.make_stale(STALE_ALL)
 
 
 def listen(vm: Vm) -> bytearray:

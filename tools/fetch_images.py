@@ -1,32 +1,25 @@
 """`make images`: real boot media, downloaded from Debian and put together in a cache outside git.
 
-Theory of operation. Packages come through apt, which checks their signatures, and are unpacked into a scratch
-directory. Each recipe below makes one image of them there; finished images move into the cache, and a manifest with
-their SHA-256 goes last, so that an interrupted run leaves nothing that looks finished. A run that finds all images as
-the manifest has them does nothing. `python -m tools.fetch_images --directory` prints where the images are.
+Boot media that need tools of the host to be made are here; what `vmm images` fetches too is in `vmm/fetch`.
+`python -m tools.fetch_images --directory` prints where the images are.
 """
 
 import argparse
-import hashlib
-import json
-import os
+import gzip
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
 from tools.boot_sectors import GREETING, chained_partition, greeting_sector
-from tools.debian_packages import AptRoot, PackageError, cache_directory, locked, unpack
-from tools.host_tools import IMAGE_TOOLS, HostTools, open_tools
+from tools.host_tools import IMAGE_TOOLS, open_tools
+from vmm.cli.fetch import fetch_all
+from vmm.fetch import linux
+from vmm.fetch.debian import cache_directory
+from vmm.fetch.store import Collection, Kitchen, Recipe, copied, digest, fixed
 
-RECIPE_VERSION: Final = 2  # raise it with every change to a recipe: what was made before is made anew
-MANIFEST: Final = "manifest.json"
+RECIPE_VERSION: Final = f"3 {digest(linux.GUEST)}"  # raise it with every change to a recipe
 PACKAGES: Final = (
     "grub-rescue-pc",
     "grub-legacy",
@@ -35,6 +28,8 @@ PACKAGES: Final = (
     "memtest86+",
     "ipxe",
     "syslinux-common",
+    "seabios",
+    "gnumach-image-1.8-486",
 )
 
 SECTOR: Final = 512
@@ -66,35 +61,15 @@ LABEL menu
 BOOT_MSG: Final = "\nGlassvisor test medium. F1 shows help, F2 shows more.\n"
 HELP_TXT: Final = "\x0cHelp, screen one.\n\nType a label and press Enter: hello, second, menu.\n\n"
 MORE_TXT: Final = "\x0cHelp, screen two.\n\n\x0f0cThis line is red.\x0f07\n\n"
+LINUX_MENU: Final = f"""\
+set timeout=0
+menuentry "Linux" {{
+    linux /boot/vmlinuz-686 console=ttyS0 panic=-1 quiet gv.run=true
+    initrd /boot/{linux.INITRAMFS}
+}}
+"""
 MODULES: Final = ("chain.c32", "libcom32.c32", "libutil.c32", "menu.c32", "hdt.c32", "libgpl.c32", "libmenu.c32")
 FLOPPY_MODULES: Final = ("chain.c32", "libcom32.c32", "libutil.c32", "menu.c32")
-
-
-@dataclass(frozen=True, slots=True)
-class Kitchen:
-    """What a recipe works with: unpacked packages, tools, and a scratch directory of its own."""
-
-    packages: Path
-    tools: HostTools
-    scratch: Path
-
-    def copy(self, inside: str, to: Path) -> None:
-        """Take a file out of the packages. Raises: PackageError: it is not where it used to be."""
-        try:
-            shutil.copyfile(self.packages / inside, to)
-        except FileNotFoundError:
-            raise PackageError(f"the packages have no {inside}; were they made for another release?") from None
-
-    def read(self, inside: str) -> bytes:
-        return (self.packages / inside).read_bytes()
-
-
-Recipe = Callable[[Kitchen, Path], None]
-
-
-def copied(inside: str) -> Recipe:
-    """An image that a package has ready."""
-    return lambda kitchen, image: kitchen.copy(inside, image)
 
 
 def grub_legacy_floppy(kitchen: Kitchen, image: Path) -> None:
@@ -109,9 +84,9 @@ def grub_legacy_floppy(kitchen: Kitchen, image: Path) -> None:
 def syslinux_floppy(kitchen: Kitchen, image: Path) -> None:
     """SYSLINUX on a 1.44 MB FAT floppy with help screens and boot sectors to chain to."""
     image.write_bytes(bytes(FLOPPY_SIZE))
-    kitchen.tools.run(["mformat", "-i", image, "-f", "1440", "-v", "GLASSVISOR", "::"])
+    kitchen.run(["mformat", "-i", image, "-f", "1440", "-v", "GLASSVISOR", "::"])
     _fill_fat(kitchen, str(image), FLOPPY_MODULES, "KERNEL second.bs")
-    kitchen.tools.run(["syslinux", "--install", image])
+    kitchen.run(["syslinux", "--install", image])
 
 
 def syslinux_disk(kitchen: Kitchen, image: Path) -> None:
@@ -127,9 +102,9 @@ def syslinux_disk(kitchen: Kitchen, image: Path) -> None:
         file.truncate(DISK_SIZE)
     drive = f"{image}@@{PARTITION_START}"
     geometry = ["-h", "16", "-s", "63", "-T", str(first_size // SECTOR), "-H", str(PARTITION_START // SECTOR)]
-    kitchen.tools.run(["mformat", "-i", drive, *geometry, "-v", "GLASSVISOR", "::"])
+    kitchen.run(["mformat", "-i", drive, *geometry, "-v", "GLASSVISOR", "::"])
     _fill_fat(kitchen, drive, MODULES, "COM32 chain.c32\n  APPEND hd0 2")
-    kitchen.tools.run(["syslinux", "--install", "--offset", str(PARTITION_START), image])
+    kitchen.run(["syslinux", "--install", "--offset", str(PARTITION_START), image])
 
 
 def grub_cd(kitchen: Kitchen, image: Path) -> None:
@@ -137,10 +112,29 @@ def grub_cd(kitchen: Kitchen, image: Path) -> None:
     tree = kitchen.scratch / "cd"
     (tree / "boot").mkdir(parents=True)
     (tree / "boot" / "hello.txt").write_text("hello from the CD\n")
+    _grub_rescue(kitchen, tree, image)
+
+
+def linux_cd(kitchen: Kitchen, image: Path) -> None:
+    """An El Torito CD whose GRUB loads Linux, with the console on the first serial port."""
+    boot = kitchen.scratch / "cd" / "boot"
+    (boot / "grub").mkdir(parents=True)
+    for name in ("vmlinuz-686", linux.INITRAMFS):
+        shutil.copyfile(linux.directory() / name, boot / name)
+    (boot / "grub" / "grub.cfg").write_text(LINUX_MENU)
+    _grub_rescue(kitchen, boot.parent, image)
+
+
+def _grub_rescue(kitchen: Kitchen, tree: Path, image: Path) -> None:
     modules = kitchen.packages / "usr/lib/grub/i386-pc"
     options = ["--compress=no", "--locales=", "--fonts=", "--themes="]
     command = ["grub-mkrescue", "-d", str(modules), "-o", str(image), *options, str(tree)]
-    kitchen.tools.run(command, TMPDIR=str(kitchen.scratch))
+    kitchen.run(command, TMPDIR=str(kitchen.scratch))
+
+
+def gnumach(kitchen: Kitchen, image: Path) -> None:
+    """The Mach microkernel, a Multiboot ELF file; the package has it compressed."""
+    image.write_bytes(gzip.decompress(kitchen.read("boot/gnumach-1.8-486.gz")))
 
 
 RECIPES: Final[Mapping[str, Recipe]] = {
@@ -152,9 +146,12 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "memtest86+.bin": copied("boot/memtest86+ia32.bin"),
     "ipxe.iso": copied("usr/lib/ipxe/ipxe.iso"),
     "ipxe.lkrn": copied("boot/ipxe.lkrn"),
+    "seabios.bin": copied("usr/share/seabios/bios.bin"),
+    "gnumach": gnumach,
     "syslinux-floppy.img": syslinux_floppy,
     "syslinux-disk.img": syslinux_disk,
     "grub-cd.iso": grub_cd,
+    "linux-cd.iso": linux_cd,
 }
 
 
@@ -170,7 +167,7 @@ def _fill_fat(kitchen: Kitchen, drive: str, modules: tuple[str, ...], second: st
     (files / "second.bs").write_bytes(greeting_sector("second boot sector"))
     for name in modules:
         kitchen.copy(f"usr/lib/syslinux/modules/bios/{name}", files / name)
-    kitchen.tools.run(["mcopy", "-i", drive, *map(str, sorted(files.iterdir())), "::/"])
+    kitchen.run(["mcopy", "-i", drive, *map(str, sorted(files.iterdir())), "::/"])
 
 
 def _partition(status: int, kind: int, start: int, size: int) -> bytes:
@@ -187,105 +184,44 @@ def _chs(lba: int) -> tuple[int, int, int]:
     return head, sector + 1 | cylinder >> 8 << 6, cylinder & 0xFF
 
 
-def is_complete(directory: Path) -> bool:
-    """Whether every image is there as the manifest of this recipe version has it."""
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text())
-        images: dict[str, str] = manifest["images"]
-        return manifest["recipe"] == RECIPE_VERSION and set(images) == set(RECIPES) and _are_intact(directory, images)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+BOOT_MEDIA: Final = Collection(
+    manifest="manifest.json",
+    version=RECIPE_VERSION,
+    packages=fixed(*PACKAGES),
+    recipes=RECIPES,
+    prepare=lambda progress: open_tools().prepare(IMAGE_TOOLS, progress),
+    run=lambda *words, **environment: open_tools().run(*words, **environment),
+)
 
 
-def _are_intact(directory: Path, images: Mapping[str, str]) -> bool:
-    return all(digest(directory / name) == expected for name, expected in images.items())
+def c_library(kitchen: Kitchen, place: Path) -> None:
+    """Headers, start-up code and static libraries for 32-bit C programs; the compiler is the host's.
+
+    The shared libraries' links lead out of the directory and are of no use to a static program.
+    """
+    for name in ("usr/include", "usr/lib/i386-linux-gnu", "usr/lib/gcc/i686-linux-gnu"):
+        shutil.copytree(kitchen.find(name), place / name, symlinks=True, ignore=shutil.ignore_patterns("*.so*"))
 
 
-def digest(path: Path) -> str:
-    """A file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class Bar:
-    """One progress bar over steps of unlike length."""
-
-    def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description:<34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        self.progress = Progress(*columns, console=console)
-        self._task = self.progress.add_task("", total=1.0)
-        self._from, self._to = 0.0, 0.0
-
-    def step(self, text: str, until: float) -> None:
-        """Start a step that takes the bar to `until`, 0 to 1."""
-        self._from, self._to = self._to, until
-        self.progress.update(self._task, description=text, completed=self._from)
-
-    def inside(self, part: float) -> None:
-        """How much of the step is done, 0 to 1."""
-        self.progress.update(self._task, completed=self._from + (self._to - self._from) * part)
-
-
-def fetch(directory: Path, console: Console) -> bool:
-    """Make all images; whether there was anything to do. Raises: PackageError: something cannot be had."""
-    with locked(directory):
-        if is_complete(directory):
-            return False
-        bar = Bar(console)
-        with bar.progress, tempfile.TemporaryDirectory(dir=directory, prefix=".making-") as scratch:
-            _make_all(directory, Path(scratch), bar)
-        return True
-
-
-def _make_all(directory: Path, scratch: Path, bar: Bar) -> None:
-    tools = open_tools()
-    bar.step("tools", 0.2)
-    tools.prepare(IMAGE_TOOLS, bar.inside)
-    apt = AptRoot(scratch / "apt", "i386")
-    bar.step("package lists", 0.4)
-    apt.update(bar.inside)
-    bar.step(f"{len(PACKAGES)} packages", 0.7)
-    packages = apt.download(PACKAGES, bar.inside)
-    bar.step("unpacking", 0.75)
-    for file in packages:
-        unpack(file, scratch / "packages")
-    images = {
-        name: _make(name, directory, Kitchen(scratch / "packages", tools, scratch / name), bar) for name in RECIPES
-    }
-    manifest = {"recipe": RECIPE_VERSION, "packages": sorted(file.name for file in packages), "images": images}
-    (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    os.replace(scratch / MANIFEST, directory / MANIFEST)
-
-
-def _make(name: str, directory: Path, kitchen: Kitchen, bar: Bar) -> str:
-    """Make one image and move it into place; return its SHA-256."""
-    done = list(RECIPES).index(name) + 1
-    bar.step(name, 0.75 + 0.25 * done / len(RECIPES))
-    kitchen.scratch.mkdir()
-    image = kitchen.scratch / f"image-{name}"
-    RECIPES[name](kitchen, image)
-    os.replace(image, directory / name)
-    bar.inside(1.0)
-    return digest(directory / name)
+C_LIBRARY: Final = Collection(
+    manifest="i386-root.json",
+    version="1",
+    packages=fixed("libc6-dev", "libgcc-12-dev", "linux-libc-dev"),
+    recipes={"i386-root": c_library},
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Fetch all images and say where they are."""
     parser = argparse.ArgumentParser(prog="fetch-images", description="Fetch boot images from Debian into the cache.")
     parser.add_argument("--directory", action="store_true", help="only print where the images are")
-    only_print = parser.parse_args(arguments).directory
     directory = cache_directory("images")
-    if only_print:
+    if parser.parse_args(arguments).directory:
         print(directory)
         return 0
-    console = Console(stderr=True)
-    try:
-        made = fetch(directory, console)
-    except (PackageError, OSError) as error:
-        print(f"fetch-images: {error}", file=sys.stderr)
-        return 1
-    print(f"{len(RECIPES)} images {'made' if made else 'already there'} in {directory}")
-    return 0
+    return fetch_all(
+        "fetch-images", [(linux.KERNELS, linux.directory()), (BOOT_MEDIA, directory), (C_LIBRARY, directory)]
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tools.debian_packages import AptRoot, PackageError, Progress, cache_directory, host_architecture, locked, unpack
+from vmm.fetch.debian import AptRoot, PackageError, Progress, cache_directory, host_architecture, locked, unpack
 
 
 @dataclass(frozen=True, slots=True)

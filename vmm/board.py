@@ -1,7 +1,8 @@
 """The board: which chip answers at which port, drives which line, and when.
 
 The only place that knows ports, IRQ lines and addresses. A PC/AT-compatible board: two 8259As, an 8254, an MC146818
-with 128 bytes of CMOS, two 8237s, an 82077AA, an 8042 with a keyboard, a 16550A, a VGA, two ATA channels.
+with 128 bytes of CMOS, two 8237s, an 82077AA, an 8042 with a keyboard, two 16550As, a VGA, two ATA channels; its PCI
+side is in `board_pci`.
 
 Source: IBM PC/AT Technical Reference, "I/O Address Map", "Hardware Interrupt Listing".
 """
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
+from vmm.arch.layout import HostPhysical
+from vmm.board_pci import PciBoard, Surroundings
 from vmm.cpu.vcpu import Vcpu
 from vmm.devices.a20 import A20Gate, A20Source
 from vmm.devices.ata import AtaDisk
@@ -39,11 +42,12 @@ from vmm.door import Clock, Door
 from vmm.errors import Unmodelled
 from vmm.memory import GuestMemory
 
-PIT_IRQ, KEYBOARD_IRQ, COM1_IRQ, FLOPPY_IRQ, RTC_IRQ, ATA0_IRQ, ATA1_IRQ = 0, 1, 4, 6, 8, 14, 15
+PIT_IRQ, KEYBOARD_IRQ, COM2_IRQ, COM1_IRQ, FLOPPY_IRQ, RTC_IRQ, ATA0_IRQ, ATA1_IRQ = 0, 1, 3, 4, 6, 8, 14, 15
 CASCADE_IRQ: Final = 2
 FLOPPY_DMA: Final = 2
 TSC_HZ: Final = 1_000_000_000
 BOOT_DOOR_PORT: Final = 0x0F2A
+FIRMWARE_CONSOLE_PORT: Final = 0x402  # where SeaBIOS and Bochs' BIOS write their messages
 FLOPPY_DRIVES: Final = 4
 
 
@@ -79,13 +83,18 @@ class Media:
 
 @dataclass(slots=True)
 class BoardPins:
-    """What the board tells the rest of the VM: reset pulled, exit port written, boot door knocked at."""
+    """What the board tells the rest of the VM: reset pulled, power off, exit port written, boot door knocked at.
+
+    `on_serial` is the line of the first serial port, `on_serial2` that of the second.
+    """
 
     on_reset: Callable[[str], None]
+    on_power_off: Callable[[], None]
     on_exit: Callable[[int], None]
     on_boot_door: Callable[[], None]
     on_a20: Callable[[bool], None]
     on_serial: Callable[[int], None]
+    on_serial2: Callable[[int], None]
     on_debugcon: Callable[[int], None]
 
 
@@ -114,6 +123,7 @@ class Board:
         )  # fmt: skip
         self.fingers = Fingers(self.keyboard_controller.keyboard)
         self.uart = Uart16550(self.lines[COM1_IRQ].source(), pins.on_serial)
+        self.uart2 = Uart16550(self.lines[COM2_IRQ].source(), pins.on_serial2)
         self.vga = Vga(self._note)
         self.dma = Dma(lambda gpa, count: memory.read(gpa, count), memory.write, self._note)
         self.floppy = I8272(
@@ -128,9 +138,14 @@ class Board:
         self.post = PostPort(lambda _code: None)
         self.debug_console = DebugConsole(pins.on_debugcon)
         self.exit_port = ExitPort(pins.on_exit)
-        self._timed: tuple[TimedChip, ...] = (
-            self.pit, self.rtc, self.port61, self.keyboard_controller, self.fingers, self.uart, self.floppy, *self.ata,
-            self.vga,
+        self.pci = PciBoard(
+            Surroundings(
+                self.bus, memory, _dram(memory), self.lines, self.ata, self._timed, pins.on_power_off, self._note
+            )
+        )
+        self._timed_chips: tuple[TimedChip, ...] = (
+            self.pit, self.rtc, self.port61, self.keyboard_controller, self.fingers, self.uart, self.uart2,
+            self.floppy, *self.ata, self.vga, self.pci.power,
         )  # fmt: skip
         self._map_ports()
 
@@ -158,14 +173,20 @@ class Board:
         yield byte_region("debug console", 0xE9, 1, self.debug_console)
         yield self._ata_region("ATA 1", 0x170, self.ata[1])
         yield self._ata_region("ATA 0", 0x1F0, self.ata[0])
+        yield self._timed_region("16550A 2", 0x2F8, 8, self.uart2)
         yield self._control_region("ATA 1 control", 0x376, self.ata[1])
         yield self._timed_region("VGA", 0x3B0, 0x30, self.vga)
         yield self._timed_region("82077AA", 0x3F0, 6, self.floppy)
         yield self._control_region("ATA 0 control", 0x3F6, self.ata[0])
         yield self._timed_region("82077AA", 0x3F7, 1, self.floppy, offset=7)
         yield self._timed_region("16550A", 0x3F8, 8, self.uart)
+        yield byte_region("debug console", FIRMWARE_CONSOLE_PORT, 1, self.debug_console)
         yield byte_region("ELCR", 0x4D0, 2, self.pic)
-        yield self._reset_region()
+        yield from self.pci.regions(self.reset_control)
+
+    def add_display(self, rom: HostPhysical, size: int) -> None:
+        """Put in the PCI display adapter, with an expansion ROM of `size` bytes, a power of two of whole pages."""
+        self.pci.add_display(rom, size)
 
     def map_exit_port(self) -> None:
         """Let the guest end the run through port F4h."""
@@ -199,36 +220,24 @@ class Board:
 
         return self._plain(name, base, count, read, write)
 
+    def _timed(self, chip: TimedChip, access: Callable[..., Any]) -> Callable[..., Any]:
+        """An access to a chip that is told the time before it, and asked for its deadline after it."""
+
+        def wrapped(*arguments: Any) -> Any:
+            chip.advance(self.clock.now())
+            value = access(*arguments)
+            self._recheck(chip)
+            return value
+
+        return wrapped
+
     def _ata_region(self, name: str, base: int, channel: AtaChannel) -> PortRegion:
-        def timed(access: Callable[..., Any]) -> Callable[..., Any]:
-            def wrapped(*arguments: Any) -> Any:
-                channel.advance(self.clock.now())
-                value = access(*arguments)
-                self._recheck(channel)
-                return value
-
-            return wrapped
-
-        return PortRegion(
-            name,
-            base,
-            8,
-            timed(channel.read),
-            timed(channel.write),
-            timed(channel.read_block),
-            timed(channel.write_block),
-        )
+        accesses = (channel.read, channel.write, channel.read_block, channel.write_block)
+        read, write, read_block, write_block = (self._timed(channel, access) for access in accesses)
+        return PortRegion(name, base, 8, read, write, read_block, write_block)
 
     def _control_region(self, name: str, base: int, channel: AtaChannel) -> PortRegion:
-        def read(offset: int, width: int) -> int:
-            channel.advance(self.clock.now())
-            return channel.read_control(offset, width)
-
-        def write(offset: int, width: int, value: int) -> None:
-            channel.advance(self.clock.now())
-            channel.write_control(offset, width, value)
-            self._recheck(channel)
-
+        read, write = (self._timed(channel, access) for access in (channel.read_control, channel.write_control))
         return PortRegion(name, base, 1, read, write)
 
     def _set_gate2(self, level: bool) -> None:
@@ -238,22 +247,6 @@ class Board:
     def _read_out2(self) -> bool:
         self.pit.advance(self.clock.last)
         return self.pit.out(2)
-
-    def _reset_region(self) -> PortRegion:
-        """CF9h as a byte. A doubleword at CF8h is for PCI's configuration address, which nobody has here.
-
-        Source: 82371SB (PIIX3), "RC-Reset Control Register"; 82441FX, "CONFADD-Configuration Address Register".
-        """
-        chip = self.reset_control
-
-        def read(offset: int, width: int) -> int:
-            return chip.read(0) if (offset, width) == (1, 1) else (1 << 8 * width) - 1
-
-        def write(offset: int, width: int, value: int) -> None:
-            if (offset, width) == (1, 1):
-                chip.write(0, value)
-
-        return PortRegion("reset control", 0xCF8, 4, read, write)
 
     # --- Platform --------------------------------------------------------------------------------------
 
@@ -289,9 +282,9 @@ class Board:
     def run_due(self) -> None:
         """Bring every chip up to the present, in a fixed order, and find the next deadline."""
         now = self.clock.now()
-        for chip in self._timed:
+        for chip in self._timed_chips:
             chip.advance(now)
-        deadlines = [deadline for chip in self._timed if (deadline := chip.next_deadline()) is not None]
+        deadlines = [deadline for chip in self._timed_chips if (deadline := chip.next_deadline()) is not None]
         self.deadline = min(deadlines, default=None)
 
     def _recheck(self, chip: TimedChip) -> None:
@@ -320,16 +313,17 @@ class Board:
 
     def _chips(self) -> dict[str, Chip]:
         return {
+            **self.pci.chips(),
             "pic": self.pic, "a20": self.a20, "pit": self.pit, "rtc": self.rtc, "port61": self.port61,
             "port92": self.port92, "reset_control": self.reset_control, "keyboard": self.keyboard_controller,
-            "fingers": self.fingers, "uart": self.uart, "vga": self.vga, "dma": self.dma, "floppy": self.floppy,
-            "post": self.post,
+            "fingers": self.fingers, "uart": self.uart, "uart2": self.uart2, "vga": self.vga, "dma": self.dma,
+            "floppy": self.floppy, "post": self.post,
             **{f"ata{number}": channel for number, channel in enumerate(self.ata)},
             **{f"irq{number}": line for number, line in self.lines.items()},
         }  # fmt: skip
 
     def save(self) -> dict[str, Any]:
-        """The state of every chip, and virtual time."""
+        """The state of every chip, and virtual time. PCI comes first: what it drives is put right by what follows."""
         return {"now": self.clock.last, **{name: chip.save() for name, chip in self._chips().items()}}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -341,9 +335,16 @@ class Board:
 
     def reset(self) -> None:
         """The reset line: what on a PC/AT is wired to it. RAM, CMOS and time stay; A20 comes up open."""
-        for chip in (self.port92, self.reset_control, self.rtc, self.uart):
+        for chip in (self.port92, self.reset_control, self.rtc, self.uart, self.uart2, self.pci.bus):
             chip.reset()
         self.a20.set_source(A20Source.I8042, True)
+
+
+def _dram(memory: GuestMemory) -> HostPhysical:
+    region = memory.region_at(0)
+    if region is None or region.host is None:
+        raise ValueError("a board without RAM at 0")
+    return region.host
 
 
 def _floppy_drives(media: Media) -> list[FloppyDrive]:

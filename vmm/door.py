@@ -14,7 +14,7 @@ from typing import Any, Final
 from vmm.devices.keymap import KeyStroke
 
 QUEUE_MAX: Final = 4096
-"""Keys, and bytes of serial input, that may wait; what comes on top is refused by being dropped."""
+"""Keys, and bytes of serial input, that may wait; what comes on top is refused, and stays with who brought it."""
 
 
 class ReplayEnd(Exception):
@@ -47,13 +47,17 @@ class Door:
 
     # --- from outside ----------------------------------------------------------------------------------
 
-    def post_keys(self, strokes: list[KeyStroke]) -> None:
-        """Keys that the user struck."""
-        self._keys.extend(strokes[: QUEUE_MAX - len(self._keys)])
+    def post_keys(self, strokes: list[KeyStroke]) -> int:
+        """Keys that the user struck, in order; returns how many were taken."""
+        taken = strokes[: QUEUE_MAX - len(self._keys)]
+        self._keys.extend(taken)
+        return len(taken)
 
-    def post_serial(self, data: bytes) -> None:
-        """Bytes on their way to the first serial port."""
-        self._serial.extend(data[: QUEUE_MAX - len(self._serial)])
+    def post_serial(self, data: bytes) -> int:
+        """Bytes on their way to the first serial port, in order; returns how many were taken."""
+        taken = data[: QUEUE_MAX - len(self._serial)]
+        self._serial.extend(taken)
+        return len(taken)
 
     @property
     def serial_backlog(self) -> int:

@@ -6,28 +6,30 @@ A `Vm` is memory, board and a virtual CPU. It knows of no physical CPU; `vmm.mon
 import base64
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from firmware import multiboot
+from firmware.bootimage import BootImage, MemoryRange, MemoryType, load_flat
 from firmware.build import build_bios, build_kernel_rom, build_vga_rom
-from firmware.multiboot import MemoryRange, MemoryType
-from vmm import cmos
+from firmware.kernel import Kernel
+from firmware.pci_rom import pci_rom
+from vmm import cmos, kernel_entry
 from vmm.arch.layout import PAGE_MASK, PAGE_SIZE
-from vmm.arch.registers import Cr0, Reg, Seg
 from vmm.board import Board, BoardPins, Media
 from vmm.cpu.hole import Hole
 from vmm.cpu.paging import A20_CLOSED, A20_OPEN, Mmu
-from vmm.cpu.vcpu import DESC_B, DESC_G, REAL_MODE_CODE, REAL_MODE_DATA, SegmentRegister, Vcpu
+from vmm.cpu.vcpu import STALE_ALL, Vcpu
+from vmm.devices import pci_vga
 from vmm.devices.a20 import A20Source
 from vmm.door import Door
 from vmm.errors import ConfigError
 from vmm.hw.memory import PhysicalMemory
 from vmm.images import Image, Kind, is_bootable, open_image, read_file
 from vmm.memory import GuestMemory, MemoryRegion
-from vmm.outcome import ExitPort, Outcome, ResetRequested
+from vmm.outcome import ExitPort, Outcome, PoweredOff, ResetRequested
 from vmm.screen import GraphicsScreen, TextScreen, capture
 
 EBDA: Final = 0x9FC00
@@ -56,6 +58,7 @@ class MachineConfig:
     disks: tuple[Path, ...] = ()
     cdrom: Path | None = None
     kernel: Path | None = None
+    initrd: Path | None = None
     flat: tuple[Path, int] | None = None
     modules: tuple[tuple[Path, str], ...] = ()
     append: str = ""
@@ -70,6 +73,8 @@ class MachineConfig:
 
 
 Sink = Callable[[bytes], None]
+Loader = Callable[[Sequence[MemoryRange]], BootImage]
+"""Lays out a kernel or a flat binary in a memory map. Raises: ConfigError: it does not fit."""
 
 
 @dataclass
@@ -86,12 +91,13 @@ class Vm:
     board: Board = field(init=False)
     images: list[Image] = field(default_factory=list)
     serial_out: list[Sink] = field(default_factory=list)
+    serial2_out: list[Sink] = field(default_factory=list)
     debugcon_out: list[Sink] = field(default_factory=list)
     outcome: Outcome | None = None
     on_request: Callable[[], None] = lambda: None
     stats_source: Callable[[], dict[str, Any]] = dict
     on_trace: Callable[[Any], None] | None = None
-    boot_image: multiboot.BootImage | None = None
+    loader: Loader | None = None
     video: memoryview = field(init=False)
 
     @property
@@ -124,7 +130,7 @@ class Vm:
     def set_a20(self, enabled: bool) -> None:
         """The A20 gate: closed, bit 20 of every guest-physical address is 0."""
         self.mmu.a20_mask = A20_OPEN if enabled else A20_CLOSED
-        self.vcpu.stale_translations = True
+        self.vcpu.make_stale(STALE_ALL)
 
     # --- what devices ask for --------------------------------------------------------------------------
 
@@ -133,43 +139,20 @@ class Vm:
         self.outcome = outcome
         self.on_request()
 
-    def enter_kernel(self) -> None:
-        """The boot door: put the kernel into memory and the processor into the state it expects.
+    def open_boot_door(self) -> None:
+        """The option ROM wants the kernel, and brings the memory map that the BIOS tells.
 
-        A Multiboot kernel is entered in flat protected mode, and so is a flat binary from 1 MiB up; a flat binary below
-        that starts in real mode with CS = 0.
-        Source: Multiboot Specification 0.6.96, "Machine state".
+        Raises: ConfigError: the kernel does not fit into that map, though it fitted into the one of our own BIOS.
         """
-        image = self.boot_image
-        if image is None:
+        self.enter_kernel(kernel_entry.reported_map(self.vcpu, self.memory))
+
+    def enter_kernel(self, reported: Sequence[MemoryRange] = ()) -> None:
+        """Put the kernel into memory and the processor into the state that its boot protocol says."""
+        if self.loader is None:
             return
-        for address, size in image.zeros:
-            _zero(self.memory, address, size)
-        for address, data in image.writes:
-            self.memory.write(address, data)
-        vcpu = self.vcpu
+        image = self.loader(reported or memory_map(self.config.memory))
         self.board.a20.set_source(A20Source.I8042, True)
-        if image.entry < HIGH_RAM and self.config.flat is not None:
-            self._real_mode()
-        else:
-            self._protected_mode()
-        vcpu.set_reg32(Reg.EAX, image.magic)
-        vcpu.set_reg32(Reg.EBX, image.info)
-        vcpu.eip = image.entry
-        vcpu.eflags = 2
-        vcpu.stale_translations = True
-
-    def _protected_mode(self) -> None:
-        flat = DESC_G | DESC_B
-        self.vcpu.cr0 = int(Cr0.PE | Cr0.ET)
-        self.vcpu.set_segment(Seg.CS, SegmentRegister(0x08, 0, 0xFFFF_FFFF, REAL_MODE_CODE | flat))
-        for seg in (Seg.ES, Seg.SS, Seg.DS, Seg.FS, Seg.GS):
-            self.vcpu.set_segment(seg, SegmentRegister(0x10, 0, 0xFFFF_FFFF, REAL_MODE_DATA | flat))
-
-    def _real_mode(self) -> None:
-        self.vcpu.set_segment(Seg.CS, SegmentRegister(0, 0, 0xFFFF, REAL_MODE_CODE))
-        for seg in (Seg.ES, Seg.SS, Seg.DS, Seg.FS, Seg.GS):
-            self.vcpu.set_segment(seg, SegmentRegister(0, 0, 0xFFFF, REAL_MODE_DATA))
+        kernel_entry.enter(self.vcpu, self.memory, image)
 
     # --- save and load ---------------------------------------------------------------------------------
 
@@ -207,7 +190,7 @@ class Vm:
         self.set_a20(self.board.a20.enabled)
         for image, saved_image in zip(self.images, state["images"], strict=True):
             image.load(saved_image)
-        self.vcpu.stale_translations = True
+        self.vcpu.make_stale(STALE_ALL)
 
     def _ram(self) -> memoryview:
         region = self.memory.region_at(0)
@@ -224,11 +207,6 @@ def _saved_state(saved: bytes) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ConfigError("saved machine: not one (no object)")
     return state
-
-
-def _zero(memory: GuestMemory, address: int, size: int) -> None:
-    for at in range(address, address + size, PAGE_SIZE):
-        memory.write(at, bytes(min(PAGE_SIZE, address + size - at)))
 
 
 def _pack_pages(view: memoryview) -> dict[str, str]:
@@ -279,7 +257,7 @@ def _whole_pages(size: int) -> int:
 
 def _map_ram(vm: Vm) -> memoryview:
     size = vm.config.memory
-    host = vm.physical.allocate(size)
+    host = vm.physical.allocate(size)  # all of it, also what lies under ROMs and video memory: `upper_memory`
     vm.memory.map(MemoryRegion("low RAM", 0, LOW_RAM, host))
     if size > HIGH_RAM:
         vm.memory.map(MemoryRegion("high RAM", HIGH_RAM, size - HIGH_RAM, _at(host, HIGH_RAM)))
@@ -300,6 +278,15 @@ def _map_roms(vm: Vm) -> None:
         vm.board.map_boot_door()
     for name, base, image in roms:
         vm.memory.map(MemoryRegion(name, base, _whole_pages(len(image)), _put_rom(vm, image), read_only=True))
+    _add_display(vm)
+
+
+def _add_display(vm: Vm) -> None:
+    """The VGA BIOS once more, as the expansion ROM of the display adapter: there a BIOS that knows PCI looks for it."""
+    identity = pci_vga.IDENTITY
+    image = pci_rom(build_vga_rom(), identity.vendor, identity.device, identity.class_code)
+    size = pci_vga.rom_window_size(len(image))
+    vm.board.add_display(_put_rom(vm, image.ljust(size, b"\xff")), size)
 
 
 def _put_rom(vm: Vm, image: bytes) -> Any:
@@ -359,14 +346,17 @@ def _boot_order(config: MachineConfig) -> tuple[str, ...]:
 
 
 def _prepare_kernel(vm: Vm) -> None:
+    """Read what was given instead of a medium, and lay it out once, so that what does not fit is refused at once."""
     config = vm.config
     if config.flat is not None:
         path, address = config.flat
-        vm.boot_image = multiboot.load_flat(read_file(path, MAX_FILE), address, memory_map(config.memory))
+        vm.loader = partial(load_flat, read_file(path, MAX_FILE), address)
     elif config.kernel is not None:
-        kernel = read_file(config.kernel, MAX_FILE)
-        modules = [(read_file(path, MAX_FILE), text) for path, text in config.modules]
-        vm.boot_image = multiboot.load(kernel, modules, config.append, memory_map(config.memory))
+        initrd = None if config.initrd is None else read_file(config.initrd, MAX_FILE)
+        modules = tuple((read_file(path, MAX_FILE), text) for path, text in config.modules)
+        vm.loader = Kernel(read_file(config.kernel, MAX_FILE), config.append, initrd, modules).lay_out
+    if vm.loader is not None:
+        vm.loader(memory_map(config.memory))
 
 
 def memory_map(size: int) -> tuple[MemoryRange, ...]:
@@ -393,10 +383,12 @@ def _pins(vm: Vm) -> BoardPins:
 
     return BoardPins(
         on_reset=lambda source: vm.request(ResetRequested(source)),
+        on_power_off=lambda: vm.request(PoweredOff()),
         on_exit=lambda value: vm.request(ExitPort(value)),
-        on_boot_door=vm.enter_kernel,
+        on_boot_door=vm.open_boot_door,
         on_a20=vm.set_a20,
         on_serial=to(vm.serial_out),
+        on_serial2=to(vm.serial2_out),
         on_debugcon=to(vm.debugcon_out),
     )
 

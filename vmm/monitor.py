@@ -6,6 +6,7 @@ without Python or its lock having a part in it.
 """
 
 import ctypes
+import gc
 import select
 import signal
 import time
@@ -25,6 +26,9 @@ QUANTUM_NS: Final = 10_000_000
 SHORTEST_NS: Final = 50_000
 """A device that asks for an interrupt sooner than this gets it this late: no device can keep the guest from running."""
 _NS: Final = 1e-9
+_GC_THRESHOLDS: Final = (100_000, 50, 1000)
+"""Blocks live long and by the ten thousand, and running a guest makes no reference cycles: Python's collector, left to
+its usual ways, would look at all of them over and over."""
 
 
 class Monitor:
@@ -40,6 +44,8 @@ class Monitor:
         self._libc = ctypes.CDLL(None)
         self._libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
         self._libc.signal.restype = ctypes.c_void_p
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
 
     def stop(self) -> None:
         """End the slice under way, soon. May be called from a signal handler."""

@@ -35,12 +35,12 @@ class Tracer:
 
     # --- Observer --------------------------------------------------------------------------------------
 
-    def block(self, block: Block) -> None:
+    def block(self, block: Block, insns: list[Insn]) -> None:
         """A block was translated."""
         if "block" in self._kinds:
             made = block.translation
-            values = {"instructions": len(made.insns), "bytes": made.source_size, "cache_bytes": len(made.code)}
-            self._send("block", block.eip, str(made.insns[0]), f"cache {block.address:08x}", values)
+            values = {"instructions": len(insns), "bytes": made.source_size, "cache_bytes": len(made.code)}
+            self._send("block", block.eip, str(insns[0]), f"cache {block.address:08x}", values)
 
     def exit(self, kind: str, eip: int, insn: Insn | None, values: dict[str, int]) -> None:
         """Guest code left the cache."""

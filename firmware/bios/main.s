@@ -31,6 +31,7 @@
 .set POST_RESET, 0x01           # what port 80h shows
 .set POST_CHIPS, 0x10
 .set POST_TABLES, 0x20
+.set POST_PCI, 0x28
 .set POST_KEYBOARD, 0x30
 .set POST_VIDEO, 0x40
 .set POST_DISKS, 0x50
@@ -109,6 +110,9 @@ post:
     call init_vectors
     call init_bda
     call init_ticks
+
+    POST_CODE POST_PCI
+    call pci_post
     call unmask_irqs
     sti
 

@@ -6,8 +6,8 @@
 #   AH = 86h  wait (timer.s)                            AH = 87h  block move (block_move.s)
 #   AH = 88h  memory above 1 MiB (memory.s)             AH = 90h, 91h  device busy, device done: nothing to do
 #   AH = C0h  ES:BX = configuration table               AH = C1h  ES = EBDA
-#   AX = E801h, E820h  memory (memory.s)
-# The rest, CD-ROM, PS/2 mouse, APM and EISA among it: CF set, AH = 86h. Done: CF clear, AH = 0 where AX is not returned.
+#   AX = E801h, E820h  memory (memory.s)                AH = 53h  power management (apm.s)
+# The rest, CD-ROM, PS/2 mouse and EISA among it: CF set, AH = 86h. Done: CF clear, AH = 0 where AX is not returned.
 #
 # Source: IBM Personal System/2 and Personal Computer BIOS Interface Technical Reference, "INT 15h".
 
@@ -19,6 +19,8 @@ int15_entry:
     je a20
     cmp ah, 0x4F
     je iret_cf
+    cmp ah, 0x53
+    je apm
     cmp ah, 0x88
     je memory_88
     cmp ah, 0xE8

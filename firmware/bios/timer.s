@@ -81,9 +81,12 @@ from_bcd:
 #   AH = 05h  set date: the same registers
 #   AH = 06h  set alarm: CH hours, CL minutes, DH seconds; INT 4Ah when it comes; CF set: one is set already
 #   AH = 07h  reset alarm
-# Everything else, PCI BIOS (B1h) too: CF set, AH = 86h. The services return CF clear and preserve what they do not return.
+#   AH = B1h  PCI BIOS (pci.s)
+# Everything else: CF set, AH = 86h. The services return CF clear and preserve what they do not return.
 int1a_entry:
     cld
+    cmp ah, 0xB1
+    je int1a_pci
     cmp ah, 7
     ja iret_unsupported
     DISPATCH_AH int1a_table

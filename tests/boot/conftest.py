@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from tools.debian_packages import cache_directory
+from vmm.fetch.debian import cache_directory
 
 ROOT: Final = Path(__file__).parents[2]
 SCRIPTS: Final = Path(__file__).parent / "scripts"

@@ -145,7 +145,7 @@ class InlineRig(Rig):
         self.cache = CodeCache(
             Arena(self.memory.window(CODE, CODE_PAGES * PAGE_SIZE), CODE),
             Arena(self.memory.window(USER_CODE, CODE_PAGES * PAGE_SIZE), USER_CODE),
-            self.memory.window(LOOKUP, LOOKUP_SIZE), LOOKUP, self.cpu.forget_code,
+            self.memory.window(LOOKUP, LOOKUP_SIZE), LOOKUP, self.cpu.forget_code, lambda *_: None,
         )  # fmt: skip
         self.translator = BlockTranslator()
         self._placed: dict[tuple[World, bytes], Block] = {}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bt import cache as cache_module
 from bt.branches import LOOKUP_BITS, NO_LEARNING
-from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache
+from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache, CodePage
 from bt.emit import CALLOUT_VECTOR, SiteKind
 from bt.guest import Context, Mode, Window
 from bt.translate import BlockTranslator, Options
@@ -24,25 +24,49 @@ TRANSLATOR = BlockTranslator()
 class World:
     """A cache over plain memory; `forgotten` are the ranges that the CPU was told to forget."""
 
-    def __init__(self, arena_size: int = 4096, lookup_size: int = 2 * TABLE_32) -> None:
+    def __init__(self, arena_size: int = 1 << 16, lookup_size: int = 2 * TABLE_32) -> None:
         self.forgotten: list[tuple[int, int]] = []
+        self.mapped: set[tuple[bool, int]] = set()
         self.kernel, self.user = memoryview(bytearray(arena_size)), memoryview(bytearray(arena_size))
         self.lookup = memoryview(bytearray(lookup_size))
         self.cache = CodeCache(
             Arena(self.kernel, KERNEL_BASE), Arena(self.user, USER_BASE), self.lookup, LOOKUP_BASE,
-            lambda start, end: self.forgotten.append((start, end)),
+            lambda start, end: self.forgotten.append((start, end)), self._map,
         )  # fmt: skip
 
+    def _map(self, context: Context, first: int, count: int, on: bool) -> None:
+        change = self.mapped.update if on else self.mapped.difference_update
+        change((context.is_user, page) for page in range(first, first + count))
+
+    def page(
+        self,
+        number: int,
+        context: Context = KERNEL32,
+        cs_base: int = 0,
+        frames: tuple[int, ...] = (1,),
+        is_global: bool = True,
+    ) -> CodePage:
+        """A code page that is on."""
+        page = self.cache.page(self.cache.space(cs_base, context), number, frames, False)
+        if not page.is_on:
+            self.cache.switch_on(page, is_global)
+        return page
+
     def block(
-        self, eip: int, code: str = "90", context: Context = KERNEL32, cs_base: int = 0, pages: tuple[int, ...] = (1,)
+        self, eip: int, code: str = "90", context: Context = KERNEL32, cs_base: int = 0, frames: tuple[int, ...] = (1,)
     ) -> Block:
         """Translate, place and publish a block."""
-        space = self.cache.space(cs_base, context)
-        window = Window(0x7500_0000, 0x7500_0000, space.lookup, cs_base)
+        page = self.page((eip + cs_base & MASK32) >> 12, context, cs_base, frames)
+        window = Window(0x7500_0000, 0x7500_0000, page.space.lookup, cs_base)
         made = TRANSLATOR.translate(bytes.fromhex(code), eip, context, window, Options())
-        block = self.cache.place(space, made, pages, False)
+        block = self.cache.place(page, made)
         self.cache.publish(block)
         return block
+
+    def is_mapped(self, block: Block) -> bool:
+        """May the processor fetch from it?"""
+        user = block.space.context.is_user
+        return (user, block.address - (USER_BASE if user else KERNEL_BASE) >> 12) in self.mapped
 
     def code(self, block: Block) -> bytes:
         """What now stands at a block's place."""
@@ -86,10 +110,9 @@ def test_an_address_leads_to_its_block_dead_or_alive(world: World) -> None:
     for block in blocks:
         assert world.cache.block_at(block.address) is block
         assert world.cache.block_at(block.end - 1) is block
-        assert world.cache.contains(block.address)
     assert world.cache.block_at(KERNEL_BASE + world.cache.kernel.used) is None
     assert world.cache.block_at(KERNEL_BASE - 1) is None
-    assert not world.cache.contains(USER_BASE)
+    assert world.cache.block_at(USER_BASE) is None
 
 
 def test_every_site_is_found_by_the_address_that_an_exit_shows(world: World) -> None:
@@ -119,21 +142,20 @@ def test_spaces_differ_by_base_and_by_every_part_of_the_context() -> None:
 
 
 def test_a_full_arena_is_told() -> None:
-    size = len(World().block(0).translation.code)
-    small = World(arena_size=2 * size + 4)
-    first, second = small.block(0), small.block(1)
+    small = World(arena_size=2 << 12)
+    first, second = small.block(0), small.block(0x1000, frames=(2,))
     with pytest.raises(CacheFull):
-        small.block(2)
+        small.block(0x2000, frames=(3,))
     assert (small.code(first), small.code(second)) == (first.translation.code, second.translation.code)
 
 
 def test_too_many_blocks_are_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "BLOCKS_MAX", 3)
-    for eip in range(3):
-        world.block(eip)
+    for number in range(3):
+        world.block(number << 12, frames=(number,))
     world.block(0, context=USER)
     with pytest.raises(CacheFull):
-        world.block(3)
+        world.block(3 << 12, frames=(3,))
 
 
 def test_a_full_lookup_area_is_told(world: World) -> None:
@@ -246,9 +268,9 @@ def test_a_dropped_block_is_found_no_more(world: World) -> None:
     block.space.remember(0x1000, block.entry)
     world.cache.drop(block)
     assert not block.alive
-    assert block.space.blocks == {}
+    assert block.page.blocks == {}
+    assert block.space.find(0x1000) is None
     assert look_up(block.space, 0x1000) is None
-    assert world.cache.by_page.get(1, set()) == set()
 
 
 @pytest.mark.parametrize("context", [KERNEL32, USER, KERNEL16], ids=["kernel", "user", "16"])
@@ -274,23 +296,25 @@ def test_dropping_an_old_block_keeps_the_new_one_of_the_same_eip(world: World) -
     old = world.block(0x1000)
     new = world.block(0x1000)
     world.cache.drop(old)
-    assert new.space.blocks[0x1000] is new
+    assert new.space.find(0x1000) is new
 
 
-def test_a_page_takes_all_its_blocks_with_it_and_no_others(world: World) -> None:
-    first, both, other = world.block(0x1000), world.block(0x1FFE, pages=(1, 2)), world.block(0x2000, pages=(2,))
-    assert world.cache.drop_page(1) == 2
-    assert (first.alive, both.alive, other.alive) == (False, False, True)
-    assert world.cache.drop_page(1) == 0
-    assert world.cache.drop_page(2) == 1
+def test_blocks_whose_bytes_changed_are_told_from_the_others(world: World) -> None:
+    first, second = world.block(0x1010, "9090c3"), world.block(0x1020, "40c3")
+    data = bytearray(0x1000)
+    data[0x10:0x13], data[0x20:0x22] = b"\x90\x90\xc3", b"\x40\xc3"
+    assert first.page.changed(bytes(data)) == []
+    data[0x21] = 0xCB
+    assert first.page.changed(bytes(data)) == [second]
+    data[0x11] = 0x91
+    assert set(first.page.changed(bytes(data))) == {first, second}
 
 
-def test_a_published_block_is_dropped_with_its_page_again(world: World) -> None:
-    block = world.block(0x1000)
-    world.cache.drop(block)
-    fresh = world.block(0x1000)
-    assert world.cache.drop_page(1) == 1
-    assert not fresh.alive
+def test_a_block_that_crosses_pages_is_compared_in_both(world: World) -> None:
+    block = world.block(0x1FFE, "b801000000", frames=(1, 2))
+    data = bytes(0xFFE) + b"\xb8\x01\0\0\0" + bytes(0xFFD)
+    assert block.page.changed(data) == []
+    assert block.page.changed(data[:0x1002] + b"\x01" + data[0x1003:]) == [block]
 
 
 @pytest.mark.parametrize("context", [KERNEL32, KERNEL16], ids=["32", "16"])
@@ -326,75 +350,122 @@ def test_a_tombstone_never_leads_into_another_space(world: World) -> None:
     assert world.code(dead).startswith(EXIT)
 
 
+# --- code pages --------------------------------------------------------------------------------------------
+
+
+def test_what_is_off_can_not_be_fetched_and_is_not_found(world: World) -> None:
+    block = world.block(0x1000)
+    assert (world.is_mapped(block), block.space.find(0x1000)) == (True, block)
+    world.cache.switch_off(block.page)
+    assert (world.is_mapped(block), block.space.find(0x1000)) == (False, None)
+    world.cache.switch_on(block.page, True)
+    assert (world.is_mapped(block), block.space.find(0x1000)) == (True, block)
+
+
+def test_code_pages_never_share_a_page_of_the_cache(world: World) -> None:
+    blocks = [world.block(0x1000, frames=(1,)), world.block(0x2000, frames=(2,)), world.block(0x1000, "40", KERNEL16)]
+    assert len({block.address >> 12 for block in blocks}) == 3
+
+
+def test_one_linear_page_has_a_code_page_for_each_frame(world: World) -> None:
+    first = world.block(0x1000, "40c3", frames=(1,))
+    world.cache.switch_off(first.page)
+    second = world.block(0x1000, "48c3", frames=(2,))
+    assert first.page is not second.page
+    assert second.space.find(0x1000) is second
+    world.cache.switch_off(second.page)
+    assert world.page(1, frames=(1,)) is first.page
+    assert first.space.find(0x1000) is first
+
+
+def test_a_code_page_that_grows_while_it_is_on_is_mapped_in_full(world: World) -> None:
+    blocks = [world.block(0x1000 + number, "c3") for number in range(60)]
+    assert len(blocks[0].page.extents) > 1
+    assert all(world.is_mapped(block) for block in blocks)
+    assert [world.cache.block_at(block.address + 1) for block in blocks] == blocks
+    world.cache.switch_off(blocks[0].page)
+    assert not any(world.is_mapped(block) for block in blocks)
+
+
+def test_translations_that_are_not_global_are_known(world: World) -> None:
+    local, everywhere = world.page(1, frames=(1,), is_global=False), world.page(2, frames=(2,))
+    assert world.cache.local == {local}
+    world.cache.switch_several_off(world.cache.local)
+    assert (local.is_on, everywhere.is_on, world.cache.local) == (False, True, set())
+    world.cache.switch_all_off()
+    assert not everywhere.is_on
+
+
+def test_a_crossing_block_is_found_while_its_own_code_page_is_on(world: World) -> None:
+    world.page(1)
+    block = world.block(0x1FFE, "b801000000", frames=(1, 2))
+    assert block.space.find(0x1FFE) is block
+    assert world.cache.on_at[2] == [block.page]
+    world.cache.switch_off(block.page)
+    assert block.space.find(0x1FFE) is None
+
+
+def test_an_abandoned_page_keeps_its_tombstones_in_reach(world: World) -> None:
+    block = world.block(0x1000)
+    world.cache.abandon(block.page)
+    assert (block.alive, world.is_mapped(block)) == (False, True)
+    assert world.code(block).startswith(EXIT)
+    assert world.page(1) is not block.page
+    assert block.page not in world.cache.by_frame[1]
+
+
+def test_publishing_links_branches_to_blocks_that_are_there(world: World) -> None:
+    target = world.block(0x1010)
+    source = world.block(0x1000, "eb0e")
+    assert world.branch_target(source, source.translation.sites[0].patch) == target.address
+    loop = world.block(0x1020, "ebfe")
+    assert world.branch_target(loop, loop.translation.sites[0].patch) == loop.address
+    assert world.forgotten == []
+
+
 # --- versions ----------------------------------------------------------------------------------------------
 
 
 def test_a_version_comes_back_for_its_own_bytes_alone(world: World) -> None:
-    block = world.block(0x1000)
-    space = block.space
-    space.add_version(block, b"\x90\x90", step=False)
-    assert space.find_version(0x1000, b"\x90\x91\x90", step=False) is None
-    assert space.find_version(0x1000, b"\x90\x90\x91", step=True) is None
-    assert space.find_version(0x1001, b"\x90\x90\x91", step=False) is None
-    assert space.find_version(0x1000, b"\x90\x90\x91", step=False) is block
+    block = world.block(0x1000, "9090c3")
+    block.page.add_version(block)
+    assert block.page.find_version(0x1000, b"\x90\x91\xc3") is None
+    assert block.page.find_version(0x1001, b"\x90\x90\xc3") is None
+    assert block.page.find_version(0x1000, b"\x90\x90\xc3\x00") is block
+    world.cache.drop(block)
+    assert block.page.find_version(0x1000, b"\x90\x90\xc3") is None
 
 
-def test_a_retired_block_is_found_again_as_a_version(world: World) -> None:
-    block = world.block(0x1000)
-    block.space.add_version(block, b"\x90", step=False)
+def test_a_retired_block_that_checks_itself_is_found_by_its_eip_again(world: World) -> None:
+    page = world.cache.page(world.cache.space(0, KERNEL32), 1, (1,), True)
+    world.cache.switch_on(page, True)
+    window = Window(0x7500_0000, 0x7500_0000, page.space.lookup, 0)
+    made = TRANSLATOR.translate(b"\x90\xc3", 0x1000, KERNEL32, window, Options(self_check=True))
+    block = world.cache.place(page, made)
+    world.cache.publish(block)
+    page.add_version(block)
     block.space.remember(0x1000, block.entry)
     world.cache.retire(block)
-    assert block.space.blocks == {}
-    assert look_up(block.space, 0x1000) is None
-    assert block.space.find_version(0x1000, b"\x90", step=False) is block
-    assert block.space.blocks == {0x1000: block}
+    assert (block.space.find(0x1000), look_up(block.space, 0x1000)) == (None, None)
+    assert page.find_version(0x1000, b"\x90\xc3") is block
+    assert block.space.find(0x1000) is block
 
 
-def test_a_dead_version_stays_dead(world: World) -> None:
-    block = world.block(0x1000)
-    block.space.add_version(block, b"\x90", step=False)
-    world.cache.drop(block)
-    assert block.space.find_version(0x1000, b"\x90", step=False) is None
-
-
-def test_a_step_is_not_published(world: World) -> None:
-    block = world.block(0x1000)
-    world.cache.retire(block)
-    block.space.add_version(block, b"\x90", step=True)
-    assert block.space.find_version(0x1000, b"\x90", step=True) is block
-    assert block.space.blocks == {}
-
-
-def test_versions_are_bounded_and_the_oldest_goes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "VERSIONS_MAX", 3)
-    block = world.block(0x1000)
-    for number in range(5):
-        block.space.add_version(block, bytes([number]), step=False)
-    found = [block.space.find_version(0x1000, bytes([number]), step=False) is block for number in range(5)]
-    assert found == [False, False, True, True, True]
-
-
-# --- clearing ----------------------------------------------------------------------------------------------
+def test_the_oldest_of_too_many_versions_is_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "VERSIONS_MAX", 2)
+    blocks = [world.block(0x1000, code) for code in ("40c3", "41c3", "42c3")]
+    for block in blocks:
+        block.page.add_version(block)
+    found = [block.page.find_version(0x1000, block.translation.source) for block in blocks]
+    assert found == [None, *blocks[1:]]
 
 
 def test_clearing_forgets_everything(world: World) -> None:
-    blocks = [world.block(0x1000), world.block(0x2000, context=USER)]
-    blocks[0].space.remember(0x1000, blocks[0].entry)
+    block = world.block(0x1000)
+    block.space.remember(0x1000, block.entry)
     world.cache.clear()
-    assert [block.alive for block in blocks] == [False, False]
-    assert (world.cache.spaces, world.cache.sites, world.cache.by_page) == ({}, {}, {})
-    assert not world.cache.contains(KERNEL_BASE)
-    assert world.cache.block_at(KERNEL_BASE) is None
+    assert (block.alive, block.page.is_on) == (False, False)
+    assert (world.cache.spaces, world.cache.sites, world.cache.by_frame, world.cache.on_at) == ({}, {}, {}, {})
     assert world.cache.flushes == 1
-    assert look_up(world.cache.space(0, KERNEL32), 0x1000) is None
-    again = world.block(0x3000)
-    assert again.address == KERNEL_BASE
-    assert world.cache.block_at(KERNEL_BASE) is again
-
-
-def test_clearing_frees_the_lookup_area(world: World) -> None:
-    for _ in range(10):
-        world.cache.space(0, KERNEL32)
-        world.cache.space(1, KERNEL32)
-        world.cache.clear()
-    assert world.cache.space(0, KERNEL32).lookup == LOOKUP_BASE
+    assert not any(world.lookup)
+    assert world.block(0x2000).address == KERNEL_BASE

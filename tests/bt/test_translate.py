@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bt.decode import MAX_LENGTH
+from bt.decode import MAX_LENGTH, Insn
 from bt.emit import CALLOUT_VECTOR, SiteKind, Translation
 from bt.guest import Context, Mode, Window
 from bt.innocuous import INNOCUOUS
@@ -128,7 +128,7 @@ def test_no_sensitive_instruction_ever_gets_into_the_cache_as_it_is(raw: str, co
     translation = translate(raw, context, limit=2, inline=inline)
     code = bytes.fromhex(raw)
     if context.code32 or not raw.startswith(("9a", "ea")):  # a far pointer has another length in 16-bit code
-        assert translation.insns[0].raw == code
+        assert insns_of(translation)[0].raw == code
     assert not translation.code.startswith(code)
     assert len(translation.rewritten) == 1
     if not inline:
@@ -206,13 +206,13 @@ def test_an_instruction_that_this_processor_lacks_leaves_and_ends_the_block(raw:
     translation = translate(raw + "9090")
     assert translation.sites[-1].kind is SiteKind.CALLOUT
     assert translation.code.endswith(EXIT)
-    assert name_of(translation.insns[-1]) not in INNOCUOUS
+    assert name_of(insns_of(translation)[-1]) not in INNOCUOUS
 
 
 def test_bytes_that_are_no_instruction_are_one_that_does_not_exist() -> None:
     translation = translate("8fc8")
-    assert translation.insns[0].mnemonic == "(undefined)"
-    assert (translation.insns[0].raw, translation.source_size, translation.code) == (b"\x8f", 1, EXIT)
+    assert insns_of(translation)[0].mnemonic == "(undefined)"
+    assert (insns_of(translation)[0].raw, translation.source_size, translation.code) == (b"\x8f", 1, EXIT)
     assert kinds(translation) == [SiteKind.CALLOUT]
 
 
@@ -221,30 +221,30 @@ def test_bytes_that_are_no_instruction_are_one_that_does_not_exist() -> None:
 
 def test_a_block_ends_at_a_control_transfer() -> None:
     translation = translate("9040eb0090")
-    assert [insn.mnemonic for insn in translation.insns] == ["nop", "inc", "jmp"]
+    assert [insn.mnemonic for insn in insns_of(translation)] == ["nop", "inc", "jmp"]
     assert (translation.source_size, kinds(translation)) == (4, [SiteKind.LINK])
 
 
 def test_a_block_goes_on_behind_a_callout_that_returns() -> None:
     translation = translate("0fa2ec0f31eb00")
-    assert [insn.mnemonic for insn in translation.insns] == ["cpuid", "in", "rdtsc", "jmp"]
+    assert [insn.mnemonic for insn in insns_of(translation)] == ["cpuid", "in", "rdtsc", "jmp"]
 
 
 def test_a_block_ends_at_its_limit_and_links_to_what_follows() -> None:
     translation = TRANSLATOR.translate(b"\x90" * 100, EIP, KERNEL, WINDOW)
-    assert len(translation.insns) == BLOCK_LIMIT
+    assert len(insns_of(translation)) == BLOCK_LIMIT
     assert [(site.kind, site.target) for site in translation.sites] == [(SiteKind.LINK, EIP + BLOCK_LIMIT)]
 
 
 def test_a_block_goes_on_from_a_shadow_to_what_it_covers() -> None:
     translation = TRANSLATOR.translate(b"\x90" * (BLOCK_LIMIT - 1) + b"\xfb" + b"\x90" * 9, EIP, KERNEL, WINDOW)
-    assert len(translation.insns) == BLOCK_LIMIT + 1
+    assert len(insns_of(translation)) == BLOCK_LIMIT + 1
     assert SiteKind.CALLOUT not in {site.kind for site in translation.sites}
 
 
 def test_a_block_ends_before_an_instruction_that_its_page_cuts_off() -> None:
     translation = TRANSLATOR.translate(b"\x90\x90\xe8\x00", EIP, KERNEL, WINDOW)
-    assert (len(translation.insns), translation.source_size) == (2, 2)
+    assert (len(insns_of(translation)), translation.source_size) == (2, 2)
     assert translation.sites[-1].target == EIP + 2
 
 
@@ -267,7 +267,7 @@ def test_a_step_runs_one_instruction_and_leaves() -> None:
 
 def test_a_self_checking_block_ends_behind_a_store() -> None:
     translation = translate("90891890", self_check=True)
-    assert [insn.mnemonic for insn in translation.insns] == ["nop", "mov"]
+    assert [insn.mnemonic for insn in insns_of(translation)] == ["nop", "mov"]
     assert kinds(translation)[0] is SiteKind.STALE
 
 
@@ -275,7 +275,7 @@ def test_a_self_checking_block_ends_behind_a_store() -> None:
 def test_the_instruction_behind_sti_and_mov_ss_stands_in_a_shadow(raw: str, shadowed: bool) -> None:
     """SDM Vol. 3A, "Masking Exceptions and Interrupts When Switching Stacks"; LSS has no need of it."""
     translation = translate(raw, REAL, limit=2)
-    second = next(offset for offset, eip in translation.starts.items() if eip == translation.insns[1].eip)
+    second = next(offset for offset, eip in translation.starts.items() if eip == insns_of(translation)[1].eip)
     assert (second in translation.shadowed) == shadowed
     assert 0 not in translation.shadowed
 
@@ -359,18 +359,22 @@ def test_any_bytes_make_a_sound_block(
     assert sum(size for _, size, _, _ in insns) == len(translation.code)
 
 
+def insns_of(translation: Translation) -> list[Insn]:
+    return TRANSLATOR.instructions(translation)
+
+
 def _check_coverage(translation: Translation, code: bytes, eip: int, options: Options) -> None:
     """The block is made from consecutive bytes, all of them, and no more than asked for."""
-    raw = b"".join(insn.raw for insn in translation.insns)
+    raw = b"".join(insn.raw for insn in insns_of(translation))
     assert raw == code[: translation.source_size]
-    assert len(translation.insns) >= 1
-    beyond = translation.insns[options.limit - 1 : -1]  # a block does not end between a shadow and what it covers
+    assert len(insns_of(translation)) >= 1
+    beyond = insns_of(translation)[options.limit - 1 : -1]  # a block does not end between a shadow and what it covers
     assert all(casts_shadow(insn) for insn in beyond)
     at = eip
-    for insn in translation.insns:
+    for insn in insns_of(translation):
         assert insn.eip == at & 0xFFFF_FFFF
         at += len(insn.raw)
-    assert all(name_of(insn) not in ENDS_BLOCK for insn in translation.insns[:-1])
+    assert all(name_of(insn) not in ENDS_BLOCK for insn in insns_of(translation)[:-1])
 
 
 def _check_marks(translation: Translation) -> None:
@@ -381,10 +385,10 @@ def _check_marks(translation: Translation) -> None:
     starts = list(translation.starts)
     assert starts == sorted(starts)
     assert starts[-1] < len(translation.code)
-    eips = [insn.eip for insn in translation.insns]
+    eips = [insn.eip for insn in insns_of(translation)]
     known = list(dict.fromkeys(translation.starts.values()))
     assert known[: len(eips)] == eips
-    assert known[len(eips) :] in ([], [translation.insns[-1].next_eip])
+    assert known[len(eips) :] in ([], [insns_of(translation)[-1].next_eip])
     assert {mark.eip for mark in translation.marks} == set(known)
     assert translation.shadowed <= translation.starts.keys()
 
@@ -395,7 +399,7 @@ def _check_sites(translation: Translation) -> None:
     assert len(set(offsets)) == len(offsets)
     for site in translation.sites:
         assert translation.code[site.offset - len(EXIT) : site.offset] == EXIT
-        assert site.insn in translation.insns
+        assert site.insn in insns_of(translation)
         if site.kind is SiteKind.LINK:
             displacement = int.from_bytes(translation.code[site.patch : site.patch + 4], "little", signed=True)
             assert site.patch + 4 + displacement == site.offset - len(EXIT)
@@ -405,7 +409,7 @@ def _check_sites(translation: Translation) -> None:
 def _check_rewritten(translation: Translation, context: Context) -> None:
     """What is sensitive in this mode was rewritten; what is not listed as rewritten has its bytes in the block."""
     changed = {insn.eip for insn, _, _ in translation.rewritten}
-    for insn in translation.insns:
+    for insn in insns_of(translation):
         name = name_of(insn)
         if insn.eip in changed or name not in {*TABLE, *INNOCUOUS}:
             continue

@@ -40,11 +40,13 @@ class FakeDoor:
     serial_backlog: int = 0
     is_replaying: bool = False
 
-    def post_keys(self, strokes: list[KeyStroke]) -> None:
+    def post_keys(self, strokes: list[KeyStroke]) -> int:
         self.keys += strokes
+        return len(strokes)
 
-    def post_serial(self, data: bytes) -> None:
+    def post_serial(self, data: bytes) -> int:
         self.serial += data
+        return len(data)
 
 
 @dataclass

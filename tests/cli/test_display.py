@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,22 +13,23 @@ from rich.color import ColorSystem
 
 from vmm.cli.display import ENTER, LEAVE, Canvas, Frame, Look, TextDisplay, frame_of
 from vmm.cli.guest import Typist
-from vmm.cli.terminal import Input
+from vmm.cli.terminal import Input, Output
 from vmm.screen import Cursor, GraphicsScreen, TextScreen
 
 SIZE = os.terminal_size((80, 26))
 LOOK = Look(True, PALETTE)
-SEQUENCE = re.compile(r"\x1b\[(\??)([\d;]*)([A-Za-z])|(.)", re.DOTALL)
+SEQUENCE = re.compile(r"\x1b\[(\??)([\d;]*)( q|[A-Za-z])|(.)", re.DOTALL)
 
 
 class Terminal:
-    """CUP, ED 2, SGR (kept as text) and the cursor's visibility."""
+    """CUP, ED 2, SGR (kept as text), the cursor's visibility and its shape."""
 
     def __init__(self) -> None:
         self.cells: dict[tuple[int, int], tuple[str, str]] = {}
         self.x = self.y = 0
         self.style = ""
         self.cursor_shows = True
+        self.shape = ""
 
     def feed(self, text: str) -> None:
         for private, parameters, final, char in SEQUENCE.findall(text):
@@ -42,6 +44,8 @@ class Terminal:
                 self.style = parameters
             elif private and parameters == "25":
                 self.cursor_shows = final == "h"
+            elif final == " q":
+                self.shape = {"0": "", "1": "block", "3": "underline"}[parameters]
             else:
                 raise AssertionError(f"unexpected {private}{parameters}{final}")
 
@@ -155,7 +159,7 @@ def test_keys_go_to_the_guest_and_the_terminal_comes_back() -> None:
     guest = FakeGuest(text="last words")
     typist = Typist(guest)
     os.write(keyboard, b"a\x1b[A")
-    display = TextDisplay(guest, typist, Input(keys, set()), output)
+    display = TextDisplay(guest, typist, Input(keys, set()), Output(output))
     display.poll()
     while typist.is_busy:
         typist.pump()
@@ -173,6 +177,41 @@ def test_the_cursor_alone_moves_without_a_redraw() -> None:
     canvas = Canvas(ColorSystem.STANDARD)
     canvas.draw(frame_of(text_screen("x", cursor=(0, 0)), SIZE), SIZE)
     assert canvas.draw(frame_of(text_screen("x", cursor=(3, 2)), SIZE), SIZE) == "\x1b[3;4H\x1b[?25h"
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "shape"),
+    [(13, 14, "underline"), (0, 15, "block"), (0, 8, "block"), (8, 15, "underline"), (15, 15, "underline")],
+)
+def test_the_cursor_has_the_guests_shape(first: int, last: int, shape: str) -> None:
+    screen = text_screen("x")
+    assert show(replace(screen, cursor=Cursor(1, 0, first, last, True))).shape == shape
+
+
+def test_the_cursors_shape_is_put_back() -> None:
+    canvas, terminal = Canvas(ColorSystem.STANDARD), Terminal()
+    terminal.feed(canvas.draw(frame_of(text_screen("x", cursor=(0, 0)), SIZE), SIZE))
+    terminal.feed(canvas.undo())
+    assert terminal.shape == ""
+
+
+def test_a_terminal_without_cursor_shapes_is_sent_none() -> None:
+    canvas = Canvas(ColorSystem.STANDARD, has_shapes=False)
+    assert " q" not in canvas.draw(frame_of(text_screen("x", cursor=(0, 0)), SIZE), SIZE) + canvas.undo()
+
+
+def test_a_paste_is_read_no_further_ahead_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmm.cli.terminal.PIPE_AHEAD", 100)
+    keys, keyboard = os.pipe()
+    screen, output = os.pipe()
+    typist = Typist(FakeGuest())
+    display = TextDisplay(FakeGuest(), typist, Input(keys, set()), Output(output))
+    os.write(keyboard, b"x" * 300)
+    for _ in range(3):
+        display.poll()
+    assert typist.waiting == 100
+    for descriptor in (keys, keyboard, screen, output):
+        os.close(descriptor)
 
 
 def test_a_cursor_beyond_the_columns_is_not_shown() -> None:

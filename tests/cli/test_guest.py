@@ -1,10 +1,20 @@
 """The queues before the guest's door."""
 
 import pytest
-from fakes import FakeGuest, FakeMemory
+from fakes import FakeDoor, FakeGuest, FakeMemory
 
-from vmm.cli.guest import KEY_GAP_NS, PATIENCE_NS, SERIAL_LOG_MAX, UNREAD_MAX, SerialLog, Typist, unread_keys
-from vmm.devices.keymap import keys_for_text
+from vmm.cli.guest import (
+    KEY_GAP_NS,
+    PASTE_GAP_NS,
+    PATIENCE_NS,
+    SERIAL_LOG_MAX,
+    UNREAD_MAX,
+    SerialFeed,
+    SerialLog,
+    Typist,
+    unread_keys,
+)
+from vmm.devices.keymap import KeyStroke, keys_for_text
 
 
 def bios_buffer(head: int, tail: int, start: int = 0x1E, end: int = 0x3E) -> FakeMemory:
@@ -42,6 +52,37 @@ def typed_after(guest: FakeGuest, nanoseconds: int) -> int:
 def test_keys_keep_their_distance() -> None:
     assert typed_after(FakeGuest(), KEY_GAP_NS - 1) == 1
     assert typed_after(FakeGuest(), KEY_GAP_NS) == 2
+
+
+def test_a_paste_is_typed_faster() -> None:
+    guest = FakeGuest()
+    typist = Typist(guest)
+    typist.type(keys_for_text("abc"), PASTE_GAP_NS)
+    handed_over = []
+    for _ in range(4):
+        handed_over.append(typist.pump())
+        guest.now += PASTE_GAP_NS
+    assert handed_over == [True, True, True, False]
+
+
+class FullDoor(FakeDoor):
+    """Takes three bytes and two keys, ever."""
+
+    def post_keys(self, strokes: list[KeyStroke]) -> int:
+        return super().post_keys(strokes[: 2 - len(self.keys)])
+
+    def post_serial(self, data: bytes) -> int:
+        return super().post_serial(data[: 3 - len(self.serial)])
+
+
+def test_what_the_door_refuses_waits() -> None:
+    guest = FakeGuest(door=FullDoor())
+    typist, feed = Typist(guest), SerialFeed(guest)
+    typist.type(keys_for_text("abc"), 0)
+    feed.feed(b"abcde")
+    assert [typist.pump() for _ in range(4)] == [True, True, False, False]
+    assert [feed.pump() for _ in range(2)] == [True, False]
+    assert (typist.waiting, feed.waiting) == (1, 2)
 
 
 def test_a_typist_waits_for_a_guest_that_does_not_read_but_not_for_ever() -> None:

@@ -1,18 +1,26 @@
 """The loop between the guest and its front ends: what ends a run, and what the user gets of it."""
 
+import contextlib
 import json
 import os
+import select
 import signal
-from collections.abc import Callable
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import FakeGuest, FakeMonitor, Slice
 
 from vmm.cli.options import Ends, Media, Outputs, Payload, RunRequest, StateFiles
 from vmm.cli.session import run_machine
+from vmm.cli.terminal import stdout_descriptor
 from vmm.door import ReplayEnd
-from vmm.errors import Unmodelled
+from vmm.errors import ConfigError, Unmodelled
 from vmm.outcome import (
     ExitPort,
     Halted,
@@ -265,3 +273,241 @@ def test_serial_output_is_written_to_stdout_as_it_is(console: Console, capfd: py
     console(reader, [sends(b"a\r\n\x1b[1m"), sends(b"tail", Halted())])
     os.close(reader)
     assert capfd.readouterr().out == "a\r\n\x1b[1mtail"
+
+
+# --- terminals -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Seat:
+    """A terminal with somebody at it: `stdin` and `stdout` are its slave side."""
+
+    master: int
+    slave: int
+    guest: FakeGuest
+    monitor: FakeMonitor
+
+    def run(self, slices: list[Slice], ends: Ends | None = None, outputs: Outputs | None = None) -> int:
+        self.monitor.slices = slices
+        return run_machine(request(ends, outputs or Outputs(serial="stdio")), self.guest, self.monitor)
+
+    def type(self, data: bytes) -> None:
+        os.write(self.master, data)
+
+    def seen(self) -> bytes:
+        """What is on the terminal so far."""
+        return os.read(self.master, 1 << 16) if select.select([self.master], [], [], 0)[0] else b""
+
+    def mode(self) -> list[Any]:
+        return termios.tcgetattr(self.slave)
+
+
+@pytest.fixture
+def seat(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seat]:
+    master, slave = os.openpty()
+    monkeypatch.setattr("vmm.cli.session.stdin_descriptor", lambda: slave)
+    monkeypatch.setattr("vmm.cli.session.stdout_descriptor", lambda _: slave)
+    yield Seat(master, slave, FakeGuest(), FakeMonitor([]))
+    os.close(master)
+    os.close(slave)
+
+
+def kills(number: int) -> Slice:
+    return lambda _: os.kill(os.getpid(), number)
+
+
+def fails(_: FakeGuest) -> None:
+    raise RuntimeError("a mistake of ours")
+
+
+def is_not_modelled(_: FakeGuest) -> None:
+    raise Unmodelled("RSM", ())
+
+
+WAYS_OUT = [
+    pytest.param([ends_with(Halted())], Ends(), id="halted"),
+    pytest.param([ends_with(PoweredOff())], Ends(), id="powered_off"),
+    pytest.param([sends(b"done")], UNTIL, id="match"),
+    pytest.param([idle] * 9, Ends(timeout=1e-9), id="time_out"),
+    pytest.param([idle, shows("x")], scripted("expect screen x"), id="script"),
+    pytest.param([kills(signal.SIGTERM)], Ends(), id="sigterm"),
+    pytest.param([kills(signal.SIGHUP)], Ends(), id="sighup"),
+    pytest.param([kills(signal.SIGINT)], Ends(), id="sigint"),
+    pytest.param([is_not_modelled], Ends(), id="unmodelled"),
+    pytest.param([fails], Ends(), id="exception"),
+]
+
+
+@pytest.mark.parametrize("outputs", [Outputs(serial="stdio"), Outputs(display="text")], ids=["serial", "display"])
+@pytest.mark.parametrize(("slices", "ends"), WAYS_OUT)
+def test_the_terminal_is_put_back_whatever_ends_the_run(
+    seat: Seat, slices: list[Slice], ends: Ends, outputs: Outputs
+) -> None:
+    before = seat.mode()
+    modes = []
+
+    def look(_: FakeGuest) -> None:
+        modes.append(seat.mode())
+
+    with contextlib.suppress(RuntimeError):
+        seat.run([look, *slices], ends, outputs)
+    assert modes[0] != before
+    assert seat.mode() == before
+
+
+def test_an_impatient_second_signal_puts_the_terminal_back_as_well(seat: Seat) -> None:
+    before = seat.mode()
+
+    def kill_twice(_: FakeGuest) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        seat.run([kill_twice])
+    assert seat.mode() == before
+
+
+def test_a_stdout_that_is_closed_leaves_the_terminal_alone(seat: Seat, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = seat.mode()
+    monkeypatch.setattr("vmm.cli.session.stdout_descriptor", stdout_descriptor)
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(ConfigError, match="--serial stdio: standard output is closed"):
+        seat.run([])
+    assert seat.mode() == before
+
+
+def test_the_guest_gets_every_key_of_a_serial_terminal(seat: Seat) -> None:
+    keys = b"ls\r\x03\x04\x1a\x1c\x11\x13\x7f\x1b[A\x1bOP\x00\xc3\xa4\n"
+
+    def press(_: FakeGuest) -> None:
+        seat.type(keys)
+
+    assert seat.run([press, idle, ends_with(Halted())]) == 0
+    assert bytes(seat.guest.door.serial) == keys
+
+
+def test_ctrl_bracket_leaves_and_says_so_at_the_start(seat: Seat, capfd: pytest.CaptureFixture[str]) -> None:
+    def press(_: FakeGuest) -> None:
+        seat.type(b"a\x1db")
+
+    assert seat.run([press, idle]) == 0
+    assert bytes(seat.guest.door.serial) in (b"", b"a")
+    err = capfd.readouterr().err
+    assert err.startswith("vmm: the keys go to the guest's serial port, Ctrl-C too; Ctrl-] leaves\n")
+    assert "left with Ctrl-]" in err
+
+
+def test_a_paste_that_the_guest_does_not_take_is_bounded_and_does_not_hide_ctrl_bracket(seat: Seat) -> None:
+    seat.guest.door.serial_backlog = 64
+
+    def paste(_: FakeGuest) -> None:
+        os.set_blocking(seat.master, False)
+        with contextlib.suppress(BlockingIOError):
+            seat.type(b"x" * 3000)
+
+    def leave(_: FakeGuest) -> None:
+        seat.type(b"\x1d")
+
+    assert seat.run([paste] * 5 + [leave] + [idle] * 9) == 0
+    assert len(seat.monitor.slices) > 0
+
+
+def test_serial_output_is_raw_and_ends_in_a_line_of_its_own(seat: Seat) -> None:
+    shown = []
+
+    def look(_: FakeGuest) -> None:
+        shown.append(seat.seen())
+
+    seat.run([sends(b"a\nb\x1b[1m"), look, sends(b"login: ", Halted())])
+    assert shown == [b"a\nb\x1b[1m"]
+    assert seat.seen() == b"login: \r\n"
+
+
+def test_slices_are_long_while_the_guest_sleeps_and_short_while_it_works_or_somebody_types(seat: Seat) -> None:
+    def works(_: FakeGuest) -> None:
+        end = time.thread_time() + 2e-3
+        while time.thread_time() < end:
+            pass
+
+    def sleeps(_: FakeGuest) -> None:
+        time.sleep(5e-3)
+
+    def is_typed_at(_: FakeGuest) -> None:
+        seat.type(b"x")
+        time.sleep(5e-3)
+
+    seat.run([works, works, sleeps, is_typed_at, sleeps, sleeps, ends_with(Halted())])
+    assert seat.monitor.lengths == [0.004, 0.004, 0.004, 0.02, 0.002, 0.02, 0.02]
+
+
+@pytest.fixture
+def sleeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Standard output is a pipe whose other end, this descriptor, nobody reads."""
+    reader, writer = os.pipe()
+    monkeypatch.setattr("vmm.cli.session.stdin_descriptor", lambda: None)
+    monkeypatch.setattr("vmm.cli.session.stdout_descriptor", lambda _: writer)
+    yield reader
+    os.close(reader)
+    os.close(writer)
+
+
+FLOOD = sends(b"x" * (1 << 18))
+
+
+@pytest.mark.usefixtures("sleeper")
+def test_a_guest_waits_for_a_reader_who_sleeps_but_a_time_out_does_not() -> None:
+    monitor = FakeMonitor([FLOOD] * 3)
+    assert run_machine(request(Ends(timeout=0.1), Outputs(serial="stdio")), FakeGuest(), monitor) == 124
+    assert len(monitor.slices) == 2
+
+
+@pytest.mark.usefixtures("sleeper")
+def test_a_signal_ends_the_wait_for_a_reader_who_sleeps() -> None:
+    def end(machine: FakeGuest) -> Outcome:
+        FLOOD(machine)
+        threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGTERM]).start()
+        return Halted()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_machine(request(outputs=Outputs(serial="stdio")), FakeGuest(), FakeMonitor([end]))
+
+
+def test_a_slow_reader_gets_everything(sleeper: int) -> None:
+    got = bytearray()
+
+    def read() -> None:
+        while len(got) < 1 << 18:
+            got.extend(os.read(sleeper, 1 << 12))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert (
+        run_machine(request(outputs=Outputs(serial="stdio")), FakeGuest(), FakeMonitor([FLOOD, ends_with(Halted())]))
+        == 0
+    )
+    reader.join()
+    assert len(got) == 1 << 18
+
+
+def test_serial_output_to_a_pty_and_back(capfd: pytest.CaptureFixture[str]) -> None:
+    guest = FakeGuest()
+    clients: list[int] = []
+    seen: list[bytes] = []
+
+    def attach(_: FakeGuest) -> None:
+        name = capfd.readouterr().err.split()[-1]
+        clients.append(os.open(name, os.O_RDWR | os.O_NOCTTY))
+
+    def talk(machine: FakeGuest) -> None:
+        os.write(clients[-1], b"\x03in\r")
+        machine.say(b"out\n")
+
+    def listen(_: FakeGuest) -> None:
+        seen.append(os.read(clients[-1], 99))
+        os.close(clients[-1])
+
+    slices: list[Slice] = [sends(b"to nobody"), attach, idle, talk, listen, idle, sends(b"lost"), ends_with(Halted())]
+    monitor = FakeMonitor(slices)
+    assert run_machine(request(outputs=Outputs(serial="pty")), guest, monitor) == 0
+    assert (seen, bytes(guest.door.serial)) == ([b"out\n"], b"\x03in\r")
+    assert monitor.wake_fds == set()

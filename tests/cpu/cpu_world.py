@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmm.arch.descriptors import Descriptor, Gate
-from vmm.arch.exceptions import GuestFault, PageFault, Vector
+from vmm.arch.exceptions import GuestFault, PageFault, Vector, gp
 from vmm.arch.registers import Cr0, Eflags, Reg, Seg
 from vmm.cpu.vcpu import SegmentRegister, Vcpu
 
@@ -38,6 +38,7 @@ class FlatMemory:
     missing: set[int] = field(default_factory=set)
     read_only: set[int] = field(default_factory=set)
     accesses: list[tuple[int, bool]] = field(default_factory=list)
+    bad_pdptes: bool = False
 
     def _check(self, la: int, count: int, user: bool, write: bool) -> None:
         assert count > 0
@@ -68,6 +69,11 @@ class FlatMemory:
 
     def check_write(self, la: int, count: int, user: bool) -> None:
         self._check(la, count, user, True)
+
+    def read_pdptes(self, cr3: int) -> list[int]:
+        if self.bad_pdptes:
+            raise gp()
+        return [cr3 | 1, 0, 0, 0]
 
 
 def descriptor(base: int, limit: int, access: int, bits: int = BIG) -> bytes:
@@ -205,8 +211,8 @@ class World:
             "system": (vcpu.ldtr, vcpu.tr, vcpu.gdtr, vcpu.idtr),
             "cr": (vcpu.cr0, vcpu.cr2, vcpu.cr3, vcpu.cr4),
             "dr": list(vcpu.dr),
-            "msrs": dict(vcpu.msrs),
-            "run": (vcpu.halted, vcpu.interrupt_shadow, vcpu.stale_translations, vcpu.pending_debug),
+            "msrs": (dict(vcpu.msrs), vcpu.efer, list(vcpu.pdptes)),
+            "run": (vcpu.halted, vcpu.interrupt_shadow, vcpu.stale, list(vcpu.stale_pages), vcpu.pending_debug),
         }
 
     def fault_of(self, action: Callable[[], object]) -> tuple[int, int | None]:

@@ -8,7 +8,7 @@ from cpu_world import MAIN_TSS, TSS, TSS16_BUSY, TSS32_BUSY
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Cr0, Cr4, Eflags
 from vmm.cpu import control
-from vmm.cpu.vcpu import SegmentRegister
+from vmm.cpu.vcpu import STALE_ALL, STALE_LOCAL, STALE_PAGE, SegmentRegister
 
 GP, UD, DB, PF = int(Vector.GP), int(Vector.UD), int(Vector.DB), int(Vector.PF)
 ALL = 0xFFFF_FFFF
@@ -85,25 +85,105 @@ def test_mov_to_cr0(world, value, after):
 @pytest.mark.parametrize(
     ("cr", "before", "value", "stale"),
     [
-        pytest.param(0, PE | ET, PE, False, id="cr0_same"),
-        pytest.param(0, PE | ET, ET, False, id="pe_without_paging"),
-        pytest.param(0, PE | ET, PE | TS, False, id="ts"),
-        pytest.param(0, PE | ET, PE | PG, True, id="pg"),
-        pytest.param(0, PE | ET, PE | WP, True, id="wp"),
-        pytest.param(2, 0, 0x1000, False, id="cr2"),
-        pytest.param(3, 0x1000, 0x1000, True, id="cr3_same_value"),
-        pytest.param(4, 0, int(Cr4.PSE), True, id="pse"),
-        pytest.param(4, 0, int(Cr4.PAE), True, id="pae"),
-        pytest.param(4, int(Cr4.PGE), 0, True, id="pge"),
-        pytest.param(4, 0, int(Cr4.OSFXSR | Cr4.TSD | Cr4.DE), False, id="cr4_other"),
+        pytest.param(0, PE | ET, PE, 0, id="cr0_same"),
+        pytest.param(0, PE | ET, ET, 0, id="pe_without_paging"),
+        pytest.param(0, PE | ET, PE | TS, 0, id="ts"),
+        pytest.param(0, PE | ET, PE | PG, STALE_ALL, id="pg"),
+        pytest.param(0, PE | ET, PE | WP, STALE_ALL, id="wp"),
+        pytest.param(2, 0, 0x1000, 0, id="cr2"),
+        pytest.param(3, 0x1000, 0x1000, STALE_LOCAL, id="cr3_same_value"),
+        pytest.param(4, 0, int(Cr4.PSE), STALE_ALL, id="pse"),
+        pytest.param(4, 0, int(Cr4.PAE), STALE_ALL, id="pae"),
+        pytest.param(4, int(Cr4.PGE), 0, STALE_ALL, id="pge"),
+        pytest.param(4, 0, int(Cr4.OSFXSR | Cr4.TSD | Cr4.DE), 0, id="cr4_other"),
     ],
 )
 def test_what_makes_translations_stale(world, cr, before, value, stale):
     world.protected()
     setattr(world.vcpu, f"cr{cr}", before)
-    world.vcpu.stale_translations = False
+    world.vcpu.stale = 0
     control.mov_to_cr(world.vcpu, cr, value)
-    assert world.vcpu.stale_translations is stale
+    assert world.vcpu.stale == stale
+
+
+@pytest.mark.parametrize(
+    ("pages", "stale", "kept"), [(1, STALE_PAGE, 1), (32, STALE_PAGE, 32), (33, STALE_ALL, 0), (40, STALE_ALL, 0)]
+)
+def test_stale_pages_are_bounded(world, pages, stale, kept):
+    world.vcpu.stale = 0
+    for number in range(pages):
+        world.vcpu.make_page_stale(number << 12 | 0x123)
+    assert world.vcpu.stale == stale
+    assert world.vcpu.stale_pages == [number << 12 for number in range(kept)]
+
+
+def test_a_stale_page_counts_beside_stale_local_translations(world):
+    """The page may be a global one."""
+    world.vcpu.stale = 0
+    world.vcpu.make_stale(STALE_LOCAL)
+    world.vcpu.make_page_stale(0x5FFF)
+    assert (world.vcpu.stale, world.vcpu.stale_pages) == (STALE_LOCAL | STALE_PAGE, [0x5000])
+
+
+BREAKPOINTS = [
+    pytest.param(0, (), id="none"),
+    pytest.param(0x300, (), id="le_and_ge_alone"),
+    pytest.param(1 << 0, ((0x1000, 1),), id="local"),
+    pytest.param(1 << 3, ((0x2000, 2),), id="global"),
+    pytest.param(0xFF, ((0x1000, 1), (0x2000, 2), (0x3000, 4), (0x4000, 8)), id="all"),
+    pytest.param(1 << 4 | 1 << 24, (), id="data_write"),
+    pytest.param(1 << 6 | 3 << 30, (), id="execution_with_a_length"),
+    pytest.param(0xF | 3 << 16, ((0x2000, 2),), id="beside_a_data_breakpoint"),
+]
+
+
+@pytest.mark.parametrize(("dr7", "found"), BREAKPOINTS)
+def test_execution_breakpoints_follow_dr7(world, dr7, found):
+    world.protected()
+    for number in range(4):
+        control.mov_to_dr(world.vcpu, number, 0x1000 * (number + 1))
+    control.mov_to_dr(world.vcpu, 7, dr7)
+    assert world.vcpu.execution_breakpoints == found
+
+
+# --- the page-directory-pointer-table entries --------------------------------------------------------------
+
+PAE_CR4 = int(Cr4.PAE)
+CD = int(Cr0.CD)
+LOADS = [
+    pytest.param(PE | ET | PG, PAE_CR4, 3, 0x2000, True, id="mov_cr3"),
+    pytest.param(PE | ET | PG, 0, 3, 0x2000, False, id="mov_cr3_without_pae"),
+    pytest.param(PE | ET, PAE_CR4, 3, 0x2000, False, id="mov_cr3_without_paging"),
+    pytest.param(PE | ET, PAE_CR4, 0, PE | PG, True, id="pg_under_pae"),
+    pytest.param(PE | ET, 0, 0, PE | PG, False, id="pg_without_pae"),
+    pytest.param(PE | ET | PG, PAE_CR4, 0, PE | PG | CD, True, id="cd_under_pae_paging"),
+    pytest.param(PE | ET | PG, PAE_CR4, 0, PE | PG | TS, False, id="ts_under_pae_paging"),
+    pytest.param(PE | ET | PG, PAE_CR4, 0, PE, False, id="paging_ends"),
+    pytest.param(PE | ET | PG, 0, 4, PAE_CR4, True, id="pae_under_paging"),
+    pytest.param(PE | ET, 0, 4, PAE_CR4, False, id="pae_without_paging"),
+    pytest.param(PE | ET | PG, PAE_CR4, 4, PAE_CR4 | int(Cr4.PGE), True, id="pge_under_pae_paging"),
+    pytest.param(PE | ET | PG, PAE_CR4, 4, PAE_CR4 | int(Cr4.TSD), False, id="tsd_under_pae_paging"),
+]
+
+
+@pytest.mark.parametrize(("cr0", "cr4", "cr", "value", "loads"), LOADS)
+def test_what_loads_the_pdptes(world, cr0, cr4, cr, value, loads):
+    world.protected()
+    world.vcpu.cr0, world.vcpu.cr3, world.vcpu.cr4 = cr0, 0x1000, cr4
+    world.vcpu.pdptes[:] = [5] * 4
+    control.mov_to_cr(world.vcpu, cr, value)
+    assert world.vcpu.pdptes == ([0x2001 if cr == 3 else 0x1001, 0, 0, 0] if loads else [5] * 4)
+
+
+@pytest.mark.parametrize(("cr0", "cr4", "cr", "value", "loads"), LOADS)
+def test_pdptes_with_reserved_bits_leave_everything_as_it_was(world, cr0, cr4, cr, value, loads):
+    world.protected()
+    world.vcpu.cr0, world.vcpu.cr3, world.vcpu.cr4 = cr0, 0x1000, cr4
+    world.memory.bad_pdptes = True
+    if loads:
+        assert world.fault_of(lambda: control.mov_to_cr(world.vcpu, cr, value)) == (GP, 0)
+    else:
+        control.mov_to_cr(world.vcpu, cr, value)
 
 
 @pytest.mark.parametrize("bit", range(32))

@@ -156,8 +156,8 @@ def test_conforming_handler_runs_in_the_interrupted_ring(world):
     ("vector", "kind", "rf"),
     [
         pytest.param(Vector.GP, FAULT, RF, id="fault"),
-        pytest.param(Vector.DB, FAULT, 0, id="instruction_breakpoint"),
-        pytest.param(Vector.DB, TRAP, 0, id="single_step"),
+        pytest.param(Vector.DB, FAULT, RF, id="general_detect"),
+        pytest.param(Vector.DB, TRAP, 0, id="single_step_or_code_breakpoint"),
         pytest.param(V, SOFTWARE, 0, id="int_n"),
         pytest.param(V, EXTERNAL, 0, id="external"),
         pytest.param(Vector.NMI, NMI, 0, id="nmi"),

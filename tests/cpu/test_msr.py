@@ -5,6 +5,7 @@ import pytest
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Cr4
 from vmm.cpu.msr import Msr, rdmsr, rdpmc, rdtsc, wrmsr
+from vmm.cpu.vcpu import STALE_ALL
 
 GP = int(Vector.GP)
 
@@ -43,7 +44,7 @@ def test_msrs_need_cpl_0(world, cpl, index):
     assert world.fault_of(lambda: wrmsr(world.vcpu, index, 0, 0)) == (GP, 0)
 
 
-@pytest.mark.parametrize("index", [0, 0x1B, 0x2A, 0xC1, 0xFE, 0x174, 0x186, 0x277, 0x1A0, 0x179, 0xC000_0080])
+@pytest.mark.parametrize("index", [0, 0x1B, 0x2A, 0xC1, 0xFE, 0x173, 0x177, 0x186, 0x277, 0x1A0, 0x179, 0xC000_0081])
 def test_unknown_msr(world, index):
     world.protected()
     assert world.fault_of(lambda: rdmsr(world.vcpu, index, 0)) == (GP, 0)
@@ -71,3 +72,28 @@ def test_there_is_no_performance_counter(world):
 def test_msrs_work_in_real_mode(world):
     world.real()
     assert rdmsr(world.vcpu, Msr.TSC, 7) == 7
+
+
+@pytest.mark.parametrize("index", [Msr.SYSENTER_CS, Msr.SYSENTER_ESP, Msr.SYSENTER_EIP])
+def test_sysenter_registers_keep_32_bits(world, index):
+    world.protected()
+    assert rdmsr(world.vcpu, index, 0) == 0
+    wrmsr(world.vcpu, index, 0x1234_5678_9ABC_DEF0, 0)
+    assert rdmsr(world.vcpu, index, 0) == 0x9ABC_DEF0
+
+
+NXE = 1 << 11
+
+
+@pytest.mark.parametrize("bit", [0, 1, 8, 10, 12, 13, 14, 32, 63])
+def test_efer_has_nothing_but_nxe(world, bit):
+    world.protected()
+    assert world.fault_of(lambda: wrmsr(world.vcpu, Msr.EFER, NXE | 1 << bit, 0)) == (GP, 0)
+
+
+def test_a_change_of_nxe_makes_all_translations_stale(world):
+    world.protected()
+    for value, stale in ((NXE, STALE_ALL), (NXE, 0), (0, STALE_ALL)):
+        world.vcpu.stale = 0
+        wrmsr(world.vcpu, Msr.EFER, value, 0)
+        assert (rdmsr(world.vcpu, Msr.EFER, 0), world.vcpu.efer, world.vcpu.stale) == (value, value, stale)

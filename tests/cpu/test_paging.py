@@ -1,13 +1,13 @@
 """The walk of the guest's page tables: rights, faults, accessed and dirty bits, against the SDM's tables."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
 from vmm.arch.exceptions import GuestFault, PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SIZE
 from vmm.arch.paging import Pte
-from vmm.arch.registers import Cr0, Cr4
+from vmm.arch.registers import Cr0, Cr4, Efer
 from vmm.cpu.paging import A20_BIT, Mmu
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion
@@ -15,9 +15,9 @@ from vmm.memory import GuestMemory, MemoryRegion
 RAM = 8 << 20
 DIRECTORY, TABLE, FRAME = 0x1000, 0x2000, 0x5000
 LA = 0x0040_3123  # directory entry 1, table entry 3
-P, W, U, A, D, PS = (int(bit) for bit in (Pte.P, Pte.W, Pte.U, Pte.A, Pte.D, Pte.PS))
+P, W, U, A, D, PS, G = (int(bit) for bit in (Pte.P, Pte.W, Pte.U, Pte.A, Pte.D, Pte.PS, Pte.G))
 FP, FW, FU, FRSVD = (int(bit) for bit in (PageFault.P, PageFault.W, PageFault.U, PageFault.RSVD))
-PG, WP, PSE = int(Cr0.PG), int(Cr0.WP), int(Cr4.PSE)
+PG, WP, PSE, PGE = int(Cr0.PG), int(Cr0.WP), int(Cr4.PSE), int(Cr4.PGE)
 
 
 @dataclass
@@ -27,6 +27,8 @@ class Registers:
     cr0: int = PG
     cr3: int = DIRECTORY
     cr4: int = 0
+    efer: int = 0
+    pdptes: list[int] = field(default_factory=lambda: [0] * 4)
 
 
 class World:
@@ -121,9 +123,10 @@ def test_without_pse_ps_means_nothing(paged: World) -> None:
     assert paged.mmu.translate(LA, False, True) == FRAME | 0x123
 
 
-def test_a_4_mbyte_page_with_its_reserved_bit_faults(paged: World) -> None:
+@pytest.mark.parametrize("bit", range(13, 22))
+def test_a_4_mbyte_page_with_a_reserved_bit_faults(paged: World, bit: int) -> None:
     paged.registers.cr4 = PSE
-    paged.put(paged.pde_at, 0x0040_0000 | P | W | U | PS | 1 << 21)
+    paged.put(paged.pde_at, 0x0040_0000 | P | W | U | PS | 1 << bit)
     assert fault_of(paged, True, True) == (Vector.PF, FP | FW | FU | FRSVD, LA)
 
 
@@ -250,7 +253,11 @@ class PaeWorld(World):
         self.registers.cr4, self.registers.cr3 = PAE, POINTERS
         self.pde_at, self.pte_at = PAE_DIRECTORY + 24, PAE_TABLE + 24
         self.put(POINTERS + 24, PAE_DIRECTORY | P)
+        self.load_pdptes()
         self.set_entries(PAE_TABLE | P | W | U, FRAME | P | W | U)
+
+    def load_pdptes(self) -> None:
+        self.registers.pdptes = self.mmu.read_pdptes(self.registers.cr3)
 
     def put(self, gpa: int, value: int) -> None:
         self.memory.write(gpa, value.to_bytes(8, "little"))
@@ -290,6 +297,7 @@ def test_a_pae_entry_keeps_its_high_half(pae: PaeWorld) -> None:
 def test_a_missing_pae_entry_faults(pae: PaeWorld, missing: str) -> None:
     at = {"pointer": POINTERS + 24, "pde": pae.pde_at, "pte": pae.pte_at}[missing]
     pae.put(at, pae.word(at) & ~P)
+    pae.load_pdptes()
     assert fault_of(pae, True, True, PAE_LA) == (Vector.PF, FW | FU, PAE_LA)
 
 
@@ -298,7 +306,7 @@ def test_a_missing_pae_entry_faults(pae: PaeWorld, missing: str) -> None:
     [
         pytest.param(PAE_TABLE | ALL | HIGH, FRAME | ALL, id="pde"),
         pytest.param(PAE_TABLE | ALL, FRAME | ALL | HIGH, id="pte"),
-        pytest.param(PAE_TABLE | ALL, FRAME | ALL | 1 << 63, id="NX, which this processor lacks"),
+        pytest.param(PAE_TABLE | ALL, FRAME | ALL | 1 << 63, id="NX without EFER.NXE"),
         pytest.param(0x0060_0000 | ALL | PS | 1 << 13, 0, id="large page off its boundary"),
     ],
 )
@@ -315,3 +323,87 @@ def test_pae_rights(pae: PaeWorld, pde: int, pte: int, wp: int, write: bool, use
         assert pae.mmu.translate(PAE_LA, write, user) == FRAME | 0x123
     else:
         assert fault_of(pae, write, user, PAE_LA) == (Vector.PF, error, PAE_LA)
+
+
+@pytest.mark.parametrize("bit", [1, 2, 5, 6, 7, 8, 36, 62, 63])
+def test_a_present_pdpte_with_a_reserved_bit_is_refused(pae: PaeWorld, bit: int) -> None:
+    pae.put(POINTERS + 8, 1 << bit)
+    assert pae.mmu.read_pdptes(POINTERS)[1] == 1 << bit
+    pae.put(POINTERS + 8, P | 1 << bit)
+    with pytest.raises(GuestFault) as caught:
+        pae.mmu.read_pdptes(POINTERS)
+    assert (caught.value.vector, caught.value.error_code) == (Vector.GP, 0)
+
+
+@pytest.mark.parametrize("bit", [3, 4, 9, 10, 11, 12, 35])
+def test_other_bits_of_a_pdpte_are_no_reason(pae: PaeWorld, bit: int) -> None:
+    pae.put(POINTERS + 8, P | 1 << bit)
+    assert pae.mmu.read_pdptes(POINTERS)[1] == P | 1 << bit
+
+
+def test_pdptes_are_read_at_a_load_of_cr3_and_not_at_a_walk(pae: PaeWorld) -> None:
+    pae.put(POINTERS + 24, 0)
+    assert pae.mmu.translate(PAE_LA, False, True) == FRAME | 0x123
+    pae.load_pdptes()
+    assert fault_of(pae, False, True, PAE_LA) == (Vector.PF, FU, PAE_LA)
+
+
+# --- NX ----------------------------------------------------------------------------------------------------
+
+NX = 1 << 63
+FI = int(PageFault.I)
+NXE = int(Efer.NXE)
+
+
+def fetch_fault(world: World, user: bool, la: int) -> int | None:
+    with pytest.raises(GuestFault) as caught:
+        world.mmu.translate(la, False, user, True)
+    return caught.value.error_code
+
+
+@pytest.mark.parametrize("user", [False, True])
+@pytest.mark.parametrize(
+    ("pde", "pte"),
+    [(PAE_TABLE | ALL | NX, FRAME | ALL), (PAE_TABLE | ALL, FRAME | ALL | NX), (0x0060_0000 | ALL | PS | NX, 0)],
+)
+def test_nx_forbids_fetches_and_nothing_else(pae: PaeWorld, pde: int, pte: int, user: bool) -> None:
+    pae.registers.efer = NXE
+    pae.set_entries(pde, pte)
+    pae.mmu.translate(PAE_LA, True, user)
+    assert fetch_fault(pae, user, PAE_LA) == FP | FI | (FU if user else 0)
+
+
+@pytest.mark.parametrize(("efer", "code"), [(0, 0), (NXE, FI)])
+def test_error_codes_tell_fetches_only_with_nxe(pae: PaeWorld, efer: int, code: int) -> None:
+    pae.registers.efer = efer
+    pae.set_entries(PAE_TABLE | ALL, 0)
+    assert fetch_fault(pae, False, PAE_LA) == code
+
+
+def test_without_pae_there_is_no_nx(paged: World) -> None:
+    paged.registers.efer = NXE
+    assert paged.mmu.translate(LA, False, True, True) == FRAME | 0x123
+    paged.set_entries(0, 0)
+    assert fetch_fault(paged, True, LA) == FU
+
+
+# --- what the walk says about the page ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pge", [0, PGE])
+def test_g_counts_in_the_leaf_and_with_pge(paged: World, pge: int) -> None:
+    paged.registers.cr4 = pge | PSE
+    paged.set_entries(TABLE | ALL | G, FRAME | ALL)
+    assert paged.mmu.walk(LA, False, False)[1] == W | U
+    paged.set_entries(TABLE | ALL, FRAME | ALL | G)
+    assert paged.mmu.walk(LA, False, False)[1] == W | U | (G if pge else 0)
+    paged.put(paged.pde_at, ALL | PS | G)
+    assert paged.mmu.walk(LA, False, False) == (LA & 0x3F_FFFF, W | U | PS | (G if pge else 0))
+
+
+def test_a_directory_that_is_its_own_table_has_small_pages(paged: World) -> None:
+    """The entry is read as a directory's and as a table's, at one address; it is a 4-KByte page all the same."""
+    paged.registers.cr4 = PSE
+    paged.put(DIRECTORY + 4 * 5, DIRECTORY | ALL)
+    assert paged.mmu.walk(5 << 22 | 5 << 12, True, False) == (DIRECTORY, W | U | D)
+    assert paged.word(DIRECTORY + 4 * 5) == DIRECTORY | ALL | A | D

@@ -30,10 +30,10 @@ from cpu_world import (
 )
 
 from vmm.arch.exceptions import GuestFault, Vector
-from vmm.arch.registers import Cr0, Eflags, Reg, Seg
+from vmm.arch.registers import Cr0, Cr4, Eflags, Reg, Seg
 from vmm.cpu import tasks
 from vmm.cpu.tasks import Nesting
-from vmm.cpu.vcpu import NULL_SEGMENT, SegmentRegister
+from vmm.cpu.vcpu import NULL_SEGMENT, STALE_LOCAL, SegmentRegister
 
 NP, SS, TS, PF = (int(getattr(Vector, name)) for name in ("NP", "SS", "TS", "PF"))
 NT, VM, ONE = int(Eflags.NT), int(Eflags.VM), int(Eflags.ONE)
@@ -126,18 +126,40 @@ def test_cr3_is_loaded_only_under_paging(world):
     world.protected()
     task32(world)
     world.vcpu.cr3 = 0x1000
-    world.vcpu.stale_translations = False
+    world.vcpu.stale = 0
     switch(world)
-    assert (world.vcpu.cr3, world.vcpu.stale_translations) == (0x1000, False)
+    assert (world.vcpu.cr3, world.vcpu.stale) == (0x1000, 0)
 
 
 def test_cr3_is_loaded_under_paging(world):
     world.protected()
     task32(world)
     world.vcpu.cr0 |= int(Cr0.PG)
-    world.vcpu.stale_translations = False
+    world.vcpu.stale = 0
     switch(world)
-    assert (world.vcpu.cr3, world.vcpu.stale_translations) == (0x9_9000, True)
+    assert (world.vcpu.cr3, world.vcpu.stale) == (0x9_9000, STALE_LOCAL)
+
+
+def test_cr3_brings_its_pdptes_under_pae_paging(world):
+    world.protected()
+    task32(world)
+    world.vcpu.cr0 |= int(Cr0.PG)
+    world.vcpu.cr4 = int(Cr4.PAE)
+    switch(world)
+    assert world.vcpu.pdptes == [0x9_9001, 0, 0, 0]
+
+
+def test_pdptes_with_reserved_bits_fault_in_the_new_task(world):
+    world.protected()
+    task32(world)
+    world.vcpu.cr0 |= int(Cr0.PG)
+    world.vcpu.cr3, world.vcpu.cr4 = 0x1000, int(Cr4.PAE)
+    world.memory.bad_pdptes = True
+    with pytest.raises(GuestFault) as caught:
+        switch(world)
+    assert (caught.value.vector, caught.value.error_code) == (Vector.GP, 0)
+    assert (world.vcpu.tr.selector, world.vcpu.cr3) == (OTHER_TSS, 0x1000)
+    assert world.vcpu.eip == world.memory.read(TSS_B + 0x20, 4, False)
 
 
 def test_local_breakpoints_end_with_the_task(world):

@@ -58,7 +58,8 @@ def test_identify_describes_the_disk(host):
     assert word[57] | word[58] << 16 == 3 * 16 * 63
     assert word[60] | word[61] << 16 == TOTAL
     assert word[100:104] == [TOTAL, 0, 0, 0]
-    assert (word[49] & 0x0300, word[63], word[88]) == (0x0200, 0, 0)  # LBA, no DMA of any kind
+    assert (word[49] & 0x0300, word[53] & 4) == (0x0300, 4)  # LBA, DMA, word 88 is valid
+    assert (word[63], word[88]) == (0x0407, 0x0007)  # both kinds, modes 0-2; multiword DMA 2 is selected
     assert word[83] & 0x0400  # 48-bit addresses
     assert (data[510], sum(data) & 0xFF) == (0xA5, 0)
     assert (host.inb(STATUS), host.edges()) == (READY, 1)
@@ -291,7 +292,7 @@ def test_a_read_only_medium_aborts_writes():
     assert (host.inb(STATUS), host.inb(ERROR)) == (FAILED, ABRT)
 
 
-@pytest.mark.parametrize("code", [0x00, 0x08, 0x25, 0x35, 0xA0, 0xA1, 0xB0, 0xC8, 0xCA, 0xF1, 0xF8, 0xFF])
+@pytest.mark.parametrize("code", [0x00, 0x08, 0x26, 0x36, 0xA0, 0xA1, 0xB0, 0xC7, 0xCC, 0xF1, 0xF8, 0xFF])
 def test_what_identify_does_not_offer_is_aborted(host, code):
     assert (host.command(code), host.inb(ERROR), host.edges()) == (FAILED, ABRT, 1)
 
@@ -312,12 +313,81 @@ def test_read_verify_moves_no_data(host):
 
 @pytest.mark.parametrize(
     ("features", "count", "status"),
-    [(0x03, 0x00, READY), (0x03, 0x0C, READY), (0x03, 0x20, FAILED), (0x03, 0x45, FAILED), (0x02, 0, READY)]
+    [(0x03, 0x00, READY), (0x03, 0x0C, READY), (0x03, 0x20, READY), (0x03, 0x45, FAILED), (0x02, 0, READY)]
     + [(code, 0, READY) for code in (0x82, 0xAA, 0x55, 0x66, 0xCC)]
     + [(code, 0, FAILED) for code in (0x05, 0x42, 0x99)],
 )
 def test_set_features(host, features, count, status):
     assert host.command(0xEF, features=features, count=count) == status
+
+
+@pytest.mark.parametrize(
+    ("mode", "multiword", "ultra"),
+    [
+        (0x20, 0x0107, 0x0007),
+        (0x22, 0x0407, 0x0007),
+        (0x40, 0x0007, 0x0107),
+        (0x42, 0x0007, 0x0407),
+        (0x0C, 0x0407, 0x0007),
+    ],
+)
+def test_identify_shows_the_dma_mode_that_is_selected(host, mode, multiword, ultra):
+    host.command(0xEF, features=0x03, count=mode)
+    host.command(0xEC)
+    word = words(host.data_in(512))
+    assert (word[63], word[88]) == (multiword, ultra)
+
+
+# -- DMA: the channel's side of it; the bus master is in test_piix3_ide ----------------------------------------------
+
+
+def test_a_dma_read_wants_a_bus_master_and_interrupts_once_at_the_end(host):
+    host.command(0xC8, count=3, lba=5)
+    assert (host.channel.dma_wanted, host.channel.dma_to_host, host.edges()) == (True, True, 0)
+    data = host.channel.dma_take(512) + host.channel.dma_take(5000)
+    assert data == b"".join(n.to_bytes(4, "little") * 128 for n in (5, 6, 7))
+    assert (host.channel.dma_wanted, host.inb(STATUS), host.edges()) == (False, READY, 1)
+    assert host.task_file()[1:4] == (0, 7, 0)
+
+
+def test_a_dma_write_stores_what_the_bus_master_brings_and_interrupts_once(host):
+    host.command(0xCA, count=2, lba=9)
+    assert (host.channel.dma_wanted, host.channel.dma_to_host, host.channel.dma_room) == (True, False, 1024)
+    assert host.channel.dma_put(b"a" * 1000) == 1000
+    assert host.channel.dma_put(b"b" * 1000) == 24
+    host.wait()
+    assert (host.channel.dma_wanted, host.inb(STATUS), host.edges()) == (False, READY, 1)
+    host.command(0x20, count=2, lba=9)
+    assert host.data_in(512) + host.data_in(512) == b"a" * 1000 + b"b" * 24
+
+
+@pytest.mark.parametrize("code", [0x25, 0x35])
+def test_extended_dma_takes_16_bits_of_count(host, code):
+    host.command48(code, count=0x101, lba=2)
+    moved = 0
+    while host.channel.dma_wanted:
+        moved += len(host.channel.dma_take(99)) if host.channel.dma_to_host else host.channel.dma_put(bytes(99))
+        host.wait()
+    assert (moved, host.inb(STATUS), host.edges()) == (0x101 * 512, READY, 1)
+
+
+def test_the_data_port_is_not_where_dma_data_is(host):
+    host.command(0xC8, count=1, lba=0)
+    assert host.channel.read_block(0, 2, 256) == b"\x7f\xff" * 256
+    assert len(host.channel.dma_take(9999)) == 512
+
+
+def test_a_dma_transfer_over_the_end_fails_without_data(host):
+    assert (host.command(0xC8, count=4, lba=TOTAL - 2), host.inb(ERROR), host.edges()) == (FAILED, IDNF, 1)
+    assert not host.channel.dma_wanted
+
+
+def test_a_software_reset_ends_a_dma_transfer(host):
+    host.command(0xC8, count=1, lba=0)
+    host.control(SRST)
+    host.control(0)
+    host.wait()
+    assert (host.channel.dma_wanted, host.inb(STATUS)) == (False, READY)
 
 
 @pytest.mark.parametrize("code", [0x98, 0xE5])

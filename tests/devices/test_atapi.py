@@ -52,7 +52,8 @@ def test_identify_packet_device(host):
     assert host.command(0xA1) == READY | DRQ
     data = host.data_in(512)
     word = [int.from_bytes(data[at : at + 2], "little") for at in range(0, 512, 2)]
-    assert (word[0], word[49] & 0x0100, word[82] & 0x0210) == (0x85C0, 0, 0x0210)
+    assert (word[0], word[49] & 0x0100, word[82] & 0x0210) == (0x85C0, 0x0100, 0x0210)
+    assert (word[63], word[88]) == (0x0407, 0x0007)
     assert (data[510], sum(data) & 0xFF) == (0xA5, 0)
     assert (host.inb(STATUS), host.edges()) == (READY, 1)
 
@@ -73,7 +74,9 @@ def test_power_commands(host, code):
     assert (host.command(code), host.edges()) == (READY, 1)
 
 
-@pytest.mark.parametrize(("features", "count", "status"), [(3, 0x08, READY), (3, 0x22, FAILED), (0x55, 0, FAILED)])
+@pytest.mark.parametrize(
+    ("features", "count", "status"), [(3, 0x08, READY), (3, 0x22, READY), (3, 0x23, FAILED), (0x55, 0, FAILED)]
+)
 def test_set_features(host, features, count, status):
     assert host.command(0xEF, features=features, count=count) == status
 
@@ -137,9 +140,37 @@ def test_a_packet_without_data_needs_no_limit(host):
     assert host.packet([0x00], 0) == (b"", READY)
 
 
-@pytest.mark.parametrize("features", [1, 2])
-def test_dma_and_overlap_are_aborted(host, features):
+@pytest.mark.parametrize("features", [2, 3])
+def test_overlap_is_aborted(host, features):
     assert (host.command(0xA0, features=features), host.inb(ERROR)) == (FAILED, ABRT)
+
+
+def dma_packet(host, packet):
+    """The packet itself goes through the data port."""
+    assert host.command(0xA0, features=1) == READY | DRQ
+    host.data_out(packet.ljust(12, b"\0"))
+
+
+@pytest.mark.parametrize(("start", "count"), [(1, 3), (0, 40)])
+def test_the_data_of_a_dma_packet_goes_to_the_bus_master_with_one_interrupt(host, start, count):
+    dma_packet(host, read10(start, count))
+    data = b""
+    while host.channel.dma_wanted:
+        assert (host.channel.dma_to_host, host.edges()) == (True, 0)
+        data += host.channel.dma_take(3000)
+        host.wait()
+    assert data == b"".join(block(n) for n in range(start, start + count))
+    assert (host.inb(STATUS), host.inb(COUNT), host.edges()) == (READY, 3, 1)
+
+
+def test_a_dma_packet_without_data_needs_no_bus_master(host):
+    dma_packet(host, bytes([0x00]))
+    assert (host.channel.dma_wanted, host.inb(STATUS), host.edges()) == (False, READY, 1)
+
+
+def test_the_next_packet_may_be_pio_again(host):
+    dma_packet(host, bytes([0x00]))
+    assert host.packet(read10(3, 1)) == (block(3), READY)
 
 
 def test_an_unknown_packet_is_an_illegal_request(host):

@@ -251,7 +251,8 @@ def _command_line(machine: Machine) -> list[str]:
         *("qemu-system-i386", "-M", "isapc", "-cpu", "pentium3,-apic", "-m", str(MEMORY >> 20), "-bios", str(bios)),
         *("-device", f"loader,file={vga},addr=0xc0000,force-raw=on", "-display", "none", "-net", "none"),
         *("-drive", f"file={machine.first_disk()},format=raw,if=ide", "-rtc", "base=2024-02-29T12:34:50,clock=vm"),
-        *("-debugcon", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-serial", "null"),
+        *("-debugcon", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"),
+        *("-serial", "null", "-serial", "null"),
         *("-monitor", "none", "-qmp", f"unix:{directory / 'qmp'},server=on,wait=off", *extra),
     ]
 

@@ -5,16 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from firmware.multiboot import (
-    HEADER_MAGIC,
-    LOADER_MAGIC,
-    BootImage,
-    InfoFlag,
-    MemoryRange,
-    find_header,
-    load,
-    load_flat,
-)
+from firmware.bootimage import BootImage, FlatMode, MemoryRange, RealMode, load_flat
+from firmware.multiboot import HEADER_MAGIC, LOADER_MAGIC, InfoFlag, find_header, load
+from vmm.arch.registers import Reg
 from vmm.errors import ConfigError
 
 MIB = 1 << 20
@@ -74,7 +67,8 @@ class Guest:
         for address, data in image.writes:
             self.memory[address : address + len(data)] = data
         assert len(self.memory) == size
-        self.info = struct.unpack_from("<20I4HQIIIBB", self.memory, image.info)
+        self.address = image.registers[Reg.EBX]
+        self.info = struct.unpack_from("<20I4HQIIIBB", self.memory, self.address)
         self.flags, self.lower, self.upper = self.info[:3]
 
     def string(self, address: int) -> str:
@@ -143,7 +137,7 @@ def test_the_whole_file_is_loaded_when_no_end_is_given():
     kernel = kludge()
     image = load(kernel, (), "", MEMORY)
     assert image.writes[0] == (MIB, kernel)
-    assert (image.zeros, image.entry, image.magic) == ((), MIB + 64, LOADER_MAGIC)
+    assert (image.zeros, image.entry, image.registers[Reg.EAX]) == ((), MIB + 64, LOADER_MAGIC)
 
 
 def test_load_end_and_bss_end_are_honoured():
@@ -325,13 +319,13 @@ def test_modules_go_below_a_kernel_at_the_top_of_memory():
 
 def test_pieces_are_placed_around_the_kernel_in_low_memory():
     guest = boot(kludge(load_address=0x1_0000), command_line="low")
-    assert 0x1_0000 + len(kludge()) <= guest.image.info < 0xA0000
+    assert 0x1_0000 + len(kludge()) <= guest.address < 0xA0000
     assert guest.string(guest.info[4]) == "low"
 
 
 def test_boot_information_moves_up_when_low_memory_is_full():
     guest = boot(kludge(load_address=0x1_0000, bss_end=0x9_FC00), command_line="high")
-    assert guest.image.info >= MIB
+    assert guest.address >= MIB
     assert guest.string(guest.info[4]) == "high"
 
 
@@ -351,7 +345,11 @@ def test_nothing_overlaps():
 
 
 def test_a_flat_binary():
-    assert load_flat(CODE, 0x7C00, MEMORY) == BootImage(((0x7C00, CODE),), (), 0x7C00)
+    assert load_flat(CODE, 0x7C00, MEMORY) == BootImage(((0x7C00, CODE),), (), 0x7C00, {}, RealMode())
+
+
+def test_a_flat_binary_from_1_mib_up_is_entered_in_protected_mode():
+    assert load_flat(CODE, MIB, MEMORY).mode == FlatMode()
 
 
 @pytest.mark.parametrize("address", [-1, 0x9FC00, RAM - 1, RAM, 1 << 32])

@@ -21,7 +21,7 @@ from vmm.arch.exceptions import HAS_ERROR_CODE
 from vmm.arch.registers import Cr0, Eflags, Reg, Seg
 from vmm.cpu.hole import Hole
 from vmm.cpu.paging import Mmu
-from vmm.cpu.vcpu import DESC_B, DESC_G, SegmentRegister, Vcpu
+from vmm.cpu.vcpu import DESC_B, DESC_G, STALE_ALL, SegmentRegister, Vcpu
 from vmm.engines.engine import Leave
 from vmm.engines.machine import TranslatedMachine
 from vmm.engines.translate import TranslateEngine
@@ -275,7 +275,7 @@ class Bench:
         vcpu.gdtr, vcpu.idtr = (GDT, 0x3FF), (IDT, 0x7FF)
         vcpu.ldtr = SegmentRegister(THE_LDT, LDT, 0xFF, LDT_TYPE << 8)
         vcpu.tr = SegmentRegister(MAIN_TSS, TSS, TSS_LIMIT, TSS32_BUSY << 8)
-        vcpu.stale_translations = True
+        vcpu.make_stale(STALE_ALL)
 
     def _v86(self) -> None:
         self._protected_tables()
@@ -327,7 +327,7 @@ class Bench:
             self.poke(PAGE_DIRECTORY + (alias >> 20), PAGE_TABLE | 7)
         self.vcpu.cr3 = PAGE_DIRECTORY
         self.vcpu.cr0 |= PG
-        self.vcpu.stale_translations = True
+        self.vcpu.make_stale(STALE_ALL)
 
     # --- memory -----------------------------------------------------------------------------------------
 

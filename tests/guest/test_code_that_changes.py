@@ -7,6 +7,7 @@ import pytest
 from guest_bench import CELL, CODE, DATA, ENTRY, P16, P32, P32_BASED, REAL, V86_3, Bench, Mode, little
 
 from vmm.arch.registers import Seg
+from vmm.cpu.vcpu import STALE_ALL
 from vmm.engines.engine import Leave
 
 MODES = [REAL, P16[0], P16[3], P32[0], P32[3], P32_BASED[0], V86_3]
@@ -175,7 +176,7 @@ def test_with_a20_masked_code_is_rewritten_through_its_alias(bench):
     at = CODE + ENTRY + 7
     bench.start(mode, b"\xc6\x05" + little(at + (1 << 20), 4) + INC_EBX + INC_EAX, eax=0, ebx=0)
     bench.mmu.a20_mask = 0xFFEF_FFFF
-    bench.vcpu.stale_translations = True
+    bench.vcpu.make_stale(STALE_ALL)
     result = bench.run()
     assert (result["eip"], result["eax"], result["ebx"]) == ("end", 0, 1)
 
@@ -185,7 +186,7 @@ def test_with_a20_masked_code_runs_at_its_alias_and_is_rewritten_below(bench):
     at = CODE + ENTRY + 7
     bench.start(mode, b"\xc6\x05" + little(at, 4) + INC_EBX + INC_EAX, eax=0, ebx=0)
     bench.mmu.a20_mask = 0xFFEF_FFFF
-    bench.vcpu.stale_translations = True
+    bench.vcpu.make_stale(STALE_ALL)
     bench.vcpu.eip += 1 << 20
     bench.end += 1 << 20
     result = bench.run()
@@ -198,7 +199,7 @@ def test_the_a20_gate_decides_what_one_mebibyte_holds(bench, mask):
     bench.poke(0x40, 0x1111, 2)
     bench.poke(0x10_0040, 0x2222, 2)
     bench.mmu.a20_mask = mask
-    bench.vcpu.stale_translations = True
+    bench.vcpu.make_stale(STALE_ALL)
     assert bench.run()["ebx"] == (0x2222 if mask == 0xFFFF_FFFF else 0x1111)
 
 

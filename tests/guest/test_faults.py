@@ -28,6 +28,7 @@ from guest_bench import (
 
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Seg
+from vmm.cpu.vcpu import STALE_ALL
 from vmm.engines.engine import Leave
 from vmm.memory import MemoryRegion
 
@@ -121,7 +122,7 @@ def test_a_page_fault_inside_an_inline_sequence_leaves_no_trace(bench, mode, ins
     assert {n: after[n] for n in same} == {n: before[n] for n in same}
     assert after["eflags"] & DF
     bench.poke(PAGE_TABLE + (page >> 10), page | 7)
-    bench.vcpu.stale_translations = True
+    bench.vcpu.make_stale(STALE_ALL)
     bench.continue_at(after)
     if mode.kind == "v86" or bench.leave is Leave.SHUTDOWN:
         return
@@ -309,7 +310,7 @@ def test_code_runs_from_ram_into_nothing(bench):
 # --- opcodes ----------------------------------------------------------------------------------------------------------
 
 LACKING = """
-    0f05 0f07 0f34 0f35 0faa 0f0a 0f0f 0f24 0f26 0f36 0f37 0f38c0 0f38f000 0f38f0c0 0f3a0fc100 0fb8c0 f30fb8c0 0fb9c0
+    0f05 0f07 0faa 0f0a 0f0f 0f24 0f26 0f36 0f37 0f38c0 0f38f000 0f38f0c0 0f3a0fc100 0fb8c0 f30fb8c0 0fb9c0
     0fffc0 0f01d0 0f01d1 0f01c1 0f01c2 0f01c3 0f01c8 0f01c9 0f01d8 0f01d9 0f01f9 0f01f8 0f78c0 0f79c0 0fc7f0 0fc7f8
     0fc730 f30fc730 660fc730 f20f7cc1 660f7cc1 660f7dc1 f20ff000 f20f12c1 f30f12c1 f30f16c1 f20fd0c1 660fd0c1 dd08 df08
     db08 0f3800c1 0f381cc1 660f3810c1 660f3840c1 f20f38f0c0 660f3a0ac100 c5f858c1 c4e27918c1 62f17c4858c1 8fe878a2c100

@@ -35,6 +35,10 @@ class Slot(IntEnum):
     LDTR = 0x30  # selector
     TR = 0x34  # selector
     SCRATCH = 0x40  # eight words that only live inside one inline sequence
+    BASED = 0x60  # not 0: DS, ES or SS has a base, so that an offset is no linear address
+    CS = 0x64  # selector of ring 0's CS if it comes from the GDT, else a value that no selector has
+    CS_LOW = 0x68  # the descriptor that this CS register was loaded from
+    CS_HIGH = 0x6C
 
 
 SCRATCH_WORDS: Final = 8

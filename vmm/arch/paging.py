@@ -1,6 +1,6 @@
 """Paging-structure entries.
 
-Source: Intel SDM Vol. 3A, "32-Bit Paging", "PAE Paging".
+Source: Intel SDM Vol. 3A, "32-Bit Paging", "PAE Paging", "PDPTE Registers".
 """
 
 from enum import IntFlag
@@ -25,14 +25,16 @@ class Pte(IntFlag):
 FRAME_32: Final = 0xFFFF_F000
 LARGE_FRAME_32: Final = 0xFFC0_0000
 LARGE_OFFSET_32: Final = 0x003F_FFFF
-LARGE_RESERVED_32: Final = 1 << 21
-"""Of a 4-MByte entry, bit 21 is reserved; bits 20:13 are the frame's bits 39:32 (PSE-36)."""
+LARGE_RESERVED_32: Final = (1 << 22) - (1 << 13)
+"""Of a 4-MByte entry, bits 21:13: there is no PSE-36 that would give bits 20:13 a meaning."""
 
 PHYSICAL_BITS: Final = 36  # of a P6: CPUID leaf 80000008h does not exist there, so 36 (SDM Vol. 3A, "PAE Paging")
 PDPT_BASE: Final = 0xFFFF_FFE0
 FRAME_PAE: Final = (1 << PHYSICAL_BITS) - (1 << 12)
-RESERVED_PAE: Final = (1 << 64) - (1 << PHYSICAL_BITS)
-"""Bits 62:36, and bit 63, which is NX where EFER.NXE exists and is set."""
+RESERVED_PAE: Final = (1 << 63) - (1 << PHYSICAL_BITS)
+"""Bits 62:36; bit 63, NX, is reserved too while EFER.NXE is clear."""
+RESERVED_PDPTE: Final = (1 << 64) - (1 << PHYSICAL_BITS) | 0x1E6
+"""Bits 63:36, 8:5 and 2:1 of a page-directory-pointer-table entry."""
 LARGE_FRAME_PAE: Final = (1 << PHYSICAL_BITS) - (1 << 21)
 LARGE_OFFSET_PAE: Final = (1 << 21) - 1
 LARGE_RESERVED_PAE: Final = (1 << 21) - (1 << 13)

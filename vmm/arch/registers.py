@@ -86,3 +86,9 @@ class Cr4(IntFlag):
     PCE = 1 << 8
     OSFXSR = 1 << 9
     OSXMMEXCPT = 1 << 10
+
+
+class Efer(IntFlag):
+    """IA32_EFER (SDM Vol. 4, "IA-32 Architectural MSRs"), the bits a processor without long mode has."""
+
+    NXE = 1 << 11

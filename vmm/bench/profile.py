@@ -1,4 +1,4 @@
-"""`python -m vmm.bench.profile IMAGE`: where host time goes while an image boots.
+"""`python -m vmm.bench.profile IMAGE`: where host time goes while an image or a kernel boots.
 
 The engine is the usual one with a clock around each exit. "cache" is what remains of a run when its exits are taken
 away: cached code, what the engine below needs to translate it, and the way into the interrupt hook and back.
@@ -11,11 +11,10 @@ import cProfile
 import pstats
 import re
 import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +37,7 @@ class ProfiledEngine(TranslateEngine):
     """Clocks around runs and exits; `latest` is the engine that a monitor made last."""
 
     latest: "ProfiledEngine"
+    clock: Callable[[], float] = staticmethod(perf_counter)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -48,17 +48,17 @@ class ProfiledEngine(TranslateEngine):
 
     def run(self) -> Leave:
         """As ever, timed."""
-        started = perf_counter()
+        started = self.clock()
         try:
             return super().run()
         finally:
-            self.run_seconds += perf_counter() - started
+            self.run_seconds += self.clock() - started
 
     def _on_exit(self, vector: int) -> None:
         name = self._name_of_exit(vector)
-        started = perf_counter()
+        started = self.clock()
         super()._on_exit(vector)
-        self.exit_seconds[name] += perf_counter() - started
+        self.exit_seconds[name] += self.clock() - started
         self.exit_counts[name] += 1
 
     def _name_of_exit(self, vector: int) -> str:
@@ -72,11 +72,16 @@ class ProfiledEngine(TranslateEngine):
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("python -m vmm.bench.profile", description=__doc__)
-    parser.add_argument("image", type=Path, help="boot medium")
-    parser.add_argument("--as", dest="kind", choices=("floppy", "disk", "cdrom"), default="floppy", help="%(default)s")
+    parser.add_argument("image", type=Path, help="boot medium, or with --as kernel a kernel")
+    parser.add_argument("--as", dest="kind", choices=("floppy", "disk", "cdrom", "kernel"), default="floppy",
+                        help="%(default)s")  # fmt: skip
+    parser.add_argument("--initrd", type=Path, help="for a Linux kernel")
+    parser.add_argument("--append", default="", metavar="TEXT", help="command line of a kernel")
+    parser.add_argument("--memory", type=int, default=64, metavar="MIB", help="RAM in MiB (%(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of host time, at the most (%(default)s)")
-    parser.add_argument("--until", metavar="REGEX", help="end when the screen matches")
+    parser.add_argument("--until", metavar="REGEX", help="end when the screen or the serial line matches")
     parser.add_argument("--clock", choices=("realtime", "warp"), default="realtime", help="%(default)s")
+    parser.add_argument("--cpu-time", action="store_true", help="of our thread, for a machine that is busy otherwise")
     parser.add_argument("--functions", action="store_true", help="Python's own profiler as well")
     options = parser.parse_args(arguments)
     if not options.image.is_file():
@@ -86,27 +91,35 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def config_of(options: argparse.Namespace) -> MachineConfig:
     """The machine that boots the image."""
-    media = {"floppy": {"floppies": (options.image,)}, "disk": {"disks": (options.image,)}}
-    chosen: dict[str, Any] = media.get(options.kind, {"cdrom": options.image})
-    return MachineConfig(clock=options.clock, **chosen)
+    chosen: dict[str, Any] = {
+        "floppy": {"floppies": (options.image,)},
+        "disk": {"disks": (options.image,)},
+        "cdrom": {"cdrom": options.image},
+        "kernel": {"kernel": options.image, "initrd": options.initrd, "append": options.append},
+    }[options.kind]
+    return MachineConfig(clock=options.clock, memory=options.memory << 20, **chosen)
 
 
 def boot(options: argparse.Namespace, profiler: cProfile.Profile | None = None) -> tuple[ProfiledEngine, float]:
     """Boot for so long, or until the screen matches; the engine with its clocks, and the seconds that it took."""
     vm = build_vm(config_of(options))
     pattern = re.compile(options.until) if options.until else None
+    serial = bytearray()
+    vm.serial_out.append(serial.extend)
     monitor_module.TranslateEngine = ProfiledEngine  # type: ignore[attr-defined]
     monitor = monitor_module.Monitor()
     run: Callable[..., Any] = (
         monitor.run_slice if profiler is None else lambda *a: profiler.runcall(monitor.run_slice, *a)
     )
-    started = time.perf_counter()
-    while time.perf_counter() - started < options.seconds:
+    ProfiledEngine.clock = staticmethod(thread_time if options.cpu_time else perf_counter)
+    started = ProfiledEngine.clock()
+    while ProfiledEngine.clock() - started < options.seconds:
         if run(vm, _SLICE) is not None:
             break
-        if pattern is not None and pattern.search("\n".join(vm.screen().lines())):
+        shown = "\n".join(vm.screen().lines()) + serial.decode("latin-1")
+        if pattern is not None and pattern.search(shown):
             break
-    seconds = time.perf_counter() - started
+    seconds = ProfiledEngine.clock() - started
     vm.close()
     return ProfiledEngine.latest, seconds
 

@@ -34,6 +34,15 @@ def command_line(image: Path, kind: str, memory: int, qmp: str) -> list[str]:
     ]  # fmt: skip
 
 
+def linux_command_line(kernel: Path, initrd: Path, append: str, memory: int) -> list[str]:
+    """QEMU's command for a Linux kernel with its first serial port on standard output; no network, no window."""
+    return [
+        PROGRAM, "-accel", "tcg", "-m", str(memory), "-display", "none", "-vga", "std", "-nic", "none",
+        "-monitor", "none", "-serial", "stdio", "-no-reboot",
+        "-kernel", str(kernel), "-initrd", str(initrd), "-append", append,
+    ]  # fmt: skip
+
+
 def version() -> str:
     """QEMU's first line about itself. Raises: QemuError."""
     if shutil.which(PROGRAM) is None:

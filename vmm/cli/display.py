@@ -4,7 +4,7 @@ Theory of operation. A screen becomes a `Frame`: rows of two-byte cells that are
 or two dots above each other in half a block. `Canvas` knows what the terminal shows and writes the part of each row
 that differs, so that a quiet screen costs nothing and a scrolling one a few kilobytes. Drawing never takes more than a
 quarter of the time. The terminal's alternate screen is used, so that what was there before comes back.
-Source: ECMA-48, "SGR", "CUP", "ED"; XTerm Control Sequences, "DEC Private Mode Set".
+Source: ECMA-48, "SGR", "CUP", "ED"; XTerm Control Sequences, "DEC Private Mode Set", "Set cursor style (DECSCUSR)".
 """
 
 import os
@@ -18,8 +18,8 @@ from rich.color import Color
 from rich.color import ColorSystem as System
 from rich.console import Console
 
-from vmm.cli.guest import Guest, Typist
-from vmm.cli.terminal import Input, KeyDecoder
+from vmm.cli.guest import KEY_GAP_NS, PASTE_GAP_NS, Guest, Typist
+from vmm.cli.terminal import Input, KeyDecoder, Output
 from vmm.devices.font import CP437
 from vmm.devices.vga_registers import Rgb
 from vmm.outcome import Interrupted, Outcome
@@ -27,12 +27,15 @@ from vmm.screen import GraphicsScreen, Screen, TextScreen
 
 FRAME_S: Final = 1 / 30
 DRAW_SHARE: Final = 3  # after drawing for t seconds, draw nothing for 3 t
+BY_HAND: Final = 8  # more keys than this at once are a paste
 NO_TERMINAL: Final = os.terminal_size((80, 25))
 STATUS: Final = " glassvisor | Ctrl-] leaves, Ctrl-C ends "
 UPPER_HALF: Final = "\N{UPPER HALF BLOCK}"
 
 ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[0m\x1b[2J"
 LEAVE: Final = "\x1b[0m\x1b[?25h\x1b[?1049l"
+_BLOCK, _UNDERLINE, _USUAL_SHAPE = "\x1b[1 q", "\x1b[3 q", "\x1b[0 q"  # VGA's cursor blinks
+_SHAPELESS: Final = ("linux", "dumb", "")  # terminals of which some print the end of the sequence
 _GLYPHS: Final = CP437.replace("\0", " ").replace("\xa0", " ")
 _SYSTEMS: Final = {"standard": System.STANDARD, "256": System.EIGHT_BIT, "truecolor": System.TRUECOLOR}
 _BLINK: Final = 0x80
@@ -49,11 +52,12 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a terminal should show: two bytes a cell, and where the cursor stands, if it shows."""
+    """What a terminal should show: two bytes a cell, where the cursor stands if it shows, and whether it is a block."""
 
     look: Look
     rows: list[bytes]
     cursor: tuple[int, int] | None = None
+    has_block: bool = False
 
 
 def frame_of(screen: Screen, size: os.terminal_size) -> Frame:
@@ -72,7 +76,8 @@ def _text_frame(screen: TextScreen, size: os.terminal_size) -> Frame:
     starts = range(2 * top * screen.columns, 2 * (top + count) * screen.columns, 2 * screen.columns)
     is_shown = cursor.visible and cursor.x < columns
     at = (cursor.x, cursor.y - top) if is_shown else None
-    return Frame(look, [screen.cells[start : start + 2 * columns] for start in starts], at)
+    has_block = 2 * (cursor.last_line - cursor.first_line + 1) > screen.cell_height
+    return Frame(look, [screen.cells[start : start + 2 * columns] for start in starts], at, has_block)
 
 
 def _dot_frame(screen: GraphicsScreen, size: os.terminal_size) -> Frame:
@@ -98,8 +103,10 @@ def _dot_frame(screen: GraphicsScreen, size: os.terminal_size) -> Frame:
 class Canvas:
     """What the terminal shows, and the escape sequences that make it show something else."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, *, has_shapes: bool = True) -> None:
         self._system = system
+        self._has_shapes = has_shapes
+        self._shape = ""
         self._look: Look | None = None
         self._size = NO_TERMINAL
         self._rows: list[bytes] = []
@@ -117,8 +124,16 @@ class Canvas:
                 out.append(self._row(y, old, new, frame.look))
         if out or frame.cursor != self._cursor:
             out.append(_cursor(frame.cursor))
+        shape = _BLOCK if frame.has_block else _UNDERLINE
+        if self._has_shapes and frame.cursor is not None and shape != self._shape:
+            out.append(shape)
+            self._shape = shape
         self._rows, self._cursor = frame.rows, frame.cursor
         return "".join(out)
+
+    def undo(self) -> str:
+        """The sequence that gives the cursor its usual shape."""
+        return _USUAL_SHAPE if self._shape else ""
 
     def _status(self, frame: Frame, size: os.terminal_size, status: str) -> str:
         """A line at the very bottom where there is room below the picture."""
@@ -173,19 +188,22 @@ def _sgr(foreground: Rgb, background: Rgb, is_blinking: bool, system: System) ->
 class TextDisplay:
     """The front end: draws up to 30 times a second, passes keys on, puts the terminal back when closed."""
 
-    def __init__(self, guest: Guest, typist: Typist, source: Input, out_descriptor: int) -> None:
+    def __init__(self, guest: Guest, typist: Typist, source: Input, out: Output) -> None:
         self._guest = guest
         self._typist = typist
         self._source = source
-        self._out = out_descriptor
+        self._out = out
         self._decoder = KeyDecoder()
-        self._canvas = Canvas(_SYSTEMS.get(Console().color_system or "", System.STANDARD))
+        system = _SYSTEMS.get(Console().color_system or "", System.STANDARD)
+        self._canvas = Canvas(system, has_shapes=os.environ.get("TERM", "") not in _SHAPELESS)
         self._draw_at = 0.0
         self._write(ENTER)
 
     def poll(self) -> Outcome | None:
-        self._typist.type(self._decoder.feed(self._source.read(), time.monotonic_ns()))
-        if time.monotonic() >= self._draw_at:
+        keys = self._decoder.feed(self._source.read(self._source.ahead - self._typist.waiting), time.monotonic_ns())
+        self._typist.type(keys, PASTE_GAP_NS if len(keys) > BY_HAND else KEY_GAP_NS)
+        self._out.flush()
+        if time.monotonic() >= self._draw_at and not self._out.backlog:
             self._draw()
         return Interrupted() if self._source.has_left else None
 
@@ -193,7 +211,8 @@ class TextDisplay:
         """Leave the alternate screen, and the guest's last words on the user's own."""
         self._source.close()
         text = self._guest.screen().text()
-        self._write(LEAVE + (text + "\n" if text else ""))
+        self._write(self._canvas.undo() + LEAVE + (text + "\n" if text else ""))
+        self._out.close()
 
     def _draw(self) -> None:
         started = time.monotonic()
@@ -204,12 +223,13 @@ class TextDisplay:
         self._draw_at = now + max(FRAME_S, DRAW_SHARE * (now - started))
 
     def _size(self) -> os.terminal_size:
+        """The terminal's size, or the usual one for what has none: no terminal, or one that does not know it."""
         try:
-            return os.get_terminal_size(self._out)
-        except OSError:  # not a terminal, but the user wants it drawn
+            size = os.get_terminal_size(self._out.descriptor)
+        except OSError:
             return NO_TERMINAL
+        return size if size.columns and size.lines else NO_TERMINAL
 
     def _write(self, text: str) -> None:
-        data = text.encode()
-        while data:
-            data = data[os.write(self._out, data) :]
+        self._out.write(text.encode())
+        self._out.flush()

@@ -4,21 +4,25 @@ A front end has `poll() -> Outcome | None` and `close()`. It never blocks on inp
 kept until the next poll, so that a guest that writes a byte at a time costs one write a slice.
 """
 
+import contextlib
 import os
 import re
+import select
+import termios
 import time
+import tty
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final, Protocol
 
 from vmm.cli.guest import Guest, SerialFeed, SerialLog, Typist
-from vmm.cli.terminal import Input
+from vmm.cli.terminal import PIPE_AHEAD, Input, Output
 from vmm.errors import ConfigError
 from vmm.outcome import Interrupted, Matched, Outcome, ScriptDone
 from vmm.script import Action, ScriptRunner, Send, SendSerial
 
 UNTIL_OVERLAP: Final = 1 << 16  # no match may be longer than this
-PASTE_MAX: Final = 4096  # bytes held between a pipe and the guest; the rest waits in the pipe
+OUTPUT_MAX: Final = 1 << 16  # bytes that a reader may be behind before the guest waits
 
 
 class FrontEnd(Protocol):
@@ -51,33 +55,99 @@ class OutputFile:
 class SerialConsole:
     """`--serial stdio`: the guest's first serial port on our standard streams.
 
-    What is not a terminal is input to be typed, read no faster than the guest takes it.
+    What is not a terminal is input to be typed; its end means nothing. Neither side is ahead of the other for more than
+    a bounded number of bytes: input stays where it is until the guest takes it, and a guest that writes faster than our
+    reader reads has to wait.
     """
 
-    def __init__(self, feed: SerialFeed, source: Input, out_descriptor: int) -> None:
+    def __init__(self, feed: SerialFeed, source: Input, out: Output) -> None:
         self._feed = feed
         self._source = source
-        self._out = out_descriptor
-        self._pending = bytearray()
+        self._out = out
+        self._last = b"\n"
 
     def __call__(self, data: bytes) -> None:
         """What the guest sent."""
-        self._pending += data
+        self._out.write(data)
+        self._last = data[-1:] or self._last
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the guest should wait for our reader."""
+        return self._out.backlog > OUTPUT_MAX
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the reader, no longer than this."""
+        self._out.wait(seconds)
 
     def poll(self) -> Outcome | None:
-        self._write()
-        room = PASTE_MAX - self._feed.waiting
-        if room > 0:
-            self._feed.feed(self._source.read(room))
+        self._out.flush()
+        self._feed.feed(self._source.read(self._source.ahead - self._feed.waiting))
         return Interrupted() if self._source.has_left else None
 
     def close(self) -> None:
+        """Put the terminal back, then finish the output and, on a terminal, its last line."""
+        self._out.flush()
         self._source.close()
-        self._write()
+        if self._source.is_terminal and self._out.is_terminal and self._last != b"\n":
+            self._out.write(b"\n")
+        self._out.close()
 
-    def _write(self) -> None:
-        while self._pending:
-            del self._pending[: os.write(self._out, self._pending)]
+
+class SerialPty:
+    """`--serial pty`: the guest's first serial port is a pseudo-terminal that programs may open and leave again.
+
+    While nobody has it open, what the guest sends is lost, as on a wire that leads nowhere. Our side is then hung up,
+    which poll(2) says, and select(2) would take for input; so it wakes nobody.
+    """
+
+    def __init__(self, feed: SerialFeed, wake: set[int]) -> None:
+        self._feed = feed
+        self._wake = wake
+        self._master, slave = os.openpty()
+        self.name = os.ttyname(slave)
+        tty.setraw(slave, termios.TCSANOW)
+        os.close(slave)
+        os.set_blocking(self._master, False)  # an open file of our own: nobody shares it
+        self._state = select.poll()
+        self._state.register(self._master, 0)
+        self._out = Output(self._master, is_ours=True)
+
+    def __call__(self, data: bytes) -> None:
+        """What the guest sent."""
+        self._out.write(data)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the guest should wait for who has the terminal open."""
+        return self._out.backlog > OUTPUT_MAX
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the reader, no longer than this."""
+        self._out.wait(seconds)
+
+    def poll(self) -> None:
+        if self._is_hung_up():
+            self._out.discard()
+            self._wake.discard(self._master)
+            return
+        self._out.flush()
+        room = PIPE_AHEAD - self._feed.waiting
+        if room <= 0:
+            self._wake.discard(self._master)
+            return
+        self._wake.add(self._master)
+        with contextlib.suppress(OSError):  # EAGAIN: nothing there; EIO: hung up just now
+            self._feed.feed(os.read(self._master, room))
+
+    def close(self) -> None:
+        """What has not been read by now is lost."""
+        self._wake.discard(self._master)
+        self._out.flush()
+        os.close(self._master)
+
+    def _is_hung_up(self) -> bool:
+        return any(event & select.POLLHUP for _, event in self._state.poll(0))
 
 
 class GuestView:

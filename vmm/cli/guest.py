@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from vmm.devices.keymap import KeyStroke
     from vmm.screen import GraphicsScreen, TextScreen
 
-KEY_GAP_NS: Final = 20_000_000  # 50 keys a second: as fast as typematic repeat, and the INT 16h buffer holds 15
+KEY_GAP_NS: Final = 20_000_000  # 50 keys a second: faster than typematic repeat, and the INT 16h buffer holds 15
+PASTE_GAP_NS: Final = 5_000_000  # the wire to a PS/2 keyboard carries some 300 keys a second
 UNREAD_MAX: Final = 8  # of the 15 keys that the buffer holds
 PATIENCE_NS: Final = 2_000_000_000
 _BUFFER_POINTERS: Final = 0x41A
@@ -30,9 +31,11 @@ ByteSink = Callable[[bytes], None]
 class Door(Protocol):
     """The one place where the outside world enters a VM."""
 
-    def post_keys(self, strokes: "list[KeyStroke]") -> None: ...
+    def post_keys(self, strokes: "list[KeyStroke]") -> int:
+        """Post keys; returns how many were taken."""
 
-    def post_serial(self, data: bytes) -> None: ...
+    def post_serial(self, data: bytes) -> int:
+        """Post bytes; returns how many were taken."""
 
     @property
     def serial_backlog(self) -> int:
@@ -84,7 +87,7 @@ class Runner(Protocol):
 
 
 class Typist:
-    """Keystrokes on their way to the keyboard, one every 20 ms of guest time.
+    """Keystrokes on their way to the keyboard, one every 20 ms of guest time; those of a paste come faster.
 
     The buffer of INT 16h holds 15 keys and drops what comes on top. While it is half full the next key waits, as a
     typist does who watches the screen, but not for ever: the guest may read its keyboard in another way.
@@ -92,25 +95,35 @@ class Typist:
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
-        self._waiting: deque[KeyStroke] = deque()
+        self._waiting: deque[tuple[KeyStroke, int]] = deque()
         self._next_at = 0
 
     @property
     def is_busy(self) -> bool:
         return bool(self._waiting)
 
-    def type(self, strokes: "Sequence[KeyStroke]") -> None:
-        self._waiting.extend(strokes)
+    @property
+    def waiting(self) -> int:
+        """Strokes not handed over yet."""
+        return len(self._waiting)
 
-    def pump(self) -> None:
-        """Hand over the next key if its time has come."""
+    def type(self, strokes: "Sequence[KeyStroke]", gap_ns: int = KEY_GAP_NS) -> None:
+        """Strike these keys, each at least `gap_ns` of guest time before the next."""
+        self._waiting.extend((stroke, gap_ns) for stroke in strokes)
+
+    def pump(self) -> bool:
+        """Hand over the next key if its time has come; returns whether it did."""
         now = self._guest.now
         if not self._waiting or now < self._next_at:
-            return
+            return False
         if unread_keys(self._guest.memory) >= UNREAD_MAX and now < self._next_at + PATIENCE_NS:
-            return
-        self._guest.door.post_keys([self._waiting.popleft()])
-        self._next_at = now + KEY_GAP_NS
+            return False
+        stroke, gap_ns = self._waiting[0]
+        if not self._guest.door.post_keys([stroke]):
+            return False
+        self._waiting.popleft()
+        self._next_at = now + gap_ns
+        return True
 
 
 def unread_keys(memory: Memory) -> int:
@@ -144,12 +157,14 @@ class SerialFeed:
     def feed(self, data: bytes) -> None:
         self._waiting += data
 
-    def pump(self) -> None:
-        """Hand over what there is room for at the door."""
+    def pump(self) -> bool:
+        """Hand over what there is room for at the door; returns whether that was anything."""
         room = SERIAL_BACKLOG - self._guest.door.serial_backlog
-        if self._waiting and room > 0:
-            self._guest.door.post_serial(bytes(self._waiting[:room]))
-            del self._waiting[:room]
+        if not self._waiting or room <= 0:
+            return False
+        taken = self._guest.door.post_serial(bytes(self._waiting[:room]))
+        del self._waiting[:taken]
+        return taken > 0
 
 
 class SerialLog:

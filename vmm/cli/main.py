@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from vmm.cli import fetch
 from vmm.errors import ConfigError, VmmError
 from vmm.outcome import EXIT_UNMODELLED, EXIT_USER_MISTAKE, SIGNAL_BASE
 
@@ -26,6 +27,8 @@ app: Final = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(fetch.app, name="images")
 
 _BOOT: Final = "What to boot"
 _MACHINE: Final = "The machine"
@@ -71,10 +74,11 @@ def run(
     ] = None,
     disk: Annotated[list[str] | None, _option("--disk", "A hard-disk image; up to four.", _BOOT, "FILE")] = None,
     cdrom: Annotated[Text, _option("--cdrom", "A CD image.", _BOOT, "FILE")] = None,
-    kernel: Annotated[Text, _option("--kernel", "A Multiboot kernel.", _BOOT, "FILE")] = None,
+    kernel: Annotated[Text, _option("--kernel", "A Linux, PVH or Multiboot kernel.", _BOOT, "FILE")] = None,
     module: Annotated[
         list[str] | None, _option("--module", "A Multiboot module with its arguments.", _BOOT, '"FILE [ARGS]"')
     ] = None,
+    initrd: Annotated[Text, _option("--initrd", "The initial RAM disk of a Linux kernel.", _BOOT, "FILE")] = None,
     append: Annotated[Text, _option("--append", "The kernel's command line.", _BOOT, "TEXT")] = None,
     flat: Annotated[Text, _option("--flat", "A flat binary, loaded and started there.", _BOOT, "FILE@ADDR")] = None,
     bios: Annotated[Text, _option("--bios", "Another BIOS image.", _MACHINE, "FILE")] = None,

@@ -37,6 +37,7 @@ class Words:
     kernel: str | None = None
     module: list[str] = field(default_factory=list)
     append: str | None = None
+    initrd: str | None = None
     flat: str | None = None
     bios: str | None = None
     memory: str = "64M"
@@ -78,6 +79,7 @@ class Payload:
     """What is put into RAM instead of booting a medium."""
 
     kernel: Path | None = None
+    initrd: Path | None = None
     flat: tuple[Path, int] | None = None
     modules: tuple[tuple[Path, str], ...] = ()
     append: str = ""
@@ -169,6 +171,7 @@ def machine_config(request: RunRequest) -> "MachineConfig":
         disks=media.disks,
         cdrom=media.cdrom,
         kernel=payload.kernel,
+        initrd=payload.initrd,
         flat=payload.flat,
         modules=payload.modules,
         append=payload.append,
@@ -201,10 +204,11 @@ def _payload(words: Words) -> Payload:
         if kernel or words.flat:
             raise ConfigError(f"IMAGE {words.image} is a kernel itself; give either IMAGE or --kernel or --flat")
         kernel = Path(words.image)
-    if not kernel and (words.module or words.append is not None):
-        raise ConfigError("--module and --append go with a kernel: give --kernel FILE")
+    if not kernel and (words.module or words.initrd or words.append is not None):
+        raise ConfigError("--initrd, --module and --append go with a kernel: give --kernel FILE")
+    initrd = _optional_input(words.initrd, "--initrd")
     flat = parse_flat(words.flat) if words.flat else None
-    return Payload(kernel, flat, tuple(_module(text) for text in words.module), words.append or "")
+    return Payload(kernel, initrd, flat, tuple(_module(text) for text in words.module), words.append or "")
 
 
 def _module(text: str) -> tuple[Path, str]:

@@ -4,10 +4,14 @@ Theory of operation. The monitor runs the guest in slices of at most 20 ms of ho
 end is polled; the first one that has an outcome ends the run, as does an outcome of the guest's own. Signals only set a
 flag and ask the monitor to end its slice: their handlers may run in the middle of a call from the engine. The terminal
 is put back before anything is reported.
+
+Where somebody sits at a terminal a slice is short while the guest works, because a key that comes meanwhile waits until
+its end, and so does what the guest writes; it is long while the guest sleeps, which a key ends at once.
 """
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -23,6 +27,7 @@ from vmm.cli.frontends import (
     OutputFile,
     ScriptPlayer,
     SerialConsole,
+    SerialPty,
     UntilWatcher,
     open_text,
     poll_all,
@@ -30,7 +35,7 @@ from vmm.cli.frontends import (
 )
 from vmm.cli.guest import Guest, Runner, SerialFeed, SerialLog, Typist
 from vmm.cli.options import Ends, Outputs, RunRequest
-from vmm.cli.terminal import Input, stdin_descriptor
+from vmm.cli.terminal import WIRE, Input, Line, Output, stdin_descriptor, stdout_descriptor
 from vmm.door import ReplayEnd
 from vmm.errors import Unmodelled
 from vmm.outcome import (
@@ -56,7 +61,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SLICE_S: Final = 0.02
-BUSY_SLICE_S: Final = 0.002  # while a paste is on its way to a guest that may take it fast
+WATCHED_SLICE_S: Final = 0.004  # while the guest works and somebody watches
+BUSY_SLICE_S: Final = 0.002  # while input is on its way to a guest that may take it fast, and answer
+ASLEEP_SHARE: Final = 0.25  # of a slice's time: a guest that used less processor time sleeps
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -70,7 +77,12 @@ class Session:
     typist: Typist
     feed: SerialFeed
     fronts: list[FrontEnd] = field(default_factory=list)
+    wires: list[SerialConsole | SerialPty] = field(default_factory=list)
+    outs: list[Output] = field(default_factory=list)
     player: ScriptPlayer | None = None
+    is_watched: bool = False
+    _has_input: bool = False
+    _is_asleep: bool = False
 
     def drive(self, interrupt: "Interrupt") -> Outcome:
         """Run until something ends it. A reset starts the guest anew, unless the user wants it to end the run."""
@@ -78,8 +90,8 @@ class Session:
         while True:
             outcome = self._run_slice(started)
             seen = interrupt.outcome() or poll_all(self.fronts)
-            self.typist.pump()
-            self.feed.pump()
+            keys, serial = self.typist.pump(), self.feed.pump()
+            self._has_input = keys or serial
             if outcome is not None and self._is_restart(outcome):
                 self.guest.reset()
             elif outcome is not None:
@@ -90,15 +102,27 @@ class Session:
                 return TimedOut(self.ends.timeout, self.player.runner.position if self.player else "")
 
     def _run_slice(self, started: float) -> Outcome | None:
+        length = self._slice_length(started)
+        for wire in self.wires:
+            if wire.is_blocked:
+                wire.wait(length)
+                return None
+        begin, used = time.monotonic(), time.thread_time()
         try:
-            return self.runner.run_slice(self.guest, self._slice_length(started))
+            return self.runner.run_slice(self.guest, length)
         except ReplayEnd:
             if not self.guest.door.is_replaying:
                 raise
             return ReplayEnded()
+        finally:
+            self._is_asleep = time.thread_time() - used < ASLEEP_SHARE * (time.monotonic() - begin)
 
     def _slice_length(self, started: float) -> float:
-        length = BUSY_SLICE_S if self.feed.is_busy else SLICE_S
+        length = SLICE_S
+        if self.feed.is_busy or (self.is_watched and (self._has_input or self.typist.is_busy)):
+            length = BUSY_SLICE_S
+        elif self.is_watched and not self._is_asleep:
+            length = WATCHED_SLICE_S
         if self.ends.timeout is None:
             return length
         return max(0.0, min(length, started + self.ends.timeout - time.monotonic()))
@@ -125,11 +149,15 @@ class Session:
 
 
 class Interrupt:
-    """Signals as a flag. The second one raises KeyboardInterrupt, in case we hang in a write to a full pipe."""
+    """Signals as a flag while the guest runs. The second one raises KeyboardInterrupt, in case we hang somewhere.
+
+    So does the first one once the run `is_over`: we may be waiting for somebody to read what the guest has written.
+    """
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._signal: int | None = None
+        self.is_over = False
 
     def outcome(self) -> Outcome | None:
         return None if self._signal is None else Interrupted(self._signal)
@@ -144,7 +172,7 @@ class Interrupt:
                 signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self._signal is not None:
+        if self._signal is not None or self.is_over:
             raise KeyboardInterrupt
         self._signal = number
         self._runner.stop()
@@ -171,15 +199,17 @@ def run_machine(request: RunRequest, guest: Guest, runner: Runner) -> int:
     """Plug the front ends into a machine, run it, report."""
     console = _stderr_console()
     with contextlib.ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt(runner).installed())  # for as long as a terminal may be raw
         writer = _trace_writer(request.outputs, console, stack)
-        guest.on_trace = writer.emit if writer else None
         guest.on_trace = writer.emit if writer is not None else None
         session = plug_in(request, guest, runner, stack)
-        with Interrupt(runner).installed() as interrupt:
-            try:
-                outcome = session.drive(interrupt)
-            except Unmodelled as error:
-                outcome = Stopped(UnmodelledReport(error.what, error.report, writer.last_lines() if writer else ()))
+        try:
+            outcome = session.drive(interrupt)
+        except Unmodelled as error:
+            outcome = Stopped(UnmodelledReport(error.what, error.report, writer.last_lines() if writer else ()))
+        interrupt.is_over = True
+        for out in session.outs:
+            out.is_patient = not isinstance(outcome, TimedOut | Interrupted)
     return report(request, guest, outcome, console)
 
 
@@ -200,17 +230,49 @@ def plug_in(request: RunRequest, guest: Guest, runner: Runner, stack: contextlib
             file = OutputFile(path, option)
             sinks.append(file)
             add(file)
-    if outputs.serial == "stdio":
-        console = SerialConsole(session.feed, Input(stdin_descriptor(), runner.wake_fds), sys.stdout.fileno())
-        guest.serial_out.append(console)
-        add(console)
+    if outputs.serial in ("stdio", "pty"):
+        wire = _serial_stdio(session, outputs, stack) if outputs.serial == "stdio" else _serial_pty(session)
+        guest.serial_out.append(wire)
+        session.wires.append(wire)
+        add(wire)
     if ends.script is not None or ends.until is not None:
         _add_watchers(session, add)
     if outputs.display == "text":
         from vmm.cli.display import TextDisplay
 
-        add(TextDisplay(guest, session.typist, Input(stdin_descriptor(), runner.wake_fds), sys.stdout.fileno()))
+        out = _output("--display text", session)
+        source = _opened(Input(stdin_descriptor(), runner.wake_fds), session, stack)
+        add(TextDisplay(guest, session.typist, source, out))
     return session
+
+
+def _opened(source: Input, session: Session, stack: contextlib.ExitStack) -> Input:
+    stack.callback(source.close)  # here, too: what comes next may fail
+    session.is_watched |= source.is_terminal
+    return source
+
+
+def _output(option: str, session: Session) -> Output:
+    out = Output(stdout_descriptor(option))
+    session.outs.append(out)
+    return out
+
+
+def _serial_stdio(session: Session, outputs: Outputs, stack: contextlib.ExitStack) -> SerialConsole:
+    """Say how to leave before every key is the guest's."""
+    out = _output("--serial stdio", session)
+    descriptor = stdin_descriptor()
+    if descriptor is not None and os.isatty(descriptor):
+        print("vmm: the keys go to the guest's serial port, Ctrl-C too; Ctrl-] leaves", file=sys.stderr, flush=True)
+    line = Line.LINE_FEEDS if outputs.trace_console else WIRE
+    return SerialConsole(session.feed, _opened(Input(descriptor, session.runner.wake_fds, line), session, stack), out)
+
+
+def _serial_pty(session: Session) -> SerialPty:
+    wire = SerialPty(session.feed, session.runner.wake_fds)
+    session.is_watched = True
+    print(f"vmm: the guest's serial port is {wire.name}", file=sys.stderr, flush=True)
+    return wire
 
 
 def _add_watchers(session: Session, add: Any) -> None:

@@ -6,12 +6,14 @@ Source: ECMA-48, "Control functions"; XTerm Control Sequences, "PC-Style Functio
 """
 
 import codecs
+import errno
 import os
 import re
 import select
 import sys
 import termios
 from collections.abc import Mapping
+from enum import Flag, auto
 from types import TracebackType
 from typing import Any, Final
 
@@ -20,6 +22,9 @@ from vmm.errors import ConfigError
 
 LEAVE: Final = b"\x1d"  # Ctrl-]
 READ_MAX: Final = 4096
+PIPE_AHEAD: Final = 4096  # bytes held between a pipe and the guest; the rest waits in the pipe
+TERMINAL_AHEAD: Final = 1 << 20
+CLOSING_WAIT_S: Final = 0.5
 _ESC: Final = "\x1b"
 ESCAPE_WAIT_NS: Final = 50_000_000  # how long a lone ESC may still become a sequence
 
@@ -27,32 +32,47 @@ _IFLAG, _OFLAG, _CFLAG, _LFLAG, _ISPEED, _OSPEED, _CC = range(7)  # what tcgetat
 _NO_CHAR: Final = b"\0"  # _POSIX_VDISABLE on Linux
 
 
+class Line(Flag):
+    """What the terminal still does by itself while it is raw."""
+
+    SIGNALS = auto()  # Ctrl-C is a signal
+    LINE_FEEDS = auto()  # a line feed that is written begins a new line
+
+
+SCREEN: Final = Line.SIGNALS | Line.LINE_FEEDS  # we draw on it
+WIRE: Final = Line(0)  # the guest has it all
+
+
 class RawTerminal:
-    """A terminal without echo and line editing, put back as it was on exit. Ctrl-C still interrupts us.
+    """A terminal without echo and line editing, put back as it was on exit.
 
     Does nothing for a descriptor that is no terminal.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, line: Line) -> None:
         self._descriptor = descriptor
+        self._line = line
         self._saved: list[Any] | None = None
 
     def __enter__(self) -> "RawTerminal":
         if self._descriptor >= 0 and os.isatty(self._descriptor):
             self._saved = termios.tcgetattr(self._descriptor)
-            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, _raw(termios.tcgetattr(self._descriptor)))
+            mode = _raw(termios.tcgetattr(self._descriptor), self._line)
+            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, mode)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        """At once, even if nobody reads the terminal; what is left in it was meant for the guest, not for the shell."""
         if self._saved is not None:
-            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._saved)
+            termios.tcsetattr(self._descriptor, termios.TCSANOW, self._saved)
+            termios.tcflush(self._descriptor, termios.TCIFLUSH)
             self._saved = None
 
 
-def _raw(mode: list[Any]) -> list[Any]:
-    """Every key to us as it is typed, but Ctrl-C stays a signal (termios(3), "Canonical and noncanonical mode").
+def _raw(mode: list[Any], line: Line) -> list[Any]:
+    """Every key to us as it is typed (termios(3), "Canonical and noncanonical mode").
 
-    Output processing stays on: our own messages end in line feeds.
+    For a screen of ours output processing stays on: our own messages end in line feeds.
     """
     mode[_IFLAG] &= ~(termios.ICRNL | termios.INLCR | termios.IGNCR | termios.IXON | termios.ISTRIP | termios.BRKINT)
     mode[_LFLAG] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN)
@@ -60,44 +80,63 @@ def _raw(mode: list[Any]) -> list[Any]:
     mode[_CC][termios.VTIME] = 0
     for unused in (termios.VQUIT, termios.VSUSP):
         mode[_CC][unused] = _NO_CHAR
+    if Line.SIGNALS not in line:
+        mode[_LFLAG] &= ~termios.ISIG
+    if Line.LINE_FEEDS not in line:
+        mode[_OFLAG] &= ~termios.OPOST
     return mode
 
 
 class Input:
     """Standard input as bytes, read without ever waiting. A terminal is raw while this is open, and Ctrl-] leaves.
 
-    The descriptor is in `wake` as long as there may be more to read: at the end of a file it would be readable for
-    ever. Its own mode is left alone, because it is shared with the shell that started us.
+    The descriptor is in `wake` as long as there may be more that is wanted: at the end of a file it would be readable
+    for ever, and so would a pipe whose bytes the guest has no room for. Its own mode is left alone, because it is
+    shared with the shell that started us.
     """
 
-    def __init__(self, descriptor: int | None, wake: set[int]) -> None:
+    def __init__(self, descriptor: int | None, wake: set[int], line: Line = SCREEN) -> None:
         self._descriptor = descriptor
         self._wake = wake
-        self._mode = RawTerminal(-1 if descriptor is None else descriptor)
-        self._is_terminal = descriptor is not None and os.isatty(descriptor)
+        self._mode = RawTerminal(-1 if descriptor is None else descriptor, line)
+        self.is_terminal = descriptor is not None and os.isatty(descriptor)
         self.has_left = False
         if descriptor is not None:
             self._mode.__enter__()
             wake.add(descriptor)
 
+    @property
+    def ahead(self) -> int:
+        """How many bytes to read ahead of the guest: from a terminal many, or Ctrl-] would be stuck behind a paste."""
+        return TERMINAL_AHEAD if self.is_terminal else PIPE_AHEAD
+
     def read(self, limit: int = READ_MAX) -> bytes:
         """What is there now, at most `limit` bytes; what comes after a Ctrl-] is dropped."""
-        if self._descriptor is None or not select.select([self._descriptor], [], [], 0)[0]:
+        if self._descriptor is None:
             return b""
-        try:
-            data = os.read(self._descriptor, limit)
-        except OSError:  # EIO: the terminal went away
-            data = b""
-        if not data:
-            self._end()
-        if self._is_terminal:
-            data, leave, _ = data.partition(LEAVE)
-            self.has_left |= bool(leave)
-        return data
+        if limit <= 0:
+            self._wake.discard(self._descriptor)
+            return b""
+        self._wake.add(self._descriptor)
+        if not select.select([self._descriptor], [], [], 0)[0]:
+            return b""
+        return self._read(self._descriptor, limit)
 
     def close(self) -> None:
         self._end()
         self._mode.__exit__(None, None, None)
+
+    def _read(self, descriptor: int, limit: int) -> bytes:
+        try:
+            data = os.read(descriptor, min(limit, READ_MAX))
+        except OSError:  # EIO: the terminal went away
+            data = b""
+        if not data:
+            self._end()
+        if self.is_terminal:
+            data, leave, _ = data.partition(LEAVE)
+            self.has_left |= bool(leave)
+        return data
 
     def _end(self) -> None:
         if self._descriptor is not None:
@@ -105,11 +144,106 @@ class Input:
             self._descriptor = None
 
 
+class Output:
+    """A descriptor that is written without waiting, so that a reader who sleeps delays neither signals nor time-outs.
+
+    What it does not take yet is kept; whoever writes looks at `backlog`. A terminal is opened anew for this: not to
+    wait is a property of the open file, and that we share with the shell. A pipe that is writable has room for PIPE_BUF
+    bytes (poll(2), pipe(7)). `is_ours`: the open file is not shared, and does not wait already.
+    """
+
+    def __init__(self, descriptor: int, *, is_ours: bool = False) -> None:
+        self.descriptor = descriptor
+        self._own = None if is_ours else _reopened(descriptor)
+        self._pending = bytearray()
+        self.is_patient = True
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that are still to be written."""
+        return len(self._pending)
+
+    @property
+    def is_terminal(self) -> bool:
+        return os.isatty(self.descriptor)
+
+    def write(self, data: bytes) -> None:
+        """Keep `data` for the next `flush`."""
+        self._pending += data
+
+    def discard(self) -> None:
+        """Forget what is still to be written."""
+        self._pending.clear()
+
+    def flush(self) -> None:
+        """Write what can be written now. Raises: BrokenPipeError."""
+        while self._pending and self._is_writable(0):
+            try:
+                count = os.write(self._target, bytes(self._pending[: select.PIPE_BUF]))
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._pending.clear()
+                if error.errno != errno.EIO:  # EIO: the terminal went away
+                    raise
+                return
+            del self._pending[:count]
+
+    def wait(self, seconds: float) -> None:
+        """Wait until some of the backlog can be written, and write it."""
+        self._is_writable(seconds)
+        self.flush()
+
+    def close(self) -> None:
+        """Write what is left, for as long as that takes; without patience, as long as a reader takes anything.
+
+        The descriptor itself stays open.
+        """
+        try:
+            while before := len(self._pending):
+                self.wait(CLOSING_WAIT_S)
+                if len(self._pending) == before and not self.is_patient:
+                    self.discard()
+        finally:
+            if self._own is not None:
+                os.close(self._own)
+                self._own = None
+
+    @property
+    def _target(self) -> int:
+        return self.descriptor if self._own is None else self._own
+
+    def _is_writable(self, seconds: float) -> bool:
+        return bool(select.select([], [self._target], [], seconds)[1])
+
+
+def _reopened(descriptor: int) -> int | None:
+    """A terminal opened a second time, so as not to wait; None for what is no terminal or may not be opened."""
+    if not os.isatty(descriptor):
+        return None
+    try:
+        return os.open(os.ttyname(descriptor), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # a terminal of another mount namespace, or of another user
+        return None
+
+
 def stdin_descriptor() -> int | None:
     """Standard input's descriptor, or None where it is closed."""
+    return _descriptor(sys.stdin)
+
+
+def stdout_descriptor(option: str) -> int:
+    """Standard output's descriptor. Raises: ConfigError: it is closed, but `option` needs it."""
+    descriptor = _descriptor(sys.stdout)
+    if descriptor is None:
+        raise ConfigError(f"{option}: standard output is closed")
+    return descriptor
+
+
+def _descriptor(file: Any) -> int | None:
     try:
-        return sys.stdin.fileno()
-    except (AttributeError, OSError, ValueError):
+        return int(file.fileno())
+    except (AttributeError, OSError, ValueError):  # closed when we were started: None; closed since; no file at all
         return None
 
 
@@ -195,7 +329,7 @@ def _decode_at(text: str, at: int) -> tuple[int, list[KeyStroke]]:
     if match := _CSI.match(text, at):
         name = _sequence_key(match)
         return match.end() - at, [stroke_for_name(name)] if name else []
-    if text[at] == _ESC and at + 1 < len(text):
+    if text[at] == _ESC and at + 1 < len(text) and text[at + 1] != _ESC:
         return 2, [KeyStroke(stroke.key, ("LeftAlt", *stroke.modifiers)) for stroke in _plain(text[at + 1])]
     return 1, _plain(text[at])
 

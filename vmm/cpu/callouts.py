@@ -12,7 +12,7 @@ from bt.translate import OVERLONG
 from vmm.arch.exceptions import Vector, gp, ud
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Eflags, Reg, Seg
-from vmm.cpu import control, cpuid, events, iret, msr, segments, transfers
+from vmm.cpu import control, cpuid, events, fast_calls, iret, msr, segments, transfers
 from vmm.cpu.events import EventKind
 from vmm.cpu.operands import (
     add_to_stack,
@@ -25,6 +25,10 @@ from vmm.cpu.operands import (
 from vmm.cpu.ports import Platform, in_, ins, out, outs
 from vmm.cpu.vcpu import Vcpu
 
+_EAX: Final = int(Reg.EAX)
+_ECX: Final = int(Reg.ECX)
+_EDX: Final = int(Reg.EDX)
+_EBX: Final = int(Reg.EBX)
 _ZF: Final = int(Eflags.ZF)
 _OF: Final = int(Eflags.OF)
 _IOPL_USER: Final = 3
@@ -73,6 +77,12 @@ def data_segment_loaded(insn: Insn) -> int | None:
     opcode = insn.opcode
     seg = insn.modrm >> 3 & 7 if opcode == 0x8E else _POP_SEGMENT.get(opcode, _FAR_LOAD.get(opcode))
     return None if seg == Seg.SS else seg
+
+
+def is_quiet_mov(insn: Insn) -> bool:
+    """MOV from a control or debug register, or to CR2 or CR3: the mode stays as it is."""
+    opcode = insn.opcode
+    return opcode in (0x0F20, 0x0F21) or (opcode == 0x0F22 and insn.modrm >> 3 & 7 in (2, 3))
 
 
 def load_segment(vcpu: Vcpu, seg: int, selector: int) -> None:
@@ -239,11 +249,12 @@ def lmsw(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
 
 
 def invlpg(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
-    """INVLPG m: the shadow is a TLB, so it forgets."""
+    """INVLPG m: the address is not accessed, so nothing about it can fault."""
     if insn.is_register_form:
         raise ud()
     segments.require_cpl0(vcpu)
-    vcpu.stale_translations = True
+    if vcpu.is_paging:
+        vcpu.make_page_stale(linear_address(vcpu, insn.memory))
 
 
 def cache_control(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
@@ -253,34 +264,34 @@ def cache_control(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
 
 def cpuid_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """CPUID."""
-    for reg, value in zip((Reg.EAX, Reg.EBX, Reg.ECX, Reg.EDX), cpuid.cpuid(vcpu.reg32(Reg.EAX)), strict=True):
-        vcpu.set_reg32(reg, value)
+    q = vcpu.state.q
+    q[_EAX], q[_EBX], q[_ECX], q[_EDX] = cpuid.cpuid(q[_EAX] & MASK32)
 
 
 def rdtsc(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """RDTSC."""
-    _set_edx_eax(vcpu, msr.rdtsc(vcpu, platform.tsc()))
+    value = msr.rdtsc(vcpu, platform.tsc())
+    q = vcpu.state.q
+    q[_EAX], q[_EDX] = value & MASK32, value >> 32
 
 
 def rdmsr(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """RDMSR."""
-    _set_edx_eax(vcpu, msr.rdmsr(vcpu, vcpu.reg32(Reg.ECX), platform.tsc()))
+    q = vcpu.state.q
+    value = msr.rdmsr(vcpu, q[_ECX] & MASK32, platform.tsc())
+    q[_EAX], q[_EDX] = value & MASK32, value >> 32
 
 
 def wrmsr(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """WRMSR."""
-    value = vcpu.reg32(Reg.EDX) << 32 | vcpu.reg32(Reg.EAX)
-    msr.wrmsr(vcpu, vcpu.reg32(Reg.ECX), value, platform.tsc())
+    q = vcpu.state.q
+    value = (q[_EDX] & MASK32) << 32 | q[_EAX] & MASK32
+    msr.wrmsr(vcpu, q[_ECX] & MASK32, value, platform.tsc())
 
 
 def rdpmc(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """RDPMC."""
     msr.rdpmc(vcpu, vcpu.reg32(Reg.ECX))
-
-
-def _set_edx_eax(vcpu: Vcpu, value: int) -> None:
-    vcpu.set_reg32(Reg.EAX, value)
-    vcpu.set_reg32(Reg.EDX, value >> 32)
 
 
 # --- far transfers and interrupts ----------------------------------------------------------------------
@@ -408,6 +419,8 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "smsw": smsw,
     "sti": _plain(control.sti),
     "str": str_,
+    "sysenter": _plain(fast_calls.sysenter),
+    "sysexit": _plain(fast_calls.sysexit),
     "verr": verr,
     "verw": verw,
     "wbinvd": cache_control,
@@ -423,7 +436,9 @@ QUIET: Final = frozenset(
         "insb",
         "insd",
         "insw",
+        "invlpg",
         "lar",
+        "lidt",
         "lsl",
         "out",
         "outsb",
@@ -439,6 +454,7 @@ QUIET: Final = frozenset(
         "str",
         "verr",
         "verw",
+        "wbinvd",
     ]
 )
 """They change no mode, segment, privilege or control register: the physical CPU needs nothing but the registers."""

@@ -2,19 +2,19 @@
 
 Source: Intel SDM Vol. 2A/2B, "MOV - Move to/from Control Registers", "MOV - Move to/from Debug Registers", "LMSW",
 "CLTS", "LGDT/LIDT", "CLI", "STI", "PUSHF/PUSHFD", "POPF/POPFD", "HLT"; Vol. 1, "I/O Privilege Level",
-"I/O Permission Bit Map"; Vol. 3A, "Control Registers", "Debug Registers".
-Not modelled: VME, PVI, MCE (the CPUID shows none of them, so their CR4 bits are reserved); the #GP for reserved bits in
-page-directory-pointer entries when PAE paging is switched on.
+"I/O Permission Bit Map"; Vol. 3A, "Control Registers", "PDPTE Registers", "Debug Registers".
+Not modelled: VME, PVI, MCE (the CPUID shows none of them, so their CR4 bits are reserved).
 """
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from vmm.arch.descriptors import TSS32, TSS32_IO_MAP, tss_layout
 from vmm.arch.exceptions import GuestFault, Vector, gp, ud
-from vmm.arch.layout import MASK32
+from vmm.arch.layout import MASK32, Slot
 from vmm.arch.registers import ARITHMETIC, Cr0, Cr4, Eflags
 from vmm.cpu.segments import require_cpl0
-from vmm.cpu.vcpu import Vcpu
+from vmm.cpu.vcpu import STALE_ALL, STALE_LOCAL, Vcpu
 
 _PE: Final = int(Cr0.PE)
 _ET: Final = int(Cr0.ET)
@@ -26,11 +26,13 @@ _CR0_BITS: Final = int(
     Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG
 )  # the rest stays as it is whatever is written, ET stays one
 _CR0_PAGING: Final = int(Cr0.PG | Cr0.WP)
+_CR0_LOADS_PDPTES: Final = int(Cr0.PG | Cr0.CD | Cr0.NW)  # a change of these or of _CR4_PAGING, under PAE paging
 _LMSW_BITS: Final = int(Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS)
 CR4_BITS: Final = int(
     Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT
 )  # all others are reserved
 _CR4_PAGING: Final = int(Cr4.PSE | Cr4.PAE | Cr4.PGE)
+_PAE: Final = int(Cr4.PAE)
 _DE: Final = int(Cr4.DE)
 
 _IF: Final = int(Eflags.IF)
@@ -50,31 +52,41 @@ _DR7_WRITABLE: Final = 0xFFFF_23FF
 _DR7_ONE: Final = 1 << 10
 
 
+_CONTROL_REGISTERS: Final = {0: int(Slot.CR0) >> 2, 2: int(Slot.CR2) >> 2, 3: int(Slot.CR3) >> 2, 4: int(Slot.CR4) >> 2}
+"""Where in the vCPU page they are, in words."""
+
+
 # --- control registers --------------------------------------------------------------------------------------
 
 
 def mov_from_cr(vcpu: Vcpu, cr: int) -> int:
     """MOV r32, CRn. Raises: GuestFault #UD for CR1 and CR5-CR7, #GP(0) at CPL > 0."""
-    if cr not in (0, 2, 3, 4):
+    at = _CONTROL_REGISTERS.get(cr)
+    if at is None:
         raise ud()
     require_cpl0(vcpu)
-    return int((vcpu.cr0, 0, vcpu.cr2, vcpu.cr3, vcpu.cr4)[cr])
+    return vcpu.page[at]
 
 
 def mov_to_cr(vcpu: Vcpu, cr: int, value: int) -> None:
     """MOV CRn, r32. Raises: GuestFault #UD for CR1 and CR5-CR7, #GP(0) at CPL > 0 and for what CRn does not take."""
-    if cr not in (0, 2, 3, 4):
+    write = _WRITE_CR.get(cr)
+    if write is None:
         raise ud()
     require_cpl0(vcpu)
-    if cr == 0:
-        _write_cr0(vcpu, value)
-    elif cr == 2:
-        vcpu.cr2 = value
-    elif cr == 3:
-        vcpu.cr3 = value
-        vcpu.stale_translations = True
-    else:
-        _write_cr4(vcpu, value)
+    write(vcpu, value)
+
+
+def load_cr3(vcpu: Vcpu, value: int) -> None:
+    """What MOV CR3 and a task switch do: the page-directory-pointer-table entries under PAE paging come with it.
+
+    All bits of CR3 are kept; those that mean nothing are ignored. Also a load of the value that is there already makes
+    the TLB forget. Raises: GuestFault #GP(0) for entries with reserved bits; nothing has changed then.
+    """
+    if vcpu.cr4 & _PAE and vcpu.cr0 & _PG:
+        vcpu.pdptes[:] = vcpu.memory.read_pdptes(value)
+    vcpu.cr3 = value
+    vcpu.make_stale(STALE_LOCAL)
 
 
 def _write_cr0(vcpu: Vcpu, value: int) -> None:
@@ -82,8 +94,11 @@ def _write_cr0(vcpu: Vcpu, value: int) -> None:
     new = value & _CR0_BITS | _ET
     if (new & _PG and not new & _PE) or (new & _NW and not new & _CD):
         raise gp()
-    if (new ^ vcpu.cr0) & _CR0_PAGING:
-        vcpu.stale_translations = True
+    changed = new ^ vcpu.cr0
+    if changed & _CR0_LOADS_PDPTES and new & _PG and vcpu.cr4 & _PAE:
+        vcpu.pdptes[:] = vcpu.memory.read_pdptes(vcpu.cr3)
+    if changed & _CR0_PAGING:
+        vcpu.make_stale(STALE_ALL)
     vcpu.cr0 = new
 
 
@@ -91,8 +106,22 @@ def _write_cr4(vcpu: Vcpu, value: int) -> None:
     if value & ~CR4_BITS:
         raise gp()
     if (value ^ vcpu.cr4) & _CR4_PAGING:
-        vcpu.stale_translations = True
+        if value & _PAE and vcpu.cr0 & _PG:
+            vcpu.pdptes[:] = vcpu.memory.read_pdptes(vcpu.cr3)
+        vcpu.make_stale(STALE_ALL)
     vcpu.cr4 = value
+
+
+def _write_cr2(vcpu: Vcpu, value: int) -> None:
+    vcpu.cr2 = value
+
+
+_WRITE_CR: Final[Mapping[int, Callable[[Vcpu, int], None]]] = {
+    0: _write_cr0,
+    2: _write_cr2,
+    3: load_cr3,
+    4: _write_cr4,
+}
 
 
 def lmsw(vcpu: Vcpu, value: int) -> None:
@@ -173,14 +202,14 @@ def _require_iopl(vcpu: Vcpu) -> None:
 def cli(vcpu: Vcpu) -> None:
     """CLI. Raises: GuestFault #GP(0) when CPL > IOPL."""
     _require_iopl(vcpu)
-    vcpu.eflags &= ~_IF
+    vcpu.interrupts_enabled = False
 
 
 def sti(vcpu: Vcpu) -> None:
     """STI; when it changes IF, interrupts stay out for one more instruction. Raises: GuestFault #GP(0)."""
     _require_iopl(vcpu)
     if not vcpu.interrupts_enabled:
-        vcpu.eflags |= _IF
+        vcpu.interrupts_enabled = True
         vcpu.interrupt_shadow = True
 
 

@@ -1,8 +1,8 @@
 """The virtual CPUID: a P6-class 32-bit processor, the same whatever the host is.
 
 Shown are only features that are modelled and that the engine executes. Not shown, so that guests leave them alone:
-VME, MCE, APIC, SEP, MTRR, MCA, PAT, PSE-36, CLFLUSH, NX, long mode, and the hypervisor bit (the guest is to see the
-bare processor).
+VME, MCE, APIC, MTRR, MCA, PAT, PSE-36, ACPI (clock and thermal control), long mode, and the hypervisor bit (the guest
+is to see the bare processor).
 
 Source: Intel SDM Vol. 2A, "CPUID - CPU Identification".
 """
@@ -23,12 +23,20 @@ class Feature(IntFlag):
     MSR = 1 << 5
     PAE = 1 << 6
     CX8 = 1 << 8
+    SEP = 1 << 11
     PGE = 1 << 13
     CMOV = 1 << 15
+    CLFSH = 1 << 19
     MMX = 1 << 23
     FXSR = 1 << 24
     SSE = 1 << 25
     SSE2 = 1 << 26
+
+
+class ExtendedFeature(IntFlag):
+    """CPUID.80000001h EDX (SDM table "Information Returned by CPUID Instruction")."""
+
+    NX = 1 << 20
 
 
 FEATURES: Final = int(
@@ -39,8 +47,10 @@ FEATURES: Final = int(
     | Feature.MSR
     | Feature.PAE
     | Feature.CX8
+    | Feature.SEP
     | Feature.PGE
     | Feature.CMOV
+    | Feature.CLFSH
     | Feature.MMX
     | Feature.FXSR
     | Feature.SSE
@@ -53,10 +63,12 @@ MAX_BASIC: Final = 2
 EXTENDED: Final = 0x8000_0000
 MAX_EXTENDED: Final = EXTENDED + 4
 
-# Leaf 2 of a Pentium II: one byte a descriptor, AL the number of times to ask. 01 instruction TLB 4 KiB, 32 entries;
-# 02 instruction TLB 4 MiB, 2; 03 data TLB 4 KiB, 64; 04 data TLB 4 MiB, 8; 08 L1 code 16 KiB; 0C L1 data 16 KiB;
-# 43 L2 512 KiB.
-_CACHES: Final = (0x0302_0101, 0, 0, 0x0C04_0843)
+CLFLUSH_LINE: Final = 64  # bytes, as the caches of leaf 2 have it
+
+# Leaf 2, as a Pentium M has it: one byte a descriptor, AL the number of times to ask. B0 instruction TLB 4 KiB, 128
+# entries; B3 data TLB 4 KiB, 128; 02 instruction TLB 4 MiB, 2; 04 data TLB 4 MiB, 8; 30 L1 code 32 KiB; 2C L1 data
+# 32 KiB; 86 L2 512 KiB. All lines are of 64 bytes.
+_CACHES: Final = (0x02B3_B001, 0, 0, 0x2C04_3086)
 
 Answer = tuple[int, int, int, int]
 
@@ -77,10 +89,10 @@ def _vendor() -> Answer:
 
 LEAVES: Final[dict[int, Answer]] = {
     0: _vendor(),
-    1: (CPU_SIGNATURE, 0, 0, FEATURES),
+    1: (CPU_SIGNATURE, CLFLUSH_LINE // 8 << 8, 0, FEATURES),
     2: _CACHES,
     EXTENDED: (MAX_EXTENDED, 0, 0, 0),
-    EXTENDED + 1: (0, 0, 0, 0),
+    EXTENDED + 1: (0, 0, 0, int(ExtendedFeature.NX)),
     EXTENDED + 2: _brand(0),
     EXTENDED + 3: _brand(1),
     EXTENDED + 4: _brand(2),

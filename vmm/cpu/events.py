@@ -65,7 +65,9 @@ class EventKind(Enum):
     """Where an event comes from; this decides DPL and IOPL checks, the EXT bit and RF."""
 
     FAULT = auto()  # the saved EIP is the instruction's; RF is set in the saved EFLAGS
-    TRAP = auto()  # the saved EIP is the next instruction's: #DB after a single step, INT1
+    TRAP = (
+        auto()
+    )  # #DB between instructions: after a single step, INT1, a task switch, before a breakpoint's instruction
     ABORT = auto()  # #DF
     SOFTWARE = auto()  # INT n
     BREAKPOINT = auto()  # INT3 and INTO: DPL is checked, IOPL in V86 is not
@@ -90,8 +92,8 @@ class _Event:
         return self.vector << 3 | _IDT
 
     def pushed_flags(self, eflags: int) -> int:
-        """The EFLAGS image it saves. A #DB fault is an instruction breakpoint, whose handler sets RF itself."""
-        return eflags | _RF if self.kind is EventKind.FAULT and self.vector != Vector.DB else eflags
+        """The EFLAGS image it saves: a fault sets RF. A breakpoint's handler sets it itself, so that is a TRAP here."""
+        return eflags | _RF if self.kind is EventKind.FAULT else eflags
 
 
 def deliver(
@@ -126,7 +128,7 @@ def raise_fault(
 ) -> None:
     """Deliver a fault that the guest has earned, with all that can follow from it.
 
-    `kind` is TRAP for a #DB after an instruction. CR2 is written when a page fault is met, also when it ends in #DF.
+    `kind` is TRAP for a #DB between instructions. CR2 is written when a page fault is met, also when it ends in #DF.
     Raises: TripleFault.
     """
     while True:

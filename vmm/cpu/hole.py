@@ -11,6 +11,7 @@ where the guest is its own kernel and runs in physical V86: there all of it has 
 | vCPU page     | supervisor, read-write             | see `vmm.arch.layout.Slot`                             |
 | user view     | user, read-only                    | the same frame                                         |
 | user scratch  | user, read-write                   | scratch words of inline sequences at CPL 3             |
+| shadowed      | supervisor, read-only              | a byte per guest page: is it in the shadow tables?     |
 | shadow GDT    | supervisor, read-only              | the guest's code and data descriptors, DPL 0-2 made 1  |
 | shadow TSS    | supervisor, read-only              | back link 0, so that no native IRET finds a task       |
 """
@@ -32,6 +33,7 @@ _STAGGER: Final = 21 * PAGE_SIZE
 """The engine's TLB is direct-mapped by the low bits of the page number: parts that began at the same bits, as they do
 when laid end to end, would push each other out at every use."""
 SHADOW_GDT_SIZE: Final = 64 << 10
+SHADOWED_SIZE: Final = 1 << 20
 
 _P: Final = int(Pte.P)
 _W: Final = int(Pte.W)
@@ -68,6 +70,7 @@ class Hole:
         vcpu_page = hole.parts["vcpu_page"].host
         hole._add(physical, "user_view", PAGE_SIZE, _P | _U | _NX, host=vcpu_page)
         hole._add(physical, "user_scratch", PAGE_SIZE, _P | _W | _U | _NX)
+        hole._add(physical, "shadowed", SHADOWED_SIZE, _P | _NX)
         hole._add(physical, "shadow_gdt", SHADOW_GDT_SIZE, _P | _NX)
         hole._add(physical, "shadow_tss", PAGE_SIZE, _P | _NX)
         return hole

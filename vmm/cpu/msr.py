@@ -1,42 +1,52 @@
 """Model-specific registers, the time-stamp counter, and the performance counters that are not there.
 
-A register that is not in the table is #GP(0), as on a processor without it: no APIC, MTRRs, PAT, machine check or
-performance counters.
+A register that is not in the table is #GP(0), as on a processor without it: no APIC, MTRRs, PAT, machine check,
+performance counters or last-branch records. The signature in CPUID is that of a model of which nobody expects more
+(docs/adr/0015).
 
 Source: Intel SDM Vol. 2B, "RDMSR", "WRMSR", "RDTSC", "RDPMC"; Vol. 4, "Model-Specific Registers (MSRs)".
 """
 
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Final
 
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32
-from vmm.arch.registers import Cr4
-from vmm.cpu.segments import require_cpl0
-from vmm.cpu.vcpu import Vcpu
+from vmm.arch.registers import Cr4, Efer
+from vmm.cpu.vcpu import STALE_ALL, Vcpu
 
 _MASK64: Final = (1 << 64) - 1
 _TSD: Final = int(Cr4.TSD)
+_NXE: Final = int(Efer.NXE)
 
 
 class Msr(IntEnum):
-    """The registers there are (SDM Vol. 4, "MSRs in the P6 Family Processors")."""
+    """The registers there are (SDM Vol. 4, "MSRs in the P6 Family Processors"; EFER: "IA-32 Architectural MSRs")."""
 
     TSC = 0x10
     PLATFORM_ID = 0x17
     BIOS_SIGN_ID = 0x8B
+    SYSENTER_CS = 0x174
+    SYSENTER_ESP = 0x175
+    SYSENTER_EIP = 0x176
+    EFER = 0xC000_0080
+
+
+_TSC: Final = int(Msr.TSC)
+_BIOS_SIGN_ID: Final = int(Msr.BIOS_SIGN_ID)
 
 
 def read_tsc(vcpu: Vcpu, now_tsc: int) -> int:
     """The guest's time-stamp counter, 64 bits: the clock's count plus what the guest has written."""
-    return now_tsc + vcpu.msrs.get(Msr.TSC, 0) & _MASK64
+    return now_tsc + vcpu.msrs.get(_TSC, 0) & _MASK64
 
 
 def rdtsc(vcpu: Vcpu, now_tsc: int) -> int:
     """RDTSC: 64 bits. Raises: GuestFault #GP(0) at CPL > 0 with CR4.TSD."""
     if vcpu.cpl and vcpu.cr4 & _TSD:
         raise gp()
-    return read_tsc(vcpu, now_tsc)
+    return now_tsc + vcpu.msrs.get(_TSC, 0) & _MASK64
 
 
 def rdpmc(vcpu: Vcpu, counter: int) -> int:
@@ -46,25 +56,65 @@ def rdpmc(vcpu: Vcpu, counter: int) -> int:
 
 def rdmsr(vcpu: Vcpu, index: int, now_tsc: int) -> int:
     """RDMSR: 64 bits. Raises: GuestFault #GP(0) at CPL > 0 and for an unknown register."""
-    require_cpl0(vcpu)
-    if index == Msr.TSC:
-        return read_tsc(vcpu, now_tsc)
-    if index == Msr.PLATFORM_ID:
-        return 0
-    if index == Msr.BIOS_SIGN_ID:
-        return vcpu.msrs.get(Msr.BIOS_SIGN_ID, 0)
-    raise gp()
+    read = _READ.get(index)
+    if vcpu.cpl or read is None:
+        raise gp()
+    return read(vcpu, now_tsc)
 
 
 def wrmsr(vcpu: Vcpu, index: int, value: int, now_tsc: int) -> None:
-    """WRMSR: 64 bits. Raises: GuestFault #GP(0) at CPL > 0 and for an unknown or read-only register.
-
-    The TSC takes 32 bits and clears its upper half, as in all of the P6 family (SDM Vol. 3B, "Time-Stamp Counter").
-    """
-    require_cpl0(vcpu)
-    if index == Msr.TSC:
-        vcpu.msrs[int(Msr.TSC)] = (value & MASK32) - now_tsc & _MASK64
-    elif index == Msr.BIOS_SIGN_ID:
-        vcpu.msrs[int(Msr.BIOS_SIGN_ID)] = value & _MASK64
-    else:
+    """WRMSR: 64 bits. Raises: GuestFault #GP(0) at CPL > 0, for an unknown or read-only register, for reserved bits."""
+    write = _WRITE.get(index)
+    if vcpu.cpl or write is None:
         raise gp()
+    write(vcpu, value & _MASK64, now_tsc)
+
+
+def _write_tsc(vcpu: Vcpu, value: int, now_tsc: int) -> None:
+    """32 bits are taken, the upper half is cleared, as in all of the P6 family (SDM Vol. 3B, "Time-Stamp Counter")."""
+    vcpu.msrs[_TSC] = (value & MASK32) - now_tsc & _MASK64
+
+
+def _write_bios_sign_id(vcpu: Vcpu, value: int, _now_tsc: int) -> None:
+    vcpu.msrs[_BIOS_SIGN_ID] = value
+
+
+def _write_sysenter_cs(vcpu: Vcpu, value: int, _now_tsc: int) -> None:
+    vcpu.sysenter_cs = value & MASK32
+
+
+def _write_sysenter_esp(vcpu: Vcpu, value: int, _now_tsc: int) -> None:
+    vcpu.sysenter_esp = value & MASK32
+
+
+def _write_sysenter_eip(vcpu: Vcpu, value: int, _now_tsc: int) -> None:
+    vcpu.sysenter_eip = value & MASK32
+
+
+def _write_efer(vcpu: Vcpu, value: int, _now_tsc: int) -> None:
+    """NXE is all there is: without long mode SCE, LME and LMA are reserved. NXE decides what a paging entry means."""
+    if value & ~_NXE:
+        raise gp()
+    if value != vcpu.efer:
+        vcpu.efer = value
+        vcpu.make_stale(STALE_ALL)
+
+
+_READ: Final[Mapping[int, Callable[[Vcpu, int], int]]] = {
+    int(Msr.TSC): read_tsc,
+    int(Msr.PLATFORM_ID): lambda _vcpu, _now_tsc: 0,
+    int(Msr.BIOS_SIGN_ID): lambda vcpu, _now_tsc: vcpu.msrs.get(_BIOS_SIGN_ID, 0),
+    int(Msr.SYSENTER_CS): lambda vcpu, _now_tsc: vcpu.sysenter_cs,
+    int(Msr.SYSENTER_ESP): lambda vcpu, _now_tsc: vcpu.sysenter_esp,
+    int(Msr.SYSENTER_EIP): lambda vcpu, _now_tsc: vcpu.sysenter_eip,
+    int(Msr.EFER): lambda vcpu, _now_tsc: vcpu.efer,
+}
+
+_WRITE: Final[Mapping[int, Callable[[Vcpu, int, int], None]]] = {
+    int(Msr.TSC): _write_tsc,
+    int(Msr.BIOS_SIGN_ID): _write_bios_sign_id,
+    int(Msr.SYSENTER_CS): _write_sysenter_cs,
+    int(Msr.SYSENTER_ESP): _write_sysenter_esp,
+    int(Msr.SYSENTER_EIP): _write_sysenter_eip,
+    int(Msr.EFER): _write_efer,
+}

@@ -3,10 +3,10 @@
 Source: Intel SDM Vol. 3A, "Paging"; A20: IBM PC/AT Technical Reference, "Real Address Mode".
 """
 
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
-from vmm.arch.exceptions import GuestFault, PageFault, Vector
-from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SIZE
+from vmm.arch.exceptions import GuestFault, PageFault, Vector, gp
+from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from vmm.arch.paging import (
     FRAME_32,
     FRAME_PAE,
@@ -18,9 +18,10 @@ from vmm.arch.paging import (
     LARGE_RESERVED_PAE,
     PDPT_BASE,
     RESERVED_PAE,
+    RESERVED_PDPTE,
     Pte,
 )
-from vmm.arch.registers import Cr0, Cr4
+from vmm.arch.registers import Cr0, Cr4, Efer
 from vmm.memory import GuestMemory
 
 _PG: Final = int(Cr0.PG)
@@ -32,33 +33,42 @@ _W: Final = int(Pte.W)
 _U: Final = int(Pte.U)
 _A: Final = int(Pte.A)
 _D: Final = int(Pte.D)
+_AD: Final = int(Pte.A | Pte.D)
+_DG: Final = int(Pte.D | Pte.G)
+_WU: Final = int(Pte.W | Pte.U)
 _PS: Final = int(Pte.PS)
+_NX: Final = int(Pte.NX)
+_PGE: Final = int(Cr4.PGE)
+_NXE: Final = int(Efer.NXE)
 _FAULT_P: Final = int(PageFault.P)
 _FAULT_W: Final = int(PageFault.W)
 _FAULT_U: Final = int(PageFault.U)
 _FAULT_RSVD: Final = int(PageFault.RSVD)
+_FAULT_I: Final = int(PageFault.I)
 A20_BIT: Final = 1 << 20
 A20_OPEN: Final = (1 << 64) - 1
 A20_CLOSED: Final = A20_OPEN & ~A20_BIT
 
 
 class PagingRegisters(Protocol):
-    """The control registers that decide about paging; the virtual CPU has them."""
+    """The registers that decide about paging; the virtual CPU has them. `pdptes` are the four of PAE paging as the
+    last load of CR3 found them."""
 
     cr0: int
     cr3: int
     cr4: int
+    efer: int
+    pdptes: list[int]
 
 
-class _Path(NamedTuple):
-    """What a walk met: the directory entry and the leaf, the same one for a large page, with their addresses."""
+Walk = tuple[int, int]
+"""(guest-physical address, rights). Rights are Pte bits: W and U as all levels grant them; D as the leaf now has it; PS
+if the page is larger than 4 KBytes; G if it is global and CR4.PGE makes that count. NX is not among them."""
 
-    directory_at: int
-    directory: int
-    leaf_at: int
-    leaf: int
-    frame_mask: int
-    offset_mask: int
+_Path = tuple[int, int, int, int, int]
+"""Directory entry's address, directory entry, leaf's address, leaf, guest-physical address. For a large page the
+directory entry is the leaf, and its own address is _NO_DIRECTORY."""
+_NO_DIRECTORY: Final = -1
 
 
 class Mmu:
@@ -68,77 +78,120 @@ class Mmu:
         self.memory = memory
         self.registers: PagingRegisters
         self.a20_mask = A20_OPEN
+        self._dwords = memory.physical.view.cast("I")
+        self._qwords = memory.physical.view.cast("Q")
 
     @property
     def is_paging(self) -> bool:
         """CR0.PG."""
         return bool(self.registers.cr0 & _PG)
 
-    def translate(self, la: int, write: bool, user: bool) -> int:
-        """Guest-linear to guest-physical, 32 bits, accessed and dirty bits set in guest RAM.
+    def translate(self, la: int, write: bool, user: bool, fetch: bool = False) -> int:
+        """Guest-linear to guest-physical, 32 bits (36 under PAE), accessed and dirty bits set in guest RAM.
 
         Raises: GuestFault #PF with error code and cr2.
         """
         if not self.registers.cr0 & _PG:
             return la & self.a20_mask
-        return self.walk(la, write, user)[0]
+        return self.walk(la, write, user, fetch)[0]
 
-    def walk(self, la: int, write: bool, user: bool) -> tuple[int, int]:
-        """Walk the guest's tables for one access: (guest-physical address, the rights: Pte.W, Pte.U and Pte.D).
+    def walk(self, la: int, write: bool, user: bool, fetch: bool = False) -> Walk:
+        """Walk the guest's tables for one access of a paging guest; set accessed and dirty bits.
 
-        Limits: PDPTEs are read at each walk, not kept from the last load of CR3; their reserved bits raise no #GP.
+        `fetch` is an instruction fetch, which NX may forbid. Raises: GuestFault #PF with error code and cr2.
+        Limits: bit 7 of a page-table entry and bit 12 of a large page, reserved without PAT, are ignored.
         Source: SDM Vol. 3A, "32-Bit Paging", "PAE Paging", "Access Rights", "Page-Fault Exceptions".
         """
         registers = self.registers
+        cr4 = registers.cr4
         code = (_FAULT_W if write else 0) | (_FAULT_U if user else 0)
-        path = self._path_pae(la, code) if registers.cr4 & _PAE else self._path_32(la, code)
-        rights = path.leaf & path.directory
+        if cr4 & _PAE:
+            if fetch and registers.efer & _NXE:
+                code |= _FAULT_I
+            directory_at, directory, leaf_at, leaf, gpa = self._path_pae(la, code)
+            if code & _FAULT_I and (directory | leaf) & _NX:
+                raise GuestFault(Vector.PF, code | _FAULT_P, la)
+        else:
+            directory_at, directory, leaf_at, leaf, gpa = self._path_32(la, code, cr4)
+        rights = directory & leaf
         if (user and not rights & _U) or (write and not rights & _W and (user or registers.cr0 & _WP)):
             raise GuestFault(Vector.PF, code | _FAULT_P, la)
-        if path.directory_at != path.leaf_at and not path.directory & _A:
-            self._set_entry(path.directory_at, path.directory | _A)
-        wanted = path.leaf | _A | (_D if write else 0)
-        if wanted != path.leaf:
-            self._set_entry(path.leaf_at, wanted)
-        gpa = path.leaf & path.frame_mask | la & path.offset_mask
-        return gpa & self.a20_mask, rights & (_W | _U) | wanted & _D
+        wanted = leaf | _AD if write else leaf | _A
+        if wanted != leaf or not directory & _A:
+            if not directory & _A and directory_at >= 0:
+                self._set_entry(directory_at, directory | _A)
+            self._set_entry(leaf_at, wanted)
+        rights = rights & _WU | wanted & (_DG if cr4 & _PGE else _D)
+        return gpa & self.a20_mask, rights if directory_at >= 0 else rights | _PS
 
-    def _path_32(self, la: int, code: int) -> _Path:
-        pde_at = (self.registers.cr3 & FRAME_32) + (la >> 20 & 0xFFC)
-        pde = self._present(pde_at, 4, la, code)
-        if pde & _PS and self.registers.cr4 & _PSE:
-            self._check_reserved(pde, LARGE_RESERVED_32, la, code)
-            return _Path(pde_at, pde, pde_at, pde, LARGE_FRAME_32, LARGE_OFFSET_32)
-        pte_at = (pde & FRAME_32) + (la >> 10 & 0xFFC)
-        return _Path(pde_at, pde, pte_at, self._present(pte_at, 4, la, code), FRAME_32, PAGE_MASK)
+    def _path_32(self, la: int, code: int, cr4: int) -> _Path:
+        pde_at = (self.registers.cr3 & FRAME_32 | la >> 20 & 0xFFC) & self.a20_mask
+        region = self.memory.region_at(pde_at >> PAGE_SHIFT)
+        if region is None or region.host is None:
+            pde = int.from_bytes(self.memory.read(pde_at, 4), "little")
+        else:
+            pde = self._dwords[region.host + pde_at - region.base >> 2]
+        if not pde & _P:
+            raise GuestFault(Vector.PF, code, la)
+        if pde & _PS and cr4 & _PSE:
+            if pde & LARGE_RESERVED_32:
+                raise GuestFault(Vector.PF, code | _FAULT_RSVD | _FAULT_P, la)
+            return _NO_DIRECTORY, pde, pde_at, pde, pde & LARGE_FRAME_32 | la & LARGE_OFFSET_32
+        pte_at = (pde & FRAME_32 | la >> 10 & 0xFFC) & self.a20_mask
+        region = self.memory.region_at(pte_at >> PAGE_SHIFT)
+        if region is None or region.host is None:
+            pte = int.from_bytes(self.memory.read(pte_at, 4), "little")
+        else:
+            pte = self._dwords[region.host + pte_at - region.base >> 2]
+        if not pte & _P:
+            raise GuestFault(Vector.PF, code, la)
+        return pde_at, pde, pte_at, pte, pte & FRAME_32 | la & PAGE_MASK
 
     def _path_pae(self, la: int, code: int) -> _Path:
-        pdpte = self._present((self.registers.cr3 & PDPT_BASE) + (la >> 27 & 0x18), 8, la, code)
-        pde_at = (pdpte & FRAME_PAE) + (la >> 18 & 0xFF8)
-        pde = self._present(pde_at, 8, la, code)
-        self._check_reserved(pde, RESERVED_PAE, la, code)
+        registers = self.registers
+        reserved = RESERVED_PAE if registers.efer & _NXE else RESERVED_PAE | _NX
+        pdpte = registers.pdptes[la >> 30]
+        if not pdpte & _P:
+            raise GuestFault(Vector.PF, code, la)
+        pde_at = (pdpte & FRAME_PAE | la >> 18 & 0xFF8) & self.a20_mask
+        pde = self._present_pae(pde_at, la, code)
         if pde & _PS:
-            self._check_reserved(pde, LARGE_RESERVED_PAE, la, code)
-            return _Path(pde_at, pde, pde_at, pde, LARGE_FRAME_PAE, LARGE_OFFSET_PAE)
-        pte_at = (pde & FRAME_PAE) + (la >> 9 & 0xFF8)
-        pte = self._present(pte_at, 8, la, code)
-        self._check_reserved(pte, RESERVED_PAE, la, code)
-        return _Path(pde_at, pde, pte_at, pte, FRAME_PAE, PAGE_MASK)
+            reserved |= LARGE_RESERVED_PAE
+        if pde & reserved:
+            raise GuestFault(Vector.PF, code | _FAULT_RSVD | _FAULT_P, la)
+        if pde & _PS:
+            return _NO_DIRECTORY, pde, pde_at, pde, pde & LARGE_FRAME_PAE | la & LARGE_OFFSET_PAE
+        pte_at = (pde & FRAME_PAE | la >> 9 & 0xFF8) & self.a20_mask
+        pte = self._present_pae(pte_at, la, code)
+        if pte & reserved:
+            raise GuestFault(Vector.PF, code | _FAULT_RSVD | _FAULT_P, la)
+        return pde_at, pde, pte_at, pte, pte & FRAME_PAE | la & PAGE_MASK
 
-    def _present(self, gpa: int, size: int, la: int, code: int) -> int:
-        entry = int.from_bytes(self.memory.read(gpa & self.a20_mask, size), "little")
+    def _present_pae(self, at: int, la: int, code: int) -> int:
+        region = self.memory.region_at(at >> PAGE_SHIFT)
+        if region is None or region.host is None:
+            entry = int.from_bytes(self.memory.read(at, 8), "little")
+        else:
+            entry = self._qwords[region.host + at - region.base >> 3]
         if not entry & _P:
             raise GuestFault(Vector.PF, code, la)
         return entry
 
-    @staticmethod
-    def _check_reserved(entry: int, reserved: int, la: int, code: int) -> None:
-        if entry & reserved:
-            raise GuestFault(Vector.PF, code | _FAULT_RSVD | _FAULT_P, la)
-
     def _set_entry(self, gpa: int, value: int) -> None:
         """Write the low half of an entry back: accessed and dirty are in it, in both sizes."""
-        self.memory.write(gpa & self.a20_mask, (value & MASK32).to_bytes(4, "little"))
+        self.memory.write(gpa, (value & MASK32).to_bytes(4, "little"))
+
+    def read_pdptes(self, cr3: int) -> list[int]:
+        """The four page-directory-pointer-table entries that `cr3` (32 bits) points at, as a load of CR3 reads them.
+
+        Raises: GuestFault #GP(0) when a present one has a reserved bit set.
+        Source: SDM Vol. 3A, "PDPTE Registers".
+        """
+        raw = self.memory.read(cr3 & PDPT_BASE & self.a20_mask, 32)
+        entries = [int.from_bytes(raw[at : at + 8], "little") for at in range(0, 32, 8)]
+        if any(entry & _P and entry & RESERVED_PDPTE for entry in entries):
+            raise gp()
+        return entries
 
     # --- LinearMemory (see vcpu.py) --------------------------------------------------------------------
 

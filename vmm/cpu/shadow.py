@@ -1,9 +1,11 @@
 """Shadow page tables: what the physical MMU walks while the guest runs.
 
 PAE with NX, always on. The tables are a virtual TLB: empty at first, filled at a page fault from the guest's own tables
-(or from the identity, while the guest does not page), emptied when the guest changes what they were made from. Nothing
-but the translation cache is executable. Two roots share every table of guest pages and differ in the hole alone: the
-real-mode root gives it to the user (see `hole.py`).
+(or from the identity, while the guest does not page); they forget what the guest tells its TLB to forget. There are at
+most as many of them as 4 GiB has, and they are used again. Nothing but the translation cache is executable, and of that
+only the pages whose blocks may run (see `bt.cache`). Two roots share every table of guest pages and differ in the hole
+alone: the real-mode root gives it to the user (see `hole.py`). A third one, for the VMM's own use, maps all of the hole
+and nothing else.
 
 Pages of `GuestMemory.watched` and of ROM are mapped read-only; device pages are not mapped; where nothing answers, a
 page of ones is mapped read-only.
@@ -16,7 +18,7 @@ from typing import Final
 
 from vmm.arch.layout import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from vmm.arch.paging import Pte
-from vmm.cpu.hole import HOLE_SIZE, Hole
+from vmm.cpu.hole import HOLE_SIZE, SHADOWED_SIZE, Hole, HolePart
 from vmm.cpu.paging import A20_BIT, Mmu
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion
@@ -32,6 +34,15 @@ _LARGE_SHIFT: Final = 21
 _LARGE_SIZE: Final = 1 << _LARGE_SHIFT
 _DIRECTORIES: Final = 4 * _ENTRIES
 _FRAME: Final = 0x000F_FFFF_FFFF_F000
+_G: Final = int(Pte.G)
+_PS: Final = int(Pte.PS)
+_SERVICE: Final = -1
+CODE_PARTS: Final = ("kernel_cache", "user_cache")
+_LARGEST_PAGE: Final = 2
+"""Tables that a 4 MiB page of 32-bit paging covers."""
+_NOTES_MAX: Final = 200_000
+"""So many entries may be remembered for the sake of undoing them; beyond, all is forgotten and begins again."""
+_NOTHING_SHADOWED: Final = bytes(SHADOWED_SIZE)
 
 
 class Fill(Enum):
@@ -56,9 +67,14 @@ class ShadowTables:
         self._free: list[int] = []
         self._tables: dict[int, int] = {}
         self._writable_at: dict[int, set[int]] = {}
+        self._local: list[int] = []
+        self._large: set[int] = set()
+        self._notes = 0
+        self._shadowed = physical.window(hole.parts["shadowed"].host, SHADOWED_SIZE)
         self._hole_tables: dict[int, int] = {}
         self.real_root, self._real_directories = self._build_root()
         self.protected_root, self._protected_directories = self._build_root()
+        self.service_root, self._service_directories = self._build_root()
         self.rebuild_roots()
 
     def root(self, real: bool) -> int:
@@ -75,9 +91,21 @@ class ShadowTables:
         if not self._mmu.is_paging:
             return self._fill_identity(la, write)
         gpa, rights = self._mmu.walk(la, write, user)
+        self._note(la, rights)
         if write and not rights & _W:  # CR0.WP is clear: the supervisor may, so the user must not come near
             return self._fill_page(la, gpa, write, True, 0)
         return self._fill_page(la, gpa, write, bool(rights & _W and rights & _D), rights & _U)
+
+    def _note(self, la: int, rights: int) -> None:
+        """Remember what `drop_local` and `drop_page` must know about a page that is about to be filled."""
+        if self._notes >= _NOTES_MAX:
+            self.drop_all()
+        self._notes += 1
+        self._shadowed[la >> PAGE_SHIFT] = 1
+        if not rights & _G:
+            self._local.append(la >> PAGE_SHIFT)
+        if rights & _PS:
+            self._large.add(la >> _LARGE_SHIFT)
 
     def _fill_identity(self, la: int, write: bool) -> Fill:
         gpa = la & self._mmu.a20_mask
@@ -141,6 +169,35 @@ class ShadowTables:
         if table is not None:
             self._entries[(table >> 3) + (la >> PAGE_SHIFT & _ENTRIES - 1)] = 0
 
+    def drop_page(self, la: int) -> tuple[int, int]:
+        """Forget the guest's page at a linear address, whatever its size: (first 4 KiB page number, how many).
+
+        The caller flushes the TLB.
+        """
+        number = la >> _LARGE_SHIFT
+        first = number & ~(_LARGEST_PAGE - 1)
+        numbers = range(first, first + _LARGEST_PAGE)
+        self._shadowed[la >> PAGE_SHIFT] = 0
+        if self._large.isdisjoint(numbers):
+            self.unmap(la)
+            return la >> PAGE_SHIFT, 1
+        pages = first << _LARGE_SHIFT - PAGE_SHIFT
+        self._shadowed[pages : pages + _LARGEST_PAGE * _ENTRIES] = bytes(_LARGEST_PAGE * _ENTRIES)
+        for each in numbers:
+            self._large.discard(each)
+            if (table := self._tables.get(each)) is not None:
+                self._physical.view[table : table + PAGE_SIZE] = bytes(PAGE_SIZE)
+        return pages, _LARGEST_PAGE * _ENTRIES
+
+    def drop_local(self) -> None:
+        """Forget every guest page that is not global. The caller flushes the TLB."""
+        entries, tables = self._entries, self._tables
+        for page in self._local:
+            table = tables.get(page >> _LARGE_SHIFT - PAGE_SHIFT)
+            if table is not None:
+                entries[(table >> 3) + (page & _ENTRIES - 1)] = 0
+        self._local.clear()
+
     def drop_all(self) -> None:
         """Forget every guest page. The caller flushes the TLB."""
         for number, table in self._tables.items():
@@ -148,6 +205,10 @@ class ShadowTables:
             self._free.append(table)
         self._tables.clear()
         self._writable_at.clear()
+        self._local.clear()
+        self._large.clear()
+        self._shadowed[:] = _NOTHING_SHADOWED
+        self._notes = 0
 
     def _clear_write(self, page: int) -> None:
         table = self._tables.get(page >> _LARGE_SHIFT - PAGE_SHIFT)
@@ -187,20 +248,47 @@ class ShadowTables:
         self.drop_all()
         for directories, extra in ((self._real_directories, _U), (self._protected_directories, 0)):
             self._physical.view[directories : directories + 4 * PAGE_SIZE] = bytes(4 * PAGE_SIZE)
-            self._map_hole(directories, extra)
+            self._map_hole(directories, extra, extra)
+        self._physical.view[self._service_directories : self._service_directories + 4 * PAGE_SIZE] = bytes(
+            4 * PAGE_SIZE
+        )
+        self._map_hole(self._service_directories, _SERVICE, 0)
 
-    def _map_hole(self, directories: int, extra: int) -> None:
+    def _map_hole(self, directories: int, kind: int, extra: int) -> None:
         first = self._hole.base >> _LARGE_SHIFT
         count = HOLE_SIZE >> _LARGE_SHIFT
-        if extra not in self._hole_tables:
-            self._hole_tables[extra] = self._physical.allocate(count * PAGE_SIZE)
-            self._fill_hole_tables(self._hole_tables[extra], extra)
-        tables = self._hole_tables[extra]
+        if kind not in self._hole_tables:
+            self._hole_tables[kind] = self._physical.allocate(count * PAGE_SIZE)
+            for name, part in self._hole.parts.items():
+                if kind == _SERVICE or name not in CODE_PARTS:
+                    self._map_part(self._hole_tables[kind], part, extra)
+        tables = self._hole_tables[kind]
         for index in range(count):
             self._entries[(directories >> 3) + first + index] = tables + index * PAGE_SIZE | _P | _W | _U
 
-    def _fill_hole_tables(self, tables: int, extra: int) -> None:
-        for part in self._hole.parts.values():
-            at = (tables >> 3) + (part.offset >> PAGE_SHIFT)
-            for index in range(part.size >> PAGE_SHIFT):
-                self._entries[at + index] = part.host + index * PAGE_SIZE | part.rights | extra | _AD
+    def _map_part(self, tables: int, part: HolePart, extra: int) -> None:
+        at = (tables >> 3) + (part.offset >> PAGE_SHIFT)
+        for index in range(part.size >> PAGE_SHIFT):
+            self._entries[at + index] = part.host + index * PAGE_SIZE | part.rights | extra | _AD
+
+    # --- the pages of the cache ------------------------------------------------------------------------
+
+    def map_code(self, name: str, real: bool, first: int, count: int) -> None:
+        """Let code run in `count` pages of a cache, in real mode or outside it."""
+        part = self._hole.parts[name]
+        extra = _U if real else 0
+        at = (self._hole_tables[extra] >> 3) + (part.offset >> PAGE_SHIFT)
+        for index in range(first, first + count):
+            self._entries[at + index] = part.host + (index << PAGE_SHIFT) | part.rights | extra | _AD
+
+    def unmap_code(self, name: str, real: bool, first: int, count: int) -> None:
+        """Let no code run there. The caller flushes the TLB."""
+        at = (self._hole_tables[_U if real else 0] >> 3) + (self._hole.parts[name].offset >> PAGE_SHIFT)
+        for index in range(at + first, at + first + count):
+            self._entries[index] = 0
+
+    def unmap_all_code(self) -> None:
+        """Let no code run anywhere. The caller flushes the TLB."""
+        for name in CODE_PARTS:
+            for real in (False, True):
+                self.unmap_code(name, real, 0, self._hole.parts[name].size >> PAGE_SHIFT)

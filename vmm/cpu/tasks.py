@@ -5,7 +5,6 @@ is raised in the context of the new task: `vcpu` is that task then, its EIP and 
 
 Source: Intel SDM Vol. 3A, "Task Management": "Task Switching", "Exception Conditions Checked During a Task Switch",
 "Effect of a Task Switch on Busy Flag, NT Flag, Previous Task Link Field, and TS Flag".
-Not modelled: PDPTE checks at the CR3 load under PAE.
 Undocumented: a 16-bit TSS leaves FFFFh in the upper half of the general registers; FS and GS become null.
 """
 
@@ -29,6 +28,7 @@ from vmm.arch.descriptors import (
 from vmm.arch.exceptions import Vector, gp
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Cr0, Eflags, Seg
+from vmm.cpu.control import load_cr3
 from vmm.cpu.segments import (
     Entry,
     available_tss,
@@ -124,6 +124,8 @@ def switch(vcpu: Vcpu, target: Entry, nesting: Nesting, return_eip: int, saved_f
         vcpu.eflags |= _NT
     if new is TSS32 and image[TSS32_TRAP] & 1:
         vcpu.pending_debug |= _DR6_BT
+    if new is TSS32 and vcpu.cr0 & _PG:
+        load_cr3(vcpu, int.from_bytes(image[TSS32_CR3 : TSS32_CR3 + 4], "little"))
     _load_segments(vcpu)
 
 
@@ -163,14 +165,11 @@ def _save(vcpu: Vcpu, layout: TssLayout, eip: int, flags: int) -> None:
 
 
 def _load_registers(vcpu: Vcpu, layout: TssLayout, image: bytes) -> None:
-    """EIP, EFLAGS, general registers, CR3 and the visible selectors; hidden parts stay invalid until checked."""
+    """EIP, EFLAGS, general registers and the visible selectors; hidden parts stay invalid until checked."""
 
     def field(at: int, size: int = layout.word) -> int:
         return int.from_bytes(image[at : at + size], "little")
 
-    if layout is TSS32 and vcpu.cr0 & _PG:
-        vcpu.cr3 = field(TSS32_CR3)
-        vcpu.stale_translations = True
     vcpu.eip = field(layout.instruction_pointer)
     vcpu.eflags = field(layout.flags)
     upper = 0 if layout is TSS32 else _UPPER_HALF

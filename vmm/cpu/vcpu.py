@@ -9,9 +9,10 @@ page, TF, RF and VM are fields here. `eflags` puts them together.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import Any, Final, Protocol
 
-from vmm.arch.layout import MASK32, Slot
+from vmm.arch.layout import MASK32, PAGE_MASK, Slot
 from vmm.arch.registers import ARITHMETIC, Cr0, Eflags, Reg, Seg
 from vmm.hw import state as hw
 from vmm.hw.state import CpuState
@@ -22,7 +23,25 @@ _ONE: Final = int(Eflags.ONE)
 _PAGE_FLAGS: Final = int(Eflags.IOPL | Eflags.NT | Eflags.AC | Eflags.ID)
 _FIELD_FLAGS: Final = int(Eflags.TF | Eflags.RF | Eflags.VM)
 _PE: Final = int(Cr0.PE)
+_PG: Final = int(Cr0.PG)
 _VM: Final = int(Eflags.VM)
+
+# Words of the vCPU page.
+_CR0_AT: Final = int(Slot.CR0) >> 2
+_FLAGS_AT: Final = int(Slot.FLAGS) >> 2
+_GDT_BASE_AT: Final = int(Slot.GDT_BASE) >> 2
+_GDT_LIMIT_AT: Final = int(Slot.GDT_LIMIT) >> 2
+_IDT_BASE_AT: Final = int(Slot.IDT_BASE) >> 2
+_IDT_LIMIT_AT: Final = int(Slot.IDT_LIMIT) >> 2
+_IF_AT: Final = int(Slot.IF) >> 2
+_LDTR_AT: Final = int(Slot.LDTR) >> 2
+_PENDING_AT: Final = int(Slot.PENDING) >> 2
+_TR_AT: Final = int(Slot.TR) >> 2
+
+_SEGMENT_AT: Final = tuple(hw.D_SEGS + seg * hw.SEG_WORDS for seg in range(6))
+_BASE: Final = hw.SEG_BASE
+_BASE_HIGH: Final = hw.SEG_BASE + 1
+_LIMIT: Final = hw.SEG_LIMIT
 
 # Descriptor dword 1, as the hidden part of a segment register keeps it.
 DESC_TYPE_DATA_RW_A: Final = 3 << 8
@@ -35,6 +54,25 @@ DESC_B: Final = 1 << 22
 DESC_G: Final = 1 << 23
 REAL_MODE_DATA: Final = DESC_P | DESC_S | DESC_TYPE_DATA_RW_A
 REAL_MODE_CODE: Final = DESC_P | DESC_S | DESC_TYPE_CODE_RE_A
+
+
+class Stale(IntFlag):
+    """Which translations the guest has told its TLB to forget (SDM Vol. 3A, "Invalidation of TLBs and
+    Paging-Structure Caches"). `Vcpu.stale` holds the union as an int."""
+
+    NONE = 0
+    PAGE = 1 << 0  # those of `Vcpu.stale_pages`: INVLPG
+    LOCAL = 1 << 1  # all that are not global: MOV CR3, a task switch
+    ALL = 1 << 2  # all: CR0.PG, CR0.WP, CR4.PGE, PSE, PAE, EFER.NXE, A20, the memory map
+
+
+STALE_PAGE: Final = int(Stale.PAGE)
+STALE_LOCAL: Final = int(Stale.LOCAL)
+STALE_ALL: Final = int(Stale.ALL)
+_STALE_PAGES_MAX: Final = 32
+_FPU_CONTROL_RESET: Final = 0x0040
+_MXCSR_RESET: Final = 0x1F80
+_DR7_ENABLES: Final = 0xFF  # L0 G0 to L3 G3
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,11 +115,12 @@ class LinearMemory(Protocol):
     def read_bytes(self, la: int, count: int, user: bool) -> bytes: ...
     def write_bytes(self, la: int, data: bytes, user: bool) -> None: ...
     def check_write(self, la: int, count: int, user: bool) -> None: ...
+    def read_pdptes(self, cr3: int) -> list[int]: ...
 
 
 def _page_register(slot: Slot) -> Any:
     """A property for a 32-bit register that lives in the vCPU page."""
-    index = slot >> 2
+    index = int(slot) >> 2
 
     def get(vcpu: "Vcpu") -> int:
         return vcpu.page[index]
@@ -109,6 +148,7 @@ class Vcpu:
         self.eip = 0
         self.cpl = 0
         self.field_flags = 0  # TF, RF, VM
+        self.segments_changed = True  # the engine must bring the physical CPU's segments into step
         self.segment_flags = [0] * 6  # descriptor dword 1 as the guest loaded it, DPL not raised
         self.ldtr = NULL_SEGMENT
         self.tr = NULL_SEGMENT
@@ -116,7 +156,11 @@ class Vcpu:
         self.msrs: dict[int, int] = {}
         self.halted = False
         self.interrupt_shadow = False  # STI, MOV SS or POP SS was the last instruction
-        self.stale_translations = False  # CR0, CR3, CR4 or A20 changed: the engine must drop its shadow
+        self.efer = 0  # EFER, as far as there is one: NXE
+        self.sysenter_cs = self.sysenter_esp = self.sysenter_eip = 0  # 32 bits each
+        self.pdptes = [0, 0, 0, 0]  # as the last load of CR3 under PAE paging found them, 64 bits each
+        self.stale = 0  # Stale bits: what the engine's shadow must forget before the guest goes on
+        self.stale_pages: list[int] = []  # with Stale.PAGE: linear addresses, 4-KByte aligned
         self.pending_debug = 0  # DR6 bits of a #DB trap due before the next instruction
         self.reset()
 
@@ -125,6 +169,8 @@ class Vcpu:
     def reset(self) -> None:
         """The state after RESET (SDM Vol. 3A, "Processor State After Reset")."""
         self.state.buffer[:] = self._power_on
+        self.state.buffer[hw.FPU_CONTROL : hw.FPU_CONTROL + 2] = _FPU_CONTROL_RESET.to_bytes(2, "little")
+        self.state.buffer[hw.MXCSR : hw.MXCSR + 4] = _MXCSR_RESET.to_bytes(4, "little")
         for reg in Reg:
             self.set_reg32(reg, 0)
         for index in range(len(self.page)):
@@ -134,7 +180,10 @@ class Vcpu:
         self.eip = 0xFFF0
         self.halted = False
         self.interrupt_shadow = False
-        self.stale_translations = True
+        self.efer = 0
+        self.sysenter_cs = self.sysenter_esp = self.sysenter_eip = 0
+        self.pdptes[:] = [0, 0, 0, 0]
+        self.make_stale(STALE_ALL)
         self.pending_debug = 0
         self.msrs.clear()
         self.dr[:] = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
@@ -154,7 +203,12 @@ class Vcpu:
     @property
     def is_protected(self) -> bool:
         """CR0.PE is set; true in V86 too."""
-        return bool(self.page[Slot.CR0 >> 2] & _PE)
+        return bool(self.page[_CR0_AT] & _PE)
+
+    @property
+    def is_paging(self) -> bool:
+        """CR0.PG is set."""
+        return bool(self.page[_CR0_AT] & _PG)
 
     @property
     def is_v86(self) -> bool:
@@ -164,7 +218,7 @@ class Vcpu:
     @property
     def is_real(self) -> bool:
         """Real-address mode."""
-        return not self.page[Slot.CR0 >> 2] & _PE
+        return not self.page[_CR0_AT] & _PE
 
     # --- general registers -----------------------------------------------------------------------------
 
@@ -199,18 +253,12 @@ class Vcpu:
     def eflags(self) -> int:
         """EFLAGS as the guest would push it with every bit shown (VM and RF too)."""
         page = self.page
-        return (
-            self.fold_flags() & (ARITHMETIC | _DF)
-            | page[Slot.IF >> 2]
-            | page[Slot.FLAGS >> 2]
-            | self.field_flags
-            | _ONE
-        )
+        return self.fold_flags() & (ARITHMETIC | _DF) | page[_IF_AT] | page[_FLAGS_AT] | self.field_flags | _ONE
 
     @eflags.setter
     def eflags(self, value: int) -> None:
-        self.page[Slot.IF >> 2] = value & _IF
-        self.page[Slot.FLAGS >> 2] = value & _PAGE_FLAGS
+        self.page[_IF_AT] = value & _IF
+        self.page[_FLAGS_AT] = value & _PAGE_FLAGS
         self.field_flags = value & _FIELD_FLAGS
         self.set_arithmetic(value)
 
@@ -227,45 +275,51 @@ class Vcpu:
     @property
     def interrupts_enabled(self) -> bool:
         """EFLAGS.IF, without the STI and MOV SS shadow."""
-        return bool(self.page[Slot.IF >> 2])
+        return bool(self.page[_IF_AT])
+
+    @interrupts_enabled.setter
+    def interrupts_enabled(self, value: bool) -> None:
+        self.page[_IF_AT] = _IF if value else 0
 
     @property
     def is_interrupt_pending(self) -> bool:
         """The INTR pin."""
-        return bool(self.page[Slot.PENDING >> 2])
+        return bool(self.page[_PENDING_AT])
 
     def set_interrupt_pending(self, level: bool) -> None:
         """The INTR pin: cached code looks at it when it sets IF."""
-        self.page[Slot.PENDING >> 2] = int(level)
+        self.page[_PENDING_AT] = int(level)
 
     @property
     def iopl(self) -> int:
         """I/O privilege level, 0-3."""
-        return self.page[Slot.FLAGS >> 2] >> 12 & 3
+        return self.page[_FLAGS_AT] >> 12 & 3
 
     # --- segments --------------------------------------------------------------------------------------
 
     def segment(self, seg: int) -> SegmentRegister:
         """A segment register as the guest loaded it."""
-        d, at = self.state.d, hw.D_SEGS + seg * hw.SEG_WORDS
-        return SegmentRegister(d[at] & 0xFFFF, d[at + hw.SEG_BASE], d[at + hw.SEG_LIMIT], self.segment_flags[seg])
+        d, at = self.state.d, _SEGMENT_AT[seg]
+        return SegmentRegister(d[at] & 0xFFFF, d[at + _BASE], d[at + _LIMIT], self.segment_flags[seg])
 
     def set_segment(self, seg: int, value: SegmentRegister) -> None:
         """Load a segment register with its hidden part. No check, no CPL change: the caller has done that."""
-        d, at = self.state.d, hw.D_SEGS + seg * hw.SEG_WORDS
+        d, at = self.state.d, _SEGMENT_AT[seg]
+        if self.segment_flags[seg] != value.flags or d[at + _BASE] != value.base or d[at] != value.selector:
+            self.segments_changed = True
         d[at] = value.selector
-        d[at + hw.SEG_BASE] = value.base
-        d[at + hw.SEG_BASE + 1] = 0
-        d[at + hw.SEG_LIMIT] = value.limit
+        d[at + _BASE] = value.base
+        d[at + _BASE_HIGH] = 0
+        d[at + _LIMIT] = value.limit
         self.segment_flags[seg] = value.flags
 
     def selector(self, seg: int) -> int:
         """The visible part, 16 bits."""
-        return self.state.d[hw.D_SEGS + seg * hw.SEG_WORDS] & 0xFFFF
+        return self.state.d[_SEGMENT_AT[seg]] & 0xFFFF
 
     def base(self, seg: int) -> int:
         """The hidden base, 32 bits."""
-        return self.state.d[hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_BASE]
+        return self.state.d[_SEGMENT_AT[seg] + _BASE]
 
     # --- system registers ------------------------------------------------------------------------------
 
@@ -277,20 +331,21 @@ class Vcpu:
     @property
     def gdtr(self) -> tuple[int, int]:
         """(base 32 bits, limit 16 bits)."""
-        return self.page[Slot.GDT_BASE >> 2], self.page[Slot.GDT_LIMIT >> 2]
+        return self.page[_GDT_BASE_AT], self.page[_GDT_LIMIT_AT]
 
     @gdtr.setter
     def gdtr(self, value: tuple[int, int]) -> None:
-        self.page[Slot.GDT_BASE >> 2], self.page[Slot.GDT_LIMIT >> 2] = value
+        self.page[_GDT_BASE_AT], self.page[_GDT_LIMIT_AT] = value
+        self.segments_changed = True
 
     @property
     def idtr(self) -> tuple[int, int]:
         """(base 32 bits, limit 16 bits)."""
-        return self.page[Slot.IDT_BASE >> 2], self.page[Slot.IDT_LIMIT >> 2]
+        return self.page[_IDT_BASE_AT], self.page[_IDT_LIMIT_AT]
 
     @idtr.setter
     def idtr(self, value: tuple[int, int]) -> None:
-        self.page[Slot.IDT_BASE >> 2], self.page[Slot.IDT_LIMIT >> 2] = value
+        self.page[_IDT_BASE_AT], self.page[_IDT_LIMIT_AT] = value
 
     @property
     def ldtr(self) -> SegmentRegister:
@@ -300,7 +355,7 @@ class Vcpu:
     @ldtr.setter
     def ldtr(self, value: SegmentRegister) -> None:
         self._ldtr = value
-        self.page[Slot.LDTR >> 2] = value.selector
+        self.page[_LDTR_AT] = value.selector
 
     @property
     def tr(self) -> SegmentRegister:
@@ -310,7 +365,41 @@ class Vcpu:
     @tr.setter
     def tr(self, value: SegmentRegister) -> None:
         self._tr = value
-        self.page[Slot.TR >> 2] = value.selector
+        self.page[_TR_AT] = value.selector
+
+    # --- debug registers -------------------------------------------------------------------------------
+
+    @property
+    def execution_breakpoints(self) -> tuple[tuple[int, int], ...]:
+        """(linear address, its DR6 bit) of each breakpoint that DR7 enables for execution: L or G, R/W 00, LEN 00.
+
+        Another LEN is undefined for execution (SDM Vol. 3B, "Debug Control Register (DR7)"): such a one never strikes.
+        """
+        dr7 = self.dr[7]
+        if not dr7 & _DR7_ENABLES:
+            return ()
+        return tuple((self.dr[n], 1 << n) for n in range(4) if dr7 >> 2 * n & 3 and not dr7 >> 16 + 4 * n & 0xF)
+
+    # --- translations ----------------------------------------------------------------------------------
+
+    def make_stale(self, what: int) -> None:
+        """The guest's TLB forgets: STALE_LOCAL or STALE_ALL."""
+        self.stale |= what
+        if what & STALE_ALL:
+            self.stale = STALE_ALL
+            self.stale_pages.clear()
+
+    def make_page_stale(self, la: int) -> None:
+        """The guest's TLB forgets the page of a linear address, global or not, of whatever size.
+
+        More than 32 of them before the guest goes on make all translations stale.
+        """
+        if self.stale & STALE_ALL:
+            return
+        self.stale |= STALE_PAGE
+        self.stale_pages.append(la & ~PAGE_MASK)
+        if len(self.stale_pages) > _STALE_PAGES_MAX:
+            self.make_stale(STALE_ALL)
 
     # --- state -----------------------------------------------------------------------------------------
 
@@ -329,6 +418,9 @@ class Vcpu:
             "cr": [self.cr0, self.cr2, self.cr3, self.cr4],
             "dr": list(self.dr),
             "msrs": [[number, value] for number, value in self.msrs.items()],
+            "efer": self.efer,
+            "sysenter": [self.sysenter_cs, self.sysenter_esp, self.sysenter_eip],
+            "pdptes": list(self.pdptes),
             "halted": self.halted,
             "interrupt_shadow": self.interrupt_shadow,
             "fpu": [bytes(self.state.buffer[start:end]).hex() for start, end in hw.FPU_RANGES],
@@ -346,10 +438,13 @@ class Vcpu:
         self.cr0, self.cr2, self.cr3, self.cr4 = saved["cr"]
         self.dr[:] = saved["dr"]
         self.msrs = {number: value for number, value in saved["msrs"]}
+        self.efer = saved["efer"]
+        self.sysenter_cs, self.sysenter_esp, self.sysenter_eip = saved["sysenter"]
+        self.pdptes[:] = saved["pdptes"]
         self.halted, self.interrupt_shadow = saved["halted"], saved["interrupt_shadow"]
         for (start, end), data in zip(hw.FPU_RANGES, saved["fpu"], strict=True):
             self.state.buffer[start:end] = bytes.fromhex(data)
-        self.stale_translations = True
+        self.make_stale(STALE_ALL)
 
     @property
     def stack_size(self) -> int:
@@ -361,5 +456,6 @@ def _saved(segment: SegmentRegister) -> list[int]:
     return [segment.selector, segment.base, segment.limit, segment.flags]
 
 
-CPU_SIGNATURE: Final = 0x0000_0633
-"""CPUID.1 EAX: family 6, model 3, stepping 3, a Pentium II, which has no performance-counter quirks in our model."""
+CPU_SIGNATURE: Final = 0x0000_06C3
+"""CPUID.1 EAX: family 6, model 12, stepping 3. Intel never sold a model 12, so no system expects performance counters
+or other model-specific registers of it; it is newer than the ones whose SYSENTER does not work."""

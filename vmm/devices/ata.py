@@ -1,8 +1,8 @@
-"""An ATA hard disk: PIO transfers in CHS, 28-bit and 48-bit addresses, and the housekeeping commands.
+"""An ATA hard disk: PIO and DMA transfers in CHS, 28-bit and 48-bit addresses, and the housekeeping commands.
 
 Source: ATA/ATAPI-6 (T13/1410D), "Command descriptions"; ATA-1 for CHS translation and the obsolete power codes.
-Not modelled, and so reported in IDENTIFY DEVICE and aborted: DMA, security, SMART, host protected area, READ LONG,
-READ and WRITE BUFFER, media card and removable media commands. The standby timer never expires.
+Not modelled, and so reported in IDENTIFY DEVICE and aborted: queued commands, security, SMART, host protected area,
+READ LONG, READ and WRITE BUFFER, media card and removable media commands. The standby timer never expires.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from vmm.devices.ata_drive import ABRT, HEAD_MASK, PIO_MODES, READY, SET_TRANSFER_MODE, AtaDrive, Device, Error, Step
+from vmm.devices.ata_drive import (
+    ABRT,
+    DMA_BLOCK,
+    HEAD_MASK,
+    READY,
+    SET_TRANSFER_MODE,
+    AtaDrive,
+    Device,
+    Error,
+    Step,
+)
 from vmm.devices.ata_identify import HEADS, MAX_MULTIPLE, SECTORS_PER_TRACK, DiskIdentity, identify_disk
 from vmm.devices.block import SECTOR, BlockDevice, MediumError
 from vmm.devices.snapshot import wired
@@ -18,6 +28,7 @@ from vmm.devices.snapshot import wired
 _LBA: Final = int(Device.LBA)
 _IDNF: Final = int(Error.IDNF)
 _UNC: Final = int(Error.UNC)
+_DMA_SECTORS: Final = DMA_BLOCK // SECTOR
 
 
 class Power(IntEnum):
@@ -154,7 +165,7 @@ class AtaDisk(AtaDrive):
             return
         if self.block_moved():
             if self.ask_block():
-                self.interrupt = True
+                self.interrupt = not self.dma
         else:
             self.complete()
 
@@ -173,6 +184,9 @@ class AtaDisk(AtaDrive):
             self.later(Step.STORE)
         elif self.left and self.block_moved():
             self.later(Step.FILL)
+        elif self.dma:
+            self.drop_buffer()
+            self.complete()
         else:  # a PIO data-in command ends without an interrupt
             self.drop_buffer()
             self.status = READY
@@ -211,6 +225,16 @@ class AtaDisk(AtaDrive):
         if not self.multiple:
             self.abort()
         elif self.plan(extended=extended, per_block=self.multiple):
+            self.later(Step.ACCEPT)
+
+    def read_dma(self, *, extended: bool = False) -> None:
+        self.dma = True
+        if self.plan(extended=extended, per_block=_DMA_SECTORS):
+            self.later(Step.FILL)
+
+    def write_dma(self, *, extended: bool = False) -> None:
+        self.dma = True
+        if self.plan(extended=extended, per_block=_DMA_SECTORS):
             self.later(Step.ACCEPT)
 
     def read_verify(self, *, extended: bool = False) -> None:
@@ -256,6 +280,7 @@ class AtaDisk(AtaDrive):
             multiple=self.multiple,
             write_cache=self.write_cache,
             look_ahead=self.look_ahead,
+            dma_mode=self.dma_mode,
         )
         self.left = 0
         self.buffer[:] = identify_disk(identity)
@@ -283,7 +308,7 @@ class AtaDisk(AtaDrive):
     def set_features(self) -> None:
         feature = self.features & 0xFF
         if feature == SET_TRANSFER_MODE:
-            accepted = self.count & 0xFF in PIO_MODES
+            accepted = self.set_transfer_mode()
         else:
             accepted = feature in _FEATURES
         if not accepted:
@@ -340,10 +365,12 @@ COMMANDS: Final[Mapping[int, Callable[[AtaDisk], None]]] = {
     0x20: AtaDisk.read_sectors,
     0x21: AtaDisk.read_sectors,  # without retries
     0x24: lambda disk: disk.read_sectors(extended=True),
+    0x25: lambda disk: disk.read_dma(extended=True),
     0x29: lambda disk: disk.read_multiple(extended=True),
     0x30: AtaDisk.write_sectors,
     0x31: AtaDisk.write_sectors,  # without retries
     0x34: lambda disk: disk.write_sectors(extended=True),
+    0x35: lambda disk: disk.write_dma(extended=True),
     0x39: lambda disk: disk.write_multiple(extended=True),
     0x40: AtaDisk.read_verify,
     0x41: AtaDisk.read_verify,  # without retries
@@ -359,6 +386,10 @@ COMMANDS: Final[Mapping[int, Callable[[AtaDisk], None]]] = {
     0xC4: AtaDisk.read_multiple,
     0xC5: AtaDisk.write_multiple,
     0xC6: AtaDisk.set_multiple,
+    0xC8: AtaDisk.read_dma,
+    0xC9: AtaDisk.read_dma,  # without retries
+    0xCA: AtaDisk.write_dma,
+    0xCB: AtaDisk.write_dma,  # without retries
     0xE0: AtaDisk.standby,  # immediate
     0xE1: AtaDisk.idle,  # immediate
     0xE2: AtaDisk.standby,

@@ -3,8 +3,8 @@
 Source: ATA/ATAPI-6 (T13/1410D), "I/O register descriptions", "Device Control register", "Single device
 configurations", "Software reset protocol".
 
-Both devices see every register write; the DEV bit says which of them answers and drives INTRQ.
-Not modelled: bus-master DMA; the Drive Address register at 3F7h, which the floppy controller's DIR occupies.
+Both devices see every register write; the DEV bit says which of them answers and drives INTRQ and DMARQ.
+Not modelled: the Drive Address register at 3F7h, which the floppy controller's DIR occupies.
 """
 
 from collections.abc import Callable
@@ -36,9 +36,13 @@ _SRST: Final = int(Control.SRST)
 _HOB: Final = int(Control.HOB)
 
 
+def _no_bus_master() -> None:
+    return
+
+
 @dataclass(slots=True)
 class AtaChannel:
-    """`on_irq(level)` is told the level of INTRQ when it changes.
+    """`on_irq(level)` is told the level of INTRQ when it changes, `on_dma()` that a drive may want a bus master now.
 
     The machine maps `read`, `write`, `read_block`, `write_block` at 1F0h or 170h (8 ports) and `read_control`,
     `write_control` at 3F6h or 376h (1 port). Both need virtual time brought up to date before each access.
@@ -47,6 +51,7 @@ class AtaChannel:
     on_irq: Callable[[bool], None] = wired()
     device0: AtaDrive | None = None
     device1: AtaDrive | None = None
+    on_dma: Callable[[], None] = wired(default=_no_bus_master)
     selected: int = 0
     control: int = 0
     irq: bool = False
@@ -61,6 +66,8 @@ class AtaChannel:
         for drive in self._drives():
             drive.advance(now)
         self._drive_irq()
+        if self.dma_wanted:
+            self.on_dma()
 
     def next_deadline(self) -> int | None:
         return min((drive.due for drive in self._drives() if drive.due is not None), default=None)
@@ -85,7 +92,7 @@ class AtaChannel:
         if offset != _DATA:
             return b"".join(self.read(offset, width).to_bytes(width, "little") for _ in range(count))
         size = count * max(width, 2)
-        drive = self._answering()
+        drive = self._in_pio()
         taken = bytearray()
         while drive is not None and len(taken) < size and (chunk := drive.take(size - len(taken))):
             taken += chunk
@@ -101,7 +108,7 @@ class AtaChannel:
             return
         if width == 1:
             data = b"".join(bytes((byte, 0)) for byte in data)
-        drive = self._answering()
+        drive = self._in_pio()
         while drive is not None and data and (taken := drive.put(data)):
             data = data[taken:]
         self._drive_irq()
@@ -124,6 +131,40 @@ class AtaChannel:
                 drive.later(Step.RESET)
         self._drive_irq()
 
+    # -- the bus master's side -----------------------------------------------------------------------------------
+
+    @property
+    def dma_wanted(self) -> bool:
+        """DMARQ of the selected device."""
+        drive = self._answering()
+        return drive is not None and drive.dma_wanted
+
+    @property
+    def dma_to_host(self) -> bool:
+        """Which way the data that a device wants moved goes."""
+        drive = self._answering()
+        return drive is not None and not drive.receiving
+
+    @property
+    def dma_room(self) -> int:
+        """How many bytes `dma_put` would take."""
+        drive = self._answering()
+        return len(drive.buffer) - drive.position if drive is not None else 0
+
+    def dma_take(self, count: int) -> bytes:
+        """Up to `count` bytes of what the device sends."""
+        drive = self._answering()
+        data = b"" if drive is None else drive.take(count)
+        self._drive_irq()
+        return data
+
+    def dma_put(self, data: bytes) -> int:
+        """Give the device data; the number of bytes it took."""
+        drive = self._answering()
+        taken = 0 if drive is None else drive.put(data)
+        self._drive_irq()
+        return taken
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _drives(self) -> list[AtaDrive]:
@@ -131,6 +172,11 @@ class AtaChannel:
 
     def _answering(self) -> AtaDrive | None:
         return self.device1 if self.selected else self.device0
+
+    def _in_pio(self) -> AtaDrive | None:
+        """The device that the data port reaches: not one whose command moves its data by DMA."""
+        drive = self._answering()
+        return None if drive is None or drive.dma_wanted else drive
 
     def _status(self) -> int:
         drive = self._answering()

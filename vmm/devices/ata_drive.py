@@ -1,11 +1,11 @@
 """What every ATA device has: the task file, the status, the data buffer, and the order in which they change.
 
 Source: ATA/ATAPI-6 (T13/1410D), "Interface register definitions and descriptions", "PIO data-in command protocol",
-"PIO data-out command protocol", "Non-data command protocol".
+"PIO data-out command protocol", "Non-data command protocol", "DMA command protocol".
 
 A command sets BSY and a step to run `latency_ns` later; the step ends with a result (BSY clear) or with a buffer that
 the host empties or fills through the data port (DRQ), after which the device decides the next step. Bytes go through
-`take` and `put` only, so that a bus master could move them instead of the host.
+`take` and `put` only: in a DMA command a bus master moves them, and the one interrupt comes at the end.
 """
 
 from collections.abc import Callable, Mapping
@@ -80,6 +80,11 @@ HEAD_MASK: Final = 0x0F
 IDENTIFY_SIZE: Final = 512
 SET_TRANSFER_MODE: Final = 0x03  # SET FEATURES, "Set transfer mode"
 PIO_MODES: Final = frozenset({0x00, 0x01, 0x08, 0x09, 0x0A, 0x0B, 0x0C})  # default, no IORDY, flow control 0-4
+MULTIWORD_DMA: Final = 0x20  # transfer modes: multiword DMA 0-2
+ULTRA_DMA: Final = 0x40  # Ultra DMA 0-2
+DMA_MODES: Final = frozenset({0x20, 0x21, 0x22, 0x40, 0x41, 0x42})
+DMA_BLOCK: Final = 0x10000
+"""The most bytes that go through the buffer at a time in a DMA command."""
 DEFAULT_LATENCY_NS: Final = 20_000
 
 
@@ -109,6 +114,8 @@ class AtaDrive:
     buffer: bytearray = field(default_factory=bytearray)
     position: int = 0
     receiving: bool = False  # the host fills the buffer
+    dma: bool = False  # the command moves its data by DMA
+    dma_mode: int = MULTIWORD_DMA | 2  # the DMA transfer mode set last
 
     has_packet: ClassVar[bool] = False  # implements the PACKET Command feature set
     steps: ClassVar[Mapping[Step, Callable[[Any], None]]]
@@ -185,6 +192,7 @@ class AtaDrive:
             return
         self.command = command
         self.error = 0
+        self.dma = False
         self.drop_buffer()
         self.status = BSY
         self.execute(command)
@@ -208,6 +216,18 @@ class AtaDrive:
         self._move_to(end)
         return taken
 
+    @property
+    def dma_wanted(self) -> bool:
+        """DMARQ: data waits to be moved by a bus master."""
+        return self.dma and bool(self.status & DRQ)
+
+    def set_transfer_mode(self) -> bool:
+        """SET FEATURES, "Set transfer mode", with the mode in Sector Count; False if there is no such mode."""
+        mode = self.count & 0xFF
+        if mode in DMA_MODES:
+            self.dma_mode = mode
+        return mode in DMA_MODES or mode in PIO_MODES
+
     def _move_to(self, position: int) -> None:
         self.position = position
         if position == len(self.buffer):
@@ -216,6 +236,7 @@ class AtaDrive:
     def begin_reset(self) -> None:
         """A reset has begun: BSY until it ends."""
         self.device = 0
+        self.dma = False
         self.drop_buffer()
         self.interrupt = False
         self.due = None
@@ -234,7 +255,7 @@ class AtaDrive:
         self.position = 0
         self.receiving = False
         self.status = READY | DRQ
-        self.interrupt = True
+        self.interrupt = not self.dma
 
     def ask(self, count: int) -> None:
         """Let the host write `count` bytes."""

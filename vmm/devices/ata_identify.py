@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from vmm.devices.ata_drive import ULTRA_DMA
 from vmm.devices.block import SECTOR
 
 HEADS: Final = 16
@@ -21,8 +22,9 @@ _CD_MODEL: Final = "GLASSVISOR CD-ROM"
 _FIRMWARE: Final = "1.0"
 _VERSIONS: Final = 0x7E  # word 80: ATA-1 to ATA/ATAPI-6
 _MAX_LBA28: Final = (1 << 28) - 1
-_CYCLE_NS: Final = 120  # words 67, 68: PIO mode 4
+_CYCLE_NS: Final = 120  # words 65-68: multiword DMA mode 2, PIO mode 4
 _PIO_3_AND_4: Final = 0x03
+_DMA_0_TO_2: Final = 0x07
 _VALID: Final = 1 << 14  # words 83, 84, 87: bit 14 set and bit 15 clear say that the words mean something
 
 
@@ -37,6 +39,7 @@ class DiskIdentity:
     multiple: int
     write_cache: bool
     look_ahead: bool
+    dma_mode: int
 
 
 def _cylinders(total: int, heads: int, sectors: int) -> int:
@@ -63,16 +66,17 @@ def identify_disk(disk: DiskIdentity) -> bytes:
             **_text(23, 4, _FIRMWARE),
             **_text(27, 20, _MODEL),
             47: 0x8000 | MAX_MULTIPLE,
-            49: 1 << 9 | 1 << 11,  # LBA, IORDY; no DMA
+            49: 1 << 8 | 1 << 9 | 1 << 11,  # DMA, LBA, IORDY
             50: _VALID,
             51: 0x0200,  # PIO timing mode 2
-            53: 0x0003,  # words 54-58 and 64-70 are valid
+            53: 0x0007,  # words 54-58, 64-70 and 88 are valid
             54: cylinders,
             55: disk.heads,
             56: disk.sectors_per_track,
             **_number(57, capacity, 2),
             59: 1 << 8 | disk.multiple if disk.multiple else 0,
             **_number(60, lba28, 2),
+            **_dma(disk.dma_mode),
             64: _PIO_3_AND_4,
             67: _CYCLE_NS,
             68: _CYCLE_NS,
@@ -92,7 +96,7 @@ _COMMANDS_BASE: Final = 1 << 3  # power management; NOP, DEVICE RESET, buffers, 
 _COMMANDS_MORE: Final = _VALID | 1 << 10 | 1 << 12 | 1 << 13  # 48-bit addresses, FLUSH CACHE, FLUSH CACHE EXT
 
 
-def identify_cdrom(serial: str) -> bytes:
+def identify_cdrom(serial: str, dma_mode: int) -> bytes:
     """512 bytes of IDENTIFY PACKET DEVICE data."""
     supported = 1 << 4 | 1 << 9  # PACKET, DEVICE RESET
     return _pack(
@@ -101,10 +105,11 @@ def identify_cdrom(serial: str) -> bytes:
             **_text(10, 10, serial),
             **_text(23, 4, _FIRMWARE),
             **_text(27, 20, _CD_MODEL),
-            49: 1 << 9 | 1 << 11,  # LBA, IORDY; no DMA
+            49: 1 << 8 | 1 << 9 | 1 << 11,  # DMA, LBA, IORDY
             50: _VALID,
             51: 0x0200,
-            53: 0x0002,
+            53: 0x0006,
+            **_dma(dma_mode),
             64: _PIO_3_AND_4,
             67: _CYCLE_NS,
             68: _CYCLE_NS,
@@ -116,6 +121,17 @@ def identify_cdrom(serial: str) -> bytes:
             87: _VALID,
         }
     )
+
+
+def _dma(mode: int) -> dict[int, int]:
+    """Multiword DMA and Ultra DMA: modes 0-2 of both, and in the high byte which one is selected; cycle times."""
+    selected = 1 << 8 + (mode & 7)
+    return {
+        63: _DMA_0_TO_2 | (0 if mode & ULTRA_DMA else selected),
+        65: _CYCLE_NS,
+        66: _CYCLE_NS,
+        88: _DMA_0_TO_2 | (selected if mode & ULTRA_DMA else 0),
+    }
 
 
 def _pack(words: Mapping[int, int]) -> bytes:

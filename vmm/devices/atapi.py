@@ -2,7 +2,7 @@
 
 What the packets mean is in `atapi_unit`.
 Source: ATA/ATAPI-6 (T13/1410D), "PACKET command protocol", "PACKET", "DEVICE RESET"; SFF-8020i rev. 2.6.
-Not modelled: DMA and overlap (IDENTIFY PACKET DEVICE says so, PACKET aborts), packets with data from the host.
+Not modelled: overlap (IDENTIFY PACKET DEVICE says so, PACKET aborts), packets with data from the host.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import ClassVar, Final
 
-from vmm.devices.ata_drive import ABRT, PIO_MODES, READY, SET_TRANSFER_MODE, AtaDrive, Step
+from vmm.devices.ata_drive import ABRT, DMA_BLOCK, READY, SET_TRANSFER_MODE, AtaDrive, Step
 from vmm.devices.ata_identify import identify_cdrom
 from vmm.devices.atapi_unit import CdromUnit, CheckCondition, Key
 
@@ -18,7 +18,8 @@ PACKET_SIZE: Final = 12
 SIGNATURE_MID: Final = 0x14
 SIGNATURE_HIGH: Final = 0xEB
 _MAX_CHUNK: Final = 0xFFFE
-_OVERLAP_OR_DMA: Final = 0x03
+_DMA: Final = 1 << 0  # PACKET, Features
+_OVERLAP: Final = 1 << 1
 DEVICE_RESET: Final = 0x08
 
 
@@ -38,7 +39,7 @@ _STATUS: Final = int(Reason.COMMAND | Reason.TO_HOST)
 class AtapiCdrom(AtaDrive):
     """`unit` answers the packets. Of its answer `left` bytes, from byte `sent` on, have yet to go to the host.
 
-    `limit` is the most bytes that the host takes at a time.
+    `limit` is the most bytes that the host takes at a time; `by_dma`: the packet's data goes by DMA.
     """
 
     has_packet: ClassVar[bool] = True
@@ -48,6 +49,7 @@ class AtapiCdrom(AtaDrive):
     sent: int = 0
     left: int = 0
     limit: int = 0
+    by_dma: bool = False
 
     def __post_init__(self) -> None:
         self.show_signature()
@@ -81,7 +83,7 @@ class AtapiCdrom(AtaDrive):
 
     def identify(self) -> None:
         self.drop_reply()
-        self.buffer[:] = identify_cdrom(self.serial)
+        self.buffer[:] = identify_cdrom(self.serial, self.dma_mode)
         self.later(Step.FILL)
 
     def check_power(self) -> None:
@@ -89,17 +91,18 @@ class AtapiCdrom(AtaDrive):
         self.later(Step.COMPLETE)
 
     def set_features(self) -> None:
-        """SET FEATURES: there is only the transfer mode to set, and only to PIO."""
-        if self.features & 0xFF == SET_TRANSFER_MODE and self.count & 0xFF in PIO_MODES:
+        """SET FEATURES: there is only the transfer mode to set."""
+        if self.features & 0xFF == SET_TRANSFER_MODE and self.set_transfer_mode():
             self.later(Step.COMPLETE)
         else:
             self.abort()
 
     def packet(self) -> None:
-        """PACKET: the byte count limit is in LBA Mid and LBA High; DMA and overlap are not offered."""
-        if self.features & _OVERLAP_OR_DMA:
+        """PACKET: the byte count limit is in LBA Mid and LBA High, and counts for PIO; overlap is not offered."""
+        if self.features & _OVERLAP:
             self.abort()
             return
+        self.by_dma = bool(self.features & _DMA)
         self.limit = (self.lba_high & 0xFF) << 8 | self.lba_mid & 0xFF
         self.drop_reply()
         self.later(Step.ACCEPT)
@@ -107,7 +110,7 @@ class AtapiCdrom(AtaDrive):
     # -- packet phases -------------------------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """Ask for the packet, without an interrupt, as IDENTIFY PACKET DEVICE word 0 says."""
+        """Ask for the packet, through the data port, without an interrupt, as IDENTIFY PACKET DEVICE word 0 says."""
         self.count = _PACKET_WANTED
         self.ask(PACKET_SIZE)
 
@@ -126,6 +129,7 @@ class AtapiCdrom(AtaDrive):
     def run_packet(self) -> None:
         packet = bytes(self.buffer)
         self.drop_buffer()
+        self.dma = self.by_dma
         try:
             self.left = self.unit.execute(packet)
         except CheckCondition as condition:
@@ -153,7 +157,8 @@ class AtapiCdrom(AtaDrive):
             return
         self.sent += chunk
         self.left -= chunk
-        self.lba_mid, self.lba_high = chunk & 0xFF, chunk >> 8
+        if not self.dma:
+            self.lba_mid, self.lba_high = chunk & 0xFF, chunk >> 8
         self.count = _DATA_TO_HOST
         self.offer(data + bytes(chunk & 1))
 
@@ -168,7 +173,9 @@ class AtapiCdrom(AtaDrive):
         self.fail(int(condition.key) << 4 | (ABRT if condition.key is Key.ILLEGAL_REQUEST else 0))
 
     def _chunk(self) -> int:
-        """Bytes in the next chunk: the limit, made even unless it is enough ("PACKET", "Byte Count")."""
+        """Bytes in the next chunk: the limit, made even unless it is enough ("PACKET", "Byte Count"). DMA has none."""
+        if self.dma:
+            return min(self.left, DMA_BLOCK)
         limit = min(self.limit, _MAX_CHUNK)
         return self.left if self.left <= limit else limit & ~1
 

@@ -1,33 +1,39 @@
 """The translated code of one VM: from a guest EIP to a block, and what makes blocks go away again.
 
-Blocks are made from guest bytes, so the pages they come from are write-protected; a store to one drops its blocks. A
-page that keeps being rewritten is left writable, and its blocks check their own source instead. When the guest
-changes what translations were made from (CR0.PG, CR3, A20, the memory map), shadow and cache are emptied.
+Blocks are made from guest bytes that the guest's translations show, page by page: a code page (see `bt.cache`). It runs
+while both are as they were. Its frames are write-protected; a store to one switches it off, and its bytes are compared
+before it runs again. So is it switched off when the guest's TLB forgets its translation, until a walk of the guest's
+tables has found it again. A frame that keeps being rewritten is left writable, and its blocks check their own source.
 """
 
 from time import perf_counter
 from typing import Final
 
-from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache
-from bt.decode import MAX_LENGTH
+from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache, CodePage
+from bt.decode import MAX_LENGTH, Insn
 from bt.emit import SiteKind
 from bt.guest import Context, Mode, Window
-from bt.translate import INLINE, BlockTranslator, Options, name_of
+from bt.translate import INLINE, BlockTranslator, Options
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Slot
+from vmm.arch.paging import Pte
 from vmm.arch.registers import Seg
 from vmm.cpu.hole import HOLE_SIZE, KERNEL_CACHE_SIZE, LOOKUP_SIZE, USER_CACHE_SIZE
 from vmm.cpu.shadow import ShadowTables
-from vmm.cpu.vcpu import DESC_B
+from vmm.cpu.vcpu import DESC_B, STALE_ALL, STALE_LOCAL
 from vmm.engines import physical
 from vmm.engines.machine import TranslatedMachine
 from vmm.engines.observer import Observer
 from vmm.engines.stats import EngineStats
 from vmm.hw.cpu import PhysicalCpu
 
-SELF_CHECK_AFTER: Final = 3
+SELF_CHECK_AFTER: Final = 200
 """So many times may a page be written after it was translated; then its blocks check themselves."""
 _HOLE_CANDIDATES: Final = tuple(range(0xF400_0000, 0x8000_0000, -HOLE_SIZE))
+_G: Final = int(Pte.G)
+_SOURCE_MAX: Final = 1024
+"""Bytes that the translator is shown at once; a block has far fewer."""
+_BREAKPOINT_ENABLES: Final = 0xFF
 
 
 class TranslatedCode:
@@ -47,14 +53,14 @@ class TranslatedCode:
         self.cache = CodeCache(
             Arena(view.window(parts["kernel_cache"].host, KERNEL_CACHE_SIZE), 0),
             Arena(view.window(parts["user_cache"].host, USER_CACHE_SIZE), 0),
-            view.window(parts["lookup"].host, LOOKUP_SIZE), 0, phys.forget_code,
+            view.window(parts["lookup"].host, LOOKUP_SIZE), 0, phys.forget_code, self._map_code,
         )  # fmt: skip
         self._scratch_kernel = view.window(parts["vcpu_page"].host, PAGE_SIZE).cast("I")
         self._scratch_user = view.window(parts["user_scratch"].host, PAGE_SIZE).cast("I")
-        self._spaces: dict[tuple[int, int], BlockSpace] = {}
+        self._spaces: dict[tuple[int, int, tuple[int, ...]], BlockSpace] = {}
         self._rewrites: dict[int, int] = {}
         self.self_checked: set[int] = set()
-        self.space: BlockSpace
+        self.space = BlockSpace(0, Context(Mode.REAL, 0, False, False), 0, memoryview(b""))
         self.scratch: memoryview
         self.stats = EngineStats()
         self.observer: Observer | None = None
@@ -70,10 +76,11 @@ class TranslatedCode:
         flags = vcpu.segment_flags
         code32, stack32 = bool(flags[Seg.CS] & DESC_B), bool(flags[Seg.SS] & DESC_B)
         iopl3 = vcpu.cpl > 0 and vcpu.iopl == 3
-        key = (vcpu.base(Seg.CS), mode | vcpu.cpl << 2 | code32 << 4 | stack32 << 5 | iopl3 << 6)
+        stops = tuple(la for la, _ in vcpu.execution_breakpoints) if vcpu.dr[7] & _BREAKPOINT_ENABLES else ()
+        key = (vcpu.base(Seg.CS), mode | vcpu.cpl << 2 | code32 << 4 | stack32 << 5 | iopl3 << 6, stops)
         space = self._spaces.get(key)
         if space is None:
-            context = Context(mode, vcpu.cpl, code32, stack32, iopl3)
+            context = Context(mode, vcpu.cpl, code32, stack32, iopl3, stops)
             try:
                 space = self.cache.space(key[0], context)
             except CacheFull:
@@ -95,80 +102,132 @@ class TranslatedCode:
         if space.context.is_user:
             return Window(hole.linear("user_view"), hole.linear("user_scratch"), lookup, space.cs_base)
         page = hole.linear("vcpu_page")
-        return Window(page, page, lookup, space.cs_base)
+        return Window(page, page, lookup, space.cs_base, hole.linear("shadowed"))
 
     # --- blocks -------------------------------------------------------------------------------------
 
     def find(self, eip: int) -> Block:
         """The block for a guest EIP in the current space. Raises: GuestFault of the fetch."""
-        block = self.space.blocks.get(eip)
-        return block if block is not None else self.translate(eip)
+        block = self.space.find(eip)
+        return block if block is not None else self._make(eip)
 
-    def translate(self, eip: int, step: bool = False) -> Block:
+    def _make(self, eip: int) -> Block:
+        """Switch the code page of an EIP on, and translate if it has no block there. Raises: GuestFault."""
+        page, source = self._fetch(eip)
+        block = page.blocks.get(eip)
+        if block is not None:
+            return block
         started = perf_counter()
-        source, pages = self._fetch(eip)
-        self_check = not step and bool(self.self_checked) and pages[0] in self.self_checked
-        limit = 1 if len(pages) > 1 else None
-        block = self.place(eip, source, pages, self.options_for(step, self_check, limit))
-        if not step and not self_check:
-            self._watch(pages)
+        if page.self_check and (block := page.find_version(eip, source)) is not None:
+            return block
+        limit = 1 if len(page.frames) > 1 or self._has_breakpoint(page) else self._options.limit
+        try:
+            block = self._place(page, eip, source, self.options_for(limit, page.self_check))
+        except CacheFull:
+            self._clear_cache()
+            self.select_space()
+            return self._make(eip)
+        if page.self_check:
+            page.add_version(block)
+        self.cache.publish(block)
         self._count(block, perf_counter() - started)
         return block
 
-    def _fetch(self, eip: int) -> tuple[bytes, tuple[int, ...]]:
-        """The code at `eip` up to the end of its page or segment, and the page numbers it comes from.
+    def _has_breakpoint(self, page: CodePage) -> bool:
+        """Then its blocks are of one instruction, so that none runs past the breakpoint."""
+        stops = page.space.context.breakpoints
+        return bool(stops) and any(la >> PAGE_SHIFT == page.number for la in stops)
 
-        Two pages only where the first instruction goes on in the second one. Raises: GuestFault: #PF; #GP(0) for an
-        instruction that is not inside the segment limit.
+    def step(self, eip: int, source: bytes | None = None) -> Block:
+        """A block of one instruction at an EIP, made from `source` if that is given. Raises: GuestFault."""
+        if source is None:
+            source = self._fetch(eip)[1]
+        block = self.space.steps.find_version(eip, source)
+        if block is not None:
+            return block
+        started = perf_counter()
+        try:
+            block = self._place(self.space.steps, eip, source, self.options_for(1, False, step=True))
+        except CacheFull:
+            self._clear_cache()
+            self.select_space()
+            return self.step(eip, source)
+        self.space.steps.add_version(block)
+        self._count(block, perf_counter() - started)
+        return block
+
+    def _place(self, page: CodePage, eip: int, source: bytes, options: Options) -> Block:
+        made = self._translator.translate(
+            source, eip, self.space.context, self._window(self.space, options.step), options
+        )
+        return self.cache.place(page, made)
+
+    def _fetch(self, eip: int) -> tuple[CodePage, bytes]:
+        """The code page of an EIP, switched on, and the code from there to the end of its page or segment.
+
+        Raises: GuestFault: #PF; #GP(0) for an instruction that is not inside the segment limit.
         """
         room = self._vcpu.segment(Seg.CS).limit - eip + 1
         if room <= 0:
             raise gp()
         la = self.space.cs_base + eip & MASK32
-        gpa = self._mmu.translate(la, False, self._vcpu.cpl == 3)
-        source = self._memory.read(gpa, min(PAGE_SIZE - (gpa & PAGE_MASK), room))
-        if len(source) >= MAX_LENGTH or not self._is_cut_off(source, eip):
-            return source, (gpa >> PAGE_SHIFT,)
-        pages: tuple[int, ...] = (gpa >> PAGE_SHIFT,)
+        page = self.space.pages.get(la >> PAGE_SHIFT)
+        if page is None:
+            gpa, is_global = self._walk(la)
+            page = self._switched_on(la >> PAGE_SHIFT, (gpa >> PAGE_SHIFT,), is_global)
+        gpa = page.frames[0] << PAGE_SHIFT | la & PAGE_MASK
+        source = self._memory.read(gpa, min(PAGE_SIZE - (la & PAGE_MASK), room, _SOURCE_MAX))
+        if len(source) >= MAX_LENGTH or self._is_whole(source):
+            return page, source
         if len(source) < room:
-            second = self._mmu.translate(la + len(source) & MASK32, False, self._vcpu.cpl == 3)
-            source += self._memory.read(second, min(MAX_LENGTH, room) - len(source))
-            pages += (second >> PAGE_SHIFT,)
-        if len(source) < MAX_LENGTH and self._is_cut_off(source, eip):
+            return self._fetch_crossing(la, page, source, room)
+        raise gp()
+
+    def _fetch_crossing(self, la: int, page: CodePage, source: bytes, room: int) -> tuple[CodePage, bytes]:
+        """An instruction that goes on in the next page. Raises: GuestFault: #PF; #GP(0) at the end of the segment."""
+        second, is_global = self._walk(la + len(source) & MASK32)
+        source += self._memory.read(second, min(MAX_LENGTH, room) - len(source))
+        if len(source) < MAX_LENGTH and not self._is_whole(source):
             raise gp()
-        return source, pages
+        is_global = is_global and page not in self.cache.local
+        frames = (page.frames[0], second >> PAGE_SHIFT)
+        return self._switched_on(la >> PAGE_SHIFT, frames, is_global), source
 
-    def _is_cut_off(self, source: bytes, eip: int) -> bool:
-        """Does the instruction at the end of a page or segment go on behind it?"""
-        return self._translator.decode_one(source, eip, self.space.context.code32) is None
+    def _walk(self, la: int) -> tuple[int, bool]:
+        """(guest-physical address, is it global) of code at a linear address. Raises: GuestFault #PF."""
+        if not self._mmu.is_paging:
+            return self._mmu.translate(la, False, False), True
+        gpa, rights = self._mmu.walk(la, False, self._vcpu.cpl == 3, True)
+        return gpa, bool(rights & _G)
 
-    def place(self, eip: int, source: bytes, pages: tuple[int, ...], options: Options) -> Block:
-        space = self.space
-        if options.step or options.self_check:
-            known = space.find_version(eip, source, options.step)
-            if known is not None:
-                return known
-        made = self._translator.translate(source, eip, space.context, self._window(space, options.step), options)
-        try:
-            block = self.cache.place(space, made, pages, options.self_check)
-        except CacheFull:
-            self._clear_cache()
-            self.select_space()
-            return self.place(eip, source, pages, options)
-        if options.step or options.self_check:
-            space.add_version(block, source[: made.source_size], options.step)
-        if not options.step:
-            self.cache.publish(block)
-        return block
+    def _is_whole(self, source: bytes) -> bool:
+        """Is the first instruction all there?"""
+        return self._translator.is_whole(source, self.space.context.code32)
 
-    def options_for(self, step: bool, self_check: bool, limit: int | None = None) -> Options:
+    def _switched_on(self, number: int, frames: tuple[int, ...], is_global: bool) -> CodePage:
+        self_check = bool(self.self_checked) and not self.self_checked.isdisjoint(frames)
+        page = self.cache.page(self.space, number, frames, self_check)
+        if not page.is_on:
+            if not page.is_trusted:
+                self._verify(page)
+            self.cache.switch_on(page, is_global)
+        return page
+
+    def _verify(self, page: CodePage) -> None:
+        """Watch the frames of a page, and drop the blocks whose bytes have changed while nobody watched."""
+        page.is_trusted = True
+        self._watch(page.frames)
+        if not page.blocks:
+            return
+        data = b"".join([self._memory.read(frame << PAGE_SHIFT, PAGE_SIZE) for frame in page.frames])
+        for block in page.changed(data):
+            self.cache.drop(block)
+
+    def options_for(self, limit: int, self_check: bool, step: bool = False) -> Options:
         base = self._options
-        if not step and not self_check and limit is None:
+        if limit == base.limit and not self_check:
             return base
-        return Options(
-            1 if step else limit or base.limit, step, self_check, base.inline,
-            base.probe_critical,
-        )  # fmt: skip
+        return Options(limit, step, self_check, base.inline, base.probe_critical)
 
     def _watch(self, pages: tuple[int, ...]) -> None:
         for page in pages:
@@ -181,45 +240,82 @@ class TranslatedCode:
     def _count(self, block: Block, seconds: float) -> None:
         stats = self.stats
         stats.blocks += 1
-        stats.instructions += len(block.translation.insns)
+        stats.instructions += block.translation.count
         stats.translate_seconds += seconds
         if self.observer is not None:
-            self.observer.block(block)
-        for insn, _, _ in block.translation.rewritten:
-            name = name_of(insn)
-            if name in INLINE:
-                stats.inline_sites[name] += 1
+            self.observer.block(block, self.insns(block))
+        for change in block.translation.changes:
+            insn = change[0]
+            if isinstance(insn, Insn) and insn.name in INLINE:
+                stats.inline_sites[insn.name] += 1
         for site in block.translation.sites:
             if site.kind is SiteKind.CALLOUT:
-                stats.callout_sites[name_of(site.insn)] += 1
+                stats.callout_sites[site.insn.name] += 1
 
     # --- going away ---------------------------------------------------------------------------------
 
-    def watched_write(self, page: int) -> None:
-        """A page is about to change, by the guest or by the VMM."""
-        self._memory.watched.discard(page)
-        if not self.cache.drop_page(page):
+    def watched_write(self, frame: int) -> None:
+        """A frame is about to change, by the guest or by the VMM."""
+        self._memory.watched.discard(frame)
+        pages = [page for page in self.cache.by_frame.get(frame, ()) if not page.self_check]
+        if not pages:
             return
-        count = self._rewrites.get(page, 0) + 1
-        self._rewrites[page] = count
+        for page in pages:
+            page.is_trusted = False
+            self.cache.switch_off(page)
+        count = self._rewrites.get(frame, 0) + 1
+        self._rewrites[frame] = count
         if count >= SELF_CHECK_AFTER:
-            self.self_checked.add(page)
+            self.self_checked.add(frame)
+            for page in pages:
+                self.cache.abandon(page)
+        self._phys.flush_tlb()
+
+    def refresh(self) -> None:
+        """Forget what the guest has told its TLB to forget."""
+        vcpu, cache = self._vcpu, self.cache
+        stale, pages = vcpu.stale, list(vcpu.stale_pages)
+        vcpu.stale = 0
+        vcpu.stale_pages.clear()
+        if stale & STALE_ALL:
+            self.shadow.drop_all()
+            cache.switch_all_off()
+        else:
+            if stale & STALE_LOCAL:
+                self.shadow.drop_local()
+                cache.switch_several_off(cache.local)
+            for la in pages:
+                first, count = self.shadow.drop_page(la)
+                for number in range(first, first + count):
+                    if number in cache.on_at:
+                        cache.switch_several_off(cache.on_at[number])
+        self._phys.flush_tlb()
 
     def empty(self) -> None:
-        """The guest's translations are stale: forget everything that was made from them."""
-        self._vcpu.stale_translations = False
-        self.shadow.drop_all()
+        """Forget everything that was made from the guest's memory and translations."""
+        self._vcpu.make_stale(STALE_ALL)
+        self.refresh()
         self._clear_cache()
-        self._phys.flush_tlb()
 
     def _clear_cache(self) -> None:
         self.cache.clear()
+        self.shadow.unmap_all_code()
         self._spaces.clear()
         self._memory.watched.clear()
         self._phys.forget_all_code()
+        self._phys.flush_tlb()
 
     def _map_changed(self) -> None:
-        self._vcpu.stale_translations = True
+        """What the frames hold is unknown."""
+        self._memory.watched.clear()
+        for pages in self.cache.by_frame.values():
+            for page in pages:
+                page.is_trusted = page.self_check
+        self._vcpu.make_stale(STALE_ALL)
+
+    def _map_code(self, context: Context, first: int, count: int, on: bool) -> None:
+        change = self.shadow.map_code if on else self.shadow.unmap_code
+        change("user_cache" if context.is_user else "kernel_cache", context.mode is Mode.REAL, first, count)
 
     def _place_hole(self) -> None:
         hole = self._hole
@@ -235,6 +331,10 @@ class TranslatedCode:
         self._place_hole()
         physical.load_fixed(self._vcpu, self._hole)
         self.empty()
+
+    def insns(self, block: Block) -> list[Insn]:
+        """The guest instructions of a block."""
+        return self._translator.instructions(block.translation)
 
     @property
     def arenas(self) -> tuple[tuple[int, int], ...]:

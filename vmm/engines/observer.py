@@ -10,8 +10,8 @@ from bt.emit import Site
 class Observer(Protocol):
     """The watcher's side; called in the engine's hook, at the virtual CPU's state of that moment."""
 
-    def block(self, block: Block) -> None:
-        """A block was translated."""
+    def block(self, block: Block, insns: list[Insn]) -> None:
+        """A block was translated, from these instructions."""
         ...
 
     def exit(self, kind: str, eip: int, insn: Insn | None, values: dict[str, int]) -> None:

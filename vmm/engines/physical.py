@@ -8,9 +8,10 @@ full.
 
 from typing import Final
 
+from vmm.arch.layout import MASK32, Slot
 from vmm.arch.registers import Cr0, Cr4, Eflags, Seg
 from vmm.cpu.hole import SHADOW_GDT_SIZE, Hole
-from vmm.cpu.vcpu import DESC_B, DESC_DPL, DESC_DPL_SHIFT, DESC_P, Vcpu
+from vmm.cpu.vcpu import DESC_B, DESC_DPL, DESC_DPL_SHIFT, DESC_G, DESC_P, Vcpu
 from vmm.hw import state as hw
 
 _BASE_CR0: Final = int(Cr0.PE | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.PG)
@@ -30,6 +31,12 @@ _USER_DPL: Final = 3
 _TSS_AVAILABLE_32: Final = DESC_P | 9 << 8
 _TSS_LIMIT: Final = 0x67
 _FIXED_HFLAGS: Final = hw.HF_PE
+_BASED: Final = Slot.BASED >> 2
+_CS: Final = Slot.CS >> 2
+_CS_LOW: Final = Slot.CS_LOW >> 2
+_CS_HIGH: Final = Slot.CS_HIGH >> 2
+_RPL_AND_TI: Final = 7
+_DESCRIPTOR_SIZE: Final = 8
 
 
 def raised(flags: int) -> int:
@@ -91,6 +98,7 @@ def load_data_segment(vcpu: Vcpu, seg: int) -> None:
     d[hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS] = raised(vcpu.segment_flags[seg])
     if vcpu.base(seg):
         d[hw.D_HFLAGS] |= hw.HF_ADDSEG
+    vcpu.page[_BASED] = _has_bases(vcpu)
 
 
 def refresh_segments(vcpu: Vcpu) -> None:
@@ -106,9 +114,25 @@ def _load_protected(vcpu: Vcpu) -> None:
     d, flags = vcpu.state.d, vcpu.segment_flags
     for seg in range(6):
         d[hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS] = raised(flags[seg])
+    vcpu.page[_BASED] = _has_bases(vcpu)
+    if vcpu.cpl == 0:
+        _describe_cs(vcpu)
     ss = hw.D_SEGS + Seg.SS * hw.SEG_WORDS + hw.SEG_FLAGS
     dpl = _USER_DPL if vcpu.cpl == _USER_DPL else _KERNEL_DPL
     d[ss] = d[ss] & ~DESC_DPL | dpl << DESC_DPL_SHIFT
+
+
+def _describe_cs(vcpu: Vcpu) -> None:
+    """Put into the vCPU page what the GDT must hold for an IRET to this CS to change nothing of the register."""
+    page, cs = vcpu.page, vcpu.segment(Seg.CS)
+    gdt_limit = vcpu.gdtr[1]
+    if not cs.selector or cs.selector & _RPL_AND_TI or cs.selector + _DESCRIPTOR_SIZE > gdt_limit + 1:
+        page[_CS] = MASK32
+        return
+    limit = cs.limit >> 12 if cs.flags & DESC_G else cs.limit
+    page[_CS] = cs.selector
+    page[_CS_LOW] = (cs.base & 0xFFFF) << 16 | limit & 0xFFFF
+    page[_CS_HIGH] = cs.base & 0xFF00_0000 | cs.base >> 16 & 0xFF | limit & 0xF_0000 | cs.flags
 
 
 def _has_bases(vcpu: Vcpu) -> bool:

@@ -96,13 +96,12 @@ class Stepper:
     def block(self, one_iteration: bool) -> tuple[Block, Insn | None]:
         """The step's block at `vcpu.eip`, and the instruction if its REP was taken off. Raises: GuestFault: the
         fetch."""
-        block = self._code.translate(self._vcpu.eip, step=True)
-        insn = block.translation.insns[0]
+        block = self._code.step(self._vcpu.eip)
+        insn = block.translation.sites[-1].insn
         if not one_iteration or not repeats(insn) or not self._vcpu.reg(Reg.ECX, insn.address_size):
             return block, None
         source = bytes(byte for byte in insn.prefixes if byte not in _REPEATS) + insn.raw[len(insn.prefixes) :]
-        options = self._code.options_for(step=True, self_check=False)
-        return self._code.place(insn.eip, source, block.pages, options), insn
+        return self._code.step(insn.eip, source), insn
 
     def write_back(self, step: Step) -> None:
         """Take the pages away and let devices have what was written to them."""

@@ -7,12 +7,12 @@ cache address, acts, and goes back into the cache. Between exits nothing of this
 Blocks and the shadow tables are the business of `code.py`, instructions that run alone that of `steps.py`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
-from bt.cache import Block, BlockSpace
+from bt.cache import Block
 from bt.emit import CALLOUT_VECTOR, S0, S1, S2, Site, SiteKind
-from bt.translate import DEFAULT_OPTIONS, ENDS_BLOCK, Options, name_of
+from bt.translate import DEFAULT_OPTIONS, ENDS_BLOCK, Options
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
 from vmm.arch.registers import Eflags, Reg, Seg
@@ -20,7 +20,7 @@ from vmm.cpu import callouts, events
 from vmm.cpu.events import EventKind, TripleFault
 from vmm.cpu.hole import HOLE_SIZE
 from vmm.cpu.shadow import Fill
-from vmm.cpu.vcpu import Vcpu
+from vmm.cpu.vcpu import STALE_ALL, Vcpu
 from vmm.engines import physical
 from vmm.engines.code import TranslatedCode
 from vmm.engines.engine import Leave
@@ -36,8 +36,15 @@ _RF: Final = int(Eflags.RF)
 _FAULT_W: Final = int(PageFault.W)
 _FAULT_I: Final = int(PageFault.I)
 _PENDING: Final = Slot.PENDING >> 2
+_IF: Final = Slot.IF >> 2
+_CR0: Final = Slot.CR0 >> 2
+_CR4: Final = Slot.CR4 >> 2
+_FLAGS: Final = Slot.FLAGS >> 2
+_VM: Final = int(Eflags.VM)
 _DR6_BS: Final = 1 << 14
 _DR6: Final = 6
+_DR7: Final = 7
+_IOPL: Final = int(Eflags.IOPL)
 _ZF: Final = int(Eflags.ZF)
 _REPE: Final = 0xF3
 _REPEATS: Final = (0xF2, 0xF3)
@@ -60,12 +67,12 @@ class TranslateEngine:
         self.stats = self.code.stats
         self._step: Step | None = None
         self._leave: Leave | None = None
-        self._in_force: tuple[BlockSpace, int, int, int] | None = None
+        self._in_force: tuple[int, ...] | None = None
         self.preempted_after = 0
         """How many blocks had started when the block limit struck in the latest run."""
         self.shutdown_detail = ""
         self._audited = False
-        self._sites: Mapping[SiteKind, Callable[[Site, Block], None]] = {
+        handlers = {
             SiteKind.LINK: self._link,
             SiteKind.INDIRECT: self._indirect,
             SiteKind.CALLOUT: self._callout,
@@ -74,6 +81,7 @@ class TranslateEngine:
             SiteKind.STEP_END: self._step_end,
             SiteKind.TRACE: self._trace,
         }
+        self._sites: tuple[Callable[[Site, Block], None], ...] = tuple(handlers[kind] for kind in SiteKind)
         phys.on_exit = self._on_exit
 
     @property
@@ -95,7 +103,7 @@ class TranslateEngine:
         vcpu.fold_flags = phys.fold_flags
         physical.load_fixed(vcpu, self._hole)
         self._in_force = None
-        phys.set_service_root(self.code.shadow.protected_root)
+        phys.set_service_root(self.code.shadow.service_root)
         self.code.empty()
 
     def run(self) -> Leave:
@@ -123,9 +131,10 @@ class TranslateEngine:
         block = self.code.cache.block_at(address)
         if block is not None and self._step is None and not state.d[hw.D_HFLAGS] & hw.HF_INHIBIT_IRQ:
             offset = address - block.address
-            eip = block.translation.starts.get(offset)
-            if eip is not None and offset not in block.translation.shadowed:
-                self._vcpu.eip = eip
+            mark = block.translation.mark_at(offset)
+            is_start = mark.offset == offset and not mark.restore
+            if is_start and offset not in block.translation.shadowed:
+                self._vcpu.eip = mark.eip
                 self._leave = Leave.PREEMPTED
                 return
         self._phys.set_block_limit(2)  # this block, and stop before the next
@@ -149,16 +158,9 @@ class TranslateEngine:
     def _link(self, site: Site, block: Block) -> None:
         """A direct branch: find the target, and let the branch go there by itself from now on."""
         self.stats.exits["link"] += 1
-        vcpu = self._vcpu
-        vcpu.eip = site.target
-        if self._step is not None:
-            self._finish_step()
-            return
         generation = self.code.cache.flushes
-        try:
-            target = self.code.find(site.target)
-        except GuestFault as fault:
-            self._inject(fault)
+        target = self._target(site.target)
+        if target is None:
             return
         if self.code.cache.flushes == generation:
             (self.code.cache.link if block.alive else self.code.cache.redirect)(block, site, target)
@@ -169,26 +171,37 @@ class TranslateEngine:
         self.stats.exits["indirect"] += 1
         q, scratch = self._phys.state.q, self.code.scratch
         q[Reg.ECX], q[Reg.EDX] = scratch[S0], scratch[S1]
-        self._vcpu.eip = scratch[S2]
-        if self._step is not None:
-            self._finish_step()
-            return
         generation = self.code.cache.flushes
-        try:
-            target = self.code.find(self._vcpu.eip)
-        except GuestFault as fault:
-            self._inject(fault)
+        target = self._target(scratch[S2])
+        if target is None:
             return
         if self.code.cache.flushes == generation:
             if len(site.targets) < len(site.links) and block.alive:
                 self.code.cache.predict(block, site, target)
-            target.space.remember(target.eip, target.entry)
+            target.page.space.remember(target.eip, target.entry)
         q[hw.Q_EIP] = target.entry
+
+    def _target(self, eip: int) -> Block | None:
+        """The block of the current space that a branch to `eip` goes to, or None: something else has to be done first,
+        and has been."""
+        self._vcpu.eip = eip
+        if self._step is not None:
+            self._finish_step()
+            return None
+        space = self.code.space
+        if space.context.breakpoints and space.cs_base + eip & MASK32 in space.context.breakpoints:
+            self._resume()
+            return None
+        try:
+            return self.code.find(eip)
+        except GuestFault as fault:
+            self._inject(fault)
+            return None
 
     def _callout(self, site: Site, block: Block) -> None:
         """An instruction for the VMM."""
         insn, vcpu = site.insn, self._vcpu
-        name = name_of(insn)
+        name = insn.name
         self.stats.callouts[name] += 1
         vcpu.eip = insn.falls_to
         vcpu.interrupt_shadow = False
@@ -208,22 +221,25 @@ class TranslateEngine:
         if self._step is not None:
             self._step.trap = self._step.trap and not _hides_trap(name, vcpu)
             self._finish_step()
-        elif name in callouts.QUIET:
+        elif name in callouts.QUIET or (name == "mov" and callouts.is_quiet_mov(insn)):
             self._carry_on(name, block)
         elif name in callouts.SEGMENT_LOADS and (seg := callouts.data_segment_loaded(insn)) is not None:
             physical.load_data_segment(vcpu, seg)
+            vcpu.segments_changed = False
             self._carry_on(name, block)
         else:
             self._resume()
 
     def _carry_on(self, name: str, block: Block) -> None:
-        """After a callout that changed nothing but registers: the code behind it follows in the same block."""
+        """After a callout that changed no mode: the code behind it follows in the same block."""
+        vcpu = self._vcpu
+        if vcpu.stale:
+            self.code.refresh()
         if (
             name in ENDS_BLOCK
-            or not block.alive
+            or not block.page.is_on
             or self._leave is not None
-            or self._vcpu.stale_translations
-            or (self._vcpu.page[_PENDING] and self._vcpu.interrupts_enabled)
+            or (vcpu.page[_PENDING] and vcpu.page[_IF])
         ):
             self._resume()
 
@@ -278,10 +294,12 @@ class TranslateEngine:
 
     def _page_fault(self, la: int, code: int, block: Block, address: int) -> None:
         if code & _FAULT_I:
-            raise Unmodelled(f"fetch outside the cache, at {la:#x}")
+            self._fetch_fault(block, address)
+            return
         if self._hole.contains(la):
             self._rewind(block, address)
             self.code.move_hole(la)
+            self._in_force = None
             if self._audited:
                 self._phys.audit_blocks(*self.code.arenas)
             self._resume()
@@ -296,6 +314,9 @@ class TranslateEngine:
         self.stats.exits["shadow fill" if result is Fill.MAPPED else result.name.lower()] += 1
         if result is Fill.WATCHED:
             self._store_to_code(la, block, address)
+        elif not block.page.is_on:  # the guest's tables, in which bits were set, share a page with this code
+            self._rewind(block, address)
+            self._resume()
         elif result is Fill.DEVICE:
             if self._step is None:
                 self._rewind(block, address)
@@ -303,11 +324,25 @@ class TranslateEngine:
             else:
                 self._stepper.widen(self._step, la, write)
 
+    def _fetch_fault(self, block: Block, address: int) -> None:
+        """Code came to a block whose page is off: find what now is at its EIP."""
+        self.stats.exits["fetch"] += 1
+        if address != block.address:
+            self._rewind(block, address)
+            self._resume()
+            return
+        target = self._target(block.eip)
+        if target is None:
+            return
+        if target is not block:
+            target.page.space.remember(target.eip, target.entry)
+        self._phys.state.q[hw.Q_EIP] = target.entry
+
     def _store_to_code(self, la: int, block: Block, address: int) -> None:
         """The guest writes a page that was translated. A store into its own page runs alone, and then all is new."""
         page = self._mmu.translate(la, True, self._vcpu.cpl == 3) >> PAGE_SHIFT
         self.code.watched_write(page)
-        if not block.alive:
+        if not block.page.is_on:
             self._rewind(block, address)
             self._begin_step([])
 
@@ -401,12 +436,31 @@ class TranslateEngine:
             self._take_interrupt()
             if self._leave is not None:
                 return
+        self._synchronise()
+        if self.code.space.context.breakpoints and self._is_at_breakpoint():
+            return
         vcpu.field_flags &= ~_RF  # it lives for one instruction, and a fault of that sets it anyway
         if vcpu.field_flags & _TF:
             self._enter_step([], trap=True)
             return
-        self._synchronise()
         self._phys.state.q[hw.Q_EIP] = self.code.find(vcpu.eip).entry
+
+    def _is_at_breakpoint(self) -> bool:
+        """Is the next instruction one at which to stop? With RF it runs, alone, and True says that it is entered.
+
+        Raises: GuestFault #DB. Source: SDM Vol. 3B, "Instruction-Breakpoint Exception Condition".
+        """
+        vcpu = self._vcpu
+        la = self.code.space.cs_base + vcpu.eip & MASK32
+        struck = sum(bit for address, bit in vcpu.execution_breakpoints if address == la)
+        if not struck:
+            return False
+        if not vcpu.field_flags & _RF:
+            vcpu.dr[_DR6] |= struck
+            raise GuestFault(Vector.DB)
+        vcpu.field_flags &= ~_RF
+        self._enter_step([], trap=bool(vcpu.field_flags & _TF))
+        return True
 
     def _take_interrupt(self) -> None:
         vector = self._board.acknowledge_interrupt()
@@ -428,15 +482,22 @@ class TranslateEngine:
     def _synchronise(self) -> None:
         """Bring the physical CPU and the current block space into step with the virtual CPU."""
         vcpu = self._vcpu
-        if vcpu.stale_translations:
-            self.code.empty()
-        self.code.select_space()
-        control = (self.code.space, vcpu.cr0, vcpu.cr4, self._switch_root())
-        if control == self._in_force:
-            physical.refresh_segments(vcpu)
-        else:
-            physical.materialise(vcpu, control[3])
-            self._in_force = control
+        if vcpu.stale:
+            if vcpu.stale & STALE_ALL:  # paging, or the whole processor, is another one
+                self._in_force = None
+            self.code.refresh()
+        page, cpl = vcpu.page, vcpu.cpl
+        iopl = page[_FLAGS] & _IOPL if cpl else 0
+        control = (page[_CR0], page[_CR4], cpl, iopl, vcpu.field_flags & _VM, vcpu.dr[_DR7])
+        if control != self._in_force or vcpu.segments_changed:
+            before = self.code.space
+            self.code.select_space()
+            if control == self._in_force and self.code.space is before:
+                physical.refresh_segments(vcpu)
+            else:
+                physical.materialise(vcpu, self._switch_root())
+                self._in_force = control
+        vcpu.segments_changed = False
 
     def _switch_root(self) -> int:
         root = self.code.shadow.root(self._vcpu.is_real)

@@ -78,6 +78,20 @@ class AptRoot:
         self._apt(command, progress, f"cannot download {' '.join(packages)}")
         return sorted(self.archives.glob("*.deb"))
 
+    def depended_on(self, package: str) -> list[str]:
+        """The packages that one depends on directly. Raises: PackageError: it depends on none, or is not known."""
+        command = ["apt-cache", "-c", str(self._settings), "depends", "--important", package]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_plain_environment())
+        lines = [line.split() for line in done.stdout.splitlines()]
+        names = [words[1] for words in lines if words[:1] == ["Depends:"] and not words[1].startswith("<")]
+        if not names:
+            raise PackageError(f"the Debian archive has no package {package} that names others")
+        return names
+
+    @property
+    def _settings(self) -> Path:
+        return self.directory / "apt.conf"
+
     def _lay_out(self) -> None:
         for name in ("state/lists/partial", "cache/archives/partial", "etc/preferences.d", "etc/apt.conf.d"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
@@ -88,7 +102,7 @@ class AptRoot:
             status.write_text("")
         options = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
         (self.directory / "etc" / "sources.list").write_text(f"deb {options}{archive_uri()} {SUITE} main\n")
-        (self.directory / "apt.conf").write_text(self._configuration())
+        self._settings.write_text(self._configuration())
 
     def _configuration(self) -> str:
         """Read after the host's own configuration, so that its proxies hold and its hooks do not."""
@@ -126,7 +140,7 @@ class AptRoot:
             "apt-get",
             "-q",
             "-c",
-            str(self.directory / "apt.conf"),
+            str(self._settings),
             "-o",
             f"APT::Status-Fd={writer}",
             *arguments,
@@ -183,8 +197,12 @@ def _started(command: Sequence[str], directory: Path, writer: int) -> "subproces
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+        env=_plain_environment(),
     )
+
+
+def _plain_environment() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
 
 
 def _report(line: str, progress: Progress) -> None:
