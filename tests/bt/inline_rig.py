@@ -10,7 +10,7 @@ from typing import Final
 
 from cpu_rig import CODE, DATA, EXIT, NX, STACK, P, Rig, U, W
 
-from bt.cache import Arena, Block, CodeCache
+from bt.cache import Arena, Block, CacheFull, CodeCache
 from bt.emit import Mark, Site, Translation
 from bt.guest import Context, Mode, Window
 from bt.translate import BlockTranslator, Options
@@ -176,8 +176,13 @@ class InlineRig(Rig):
 
     def place_new(self, world: World, code: bytes, eip: int = GUEST_EIP, **options: bool) -> Block:
         """Translate and place it again: a block that has learned nothing."""
-        translation = self.translate(world, code, eip, **options)
-        return self.cache.place(self.cache.space(world.cs_base, world.context), translation, (0,), False)
+        space = self.cache.space(world.cs_base, world.context)
+        page = self.cache.page(space, (world.cs_base + eip & MASK32) >> 12, (0,), False)
+        try:
+            return self.cache.place(page, self.translate(world, code, eip, **options))
+        except CacheFull:
+            self.clear()
+            return self.place_new(world, code, eip, **options)
 
     def go(self, world: World, block: Block, before: State) -> Outcome:
         """Enter a block with a state; what the first exit shows."""

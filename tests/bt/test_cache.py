@@ -254,7 +254,7 @@ def test_predictions_are_steps_from_one_target_to_the_next_and_back(world: World
         code = world.code(source)
         steps = [int.from_bytes(code[at : at + 4], "little") for at in site.steps]
         assert sum(steps) & MASK32 == 0
-        assert [-sum(steps[: way + 1]) & MASK32 for way in range(number + 1)] == site.targets
+        assert [-sum(steps[: way + 1]) & MASK32 for way in range(number + 1)] == list(site.targets)
     learning_exit = site.offset - len(NO_LEARNING)
     assert world.code(source)[learning_exit : site.offset] == NO_LEARNING
     assert site.links == ()

@@ -11,7 +11,7 @@ from vmm.arch.paging import Pte
 from vmm.arch.registers import Cr0
 from vmm.cpu.hole import HOLE_SIZE, Hole
 from vmm.cpu.paging import A20_BIT, Mmu
-from vmm.cpu.shadow import Fill, ShadowTables
+from vmm.cpu.shadow import CODE_PARTS, Fill, ShadowTables
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion
 
@@ -254,6 +254,7 @@ def test_protecting_an_unmapped_page_is_harmless(shadowed: World) -> None:
 
 def test_dropping_forgets_the_guest_and_keeps_the_hole(shadowed: World) -> None:
     cache = shadowed.hole.linear("kernel_cache")
+    shadowed.shadow.map_code("kernel_cache", False, 0, 2)
     before = shadowed.entry(cache)
     shadowed.shadow.fill(0x5000, True, False)
     shadowed.shadow.drop_all()
@@ -283,6 +284,7 @@ HOLE_RIGHTS = {
     "user_scratch": P | W | U | NX,
     "shadow_gdt": P | NX,
     "shadow_tss": P | NX,
+    "shadowed": P | NX,
 }
 
 
@@ -290,6 +292,10 @@ HOLE_RIGHTS = {
 def test_rights_in_the_hole(shadowed: World, name: str, expected: int) -> None:
     """First and last page of each part; the real-mode root gives the user all of it, and nothing more."""
     part = shadowed.hole.parts[name]
+    if name in CODE_PARTS:
+        for real in (False, True):
+            assert shadowed.entry(shadowed.hole.linear(name), real) == 0
+            shadowed.shadow.map_code(name, real, 0, part.size // PAGE_SIZE)
     for offset in (0, part.size - PAGE_SIZE):
         la = shadowed.hole.linear(name) + offset
         for real in (False, True):
@@ -325,6 +331,7 @@ def test_a_moved_hole_leaves_its_old_place(shadowed: World) -> None:
     shadowed.shadow.fill(0x5000, True, False)
     shadowed.hole.base = 0x8000_0000
     shadowed.shadow.rebuild_roots()
+    shadowed.shadow.map_code("kernel_cache", False, 0, 1)
     assert shadowed.entry(old) == 0
     assert shadowed.entry(0x5000) == 0
     assert shadowed.entry(0x8000_0000) & FRAME == shadowed.hole.parts["kernel_cache"].host
@@ -333,8 +340,21 @@ def test_a_moved_hole_leaves_its_old_place(shadowed: World) -> None:
 
 def test_the_guest_cannot_map_anything_over_the_hole(shadowed: World) -> None:
     cache = shadowed.hole.linear("kernel_cache")
+    shadowed.shadow.map_code("kernel_cache", False, 0, 2)
     before = shadowed.entry(cache)
     shadowed.shadow.map_once(cache, shadowed.rom, True)
     assert shadowed.entry(cache) == before
     shadowed.shadow.fill(cache + 0x1000, False, False)
     assert shadowed.entry(cache + 0x1000) & FRAME == shadowed.hole.parts["kernel_cache"].host + 0x1000
+
+
+def test_code_pages_go_on_and_off_one_by_one(shadowed: World) -> None:
+    cache = shadowed.hole.linear("kernel_cache")
+    shadowed.shadow.map_code("kernel_cache", False, 1, 2)
+    mapped = [bool(shadowed.entry(cache + n * PAGE_SIZE)) for n in range(4)]
+    shadowed.shadow.unmap_code("kernel_cache", False, 2, 1)
+    assert mapped == [False, True, True, False]
+    assert [bool(shadowed.entry(cache + n * PAGE_SIZE)) for n in range(4)] == [False, True, False, False]
+    assert not shadowed.entry(cache + PAGE_SIZE, True)
+    shadowed.shadow.unmap_all_code()
+    assert not shadowed.entry(cache + PAGE_SIZE)
