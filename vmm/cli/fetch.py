@@ -3,15 +3,16 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from vmm.fetch import linux
 from vmm.fetch.debian import PackageError
 from vmm.fetch.store import Collection
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(help="Fetch guests to try.", no_args_is_help=True, add_completion=False)
 
@@ -19,7 +20,10 @@ app = typer.Typer(help="Fetch guests to try.", no_args_is_help=True, add_complet
 class Bar:
     """One progress bar over steps of unlike length; where there is no terminal, nothing is drawn."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: "Console") -> None:
+        # Imported here: `vmm run` comes by this module, too, and should not wait for what it may not need.
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
         columns = (TextColumn("{task.description:<34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
         self.progress = Progress(*columns, console=console)
         self._task = self.progress.add_task("", total=1.0)
@@ -35,7 +39,7 @@ class Bar:
         self.progress.update(self._task, completed=self._from + (self._to - self._from) * part)
 
 
-def fetch(collection: Collection, directory: Path, console: Console) -> bool:
+def fetch(collection: Collection, directory: Path, console: "Console") -> bool:
     """Make a collection under a progress bar; whether there was anything to do. Raises: PackageError, OSError."""
     if directory.is_dir() and collection.is_complete(directory):
         return False
@@ -46,6 +50,8 @@ def fetch(collection: Collection, directory: Path, console: Console) -> bool:
 
 def fetch_all(program: str, collections: Sequence[tuple[Collection, Path]]) -> int:
     """Make collections and say where they are, on behalf of `program`; the return value is the exit status."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     for collection, directory in collections:
         try:

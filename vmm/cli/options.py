@@ -98,7 +98,7 @@ class Ends:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where the guest's output and ours go. `serial` is `stdio`, None, or a file."""
+    """Where the guest's output and ours go. `serial` is `stdio`, `pty`, None, or a file."""
 
     serial: str | Path | None = None
     display: str = "none"
@@ -298,7 +298,7 @@ def _outputs(words: Words) -> Outputs:
     if words.stats != "-":
         output_file(words.stats, "--stats")
     serial: str | Path | None = None if words.serial == "none" else words.serial
-    if serial not in (None, "stdio"):
+    if serial not in (None, "stdio", "pty"):
         serial = output_file(words.serial, "--serial")
     return Outputs(
         serial=serial,
