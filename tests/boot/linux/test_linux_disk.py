@@ -59,7 +59,7 @@ def disk_tools(tmp_path) -> Callable[[str], Path]:
 
 
 DRIVERS = [
-    pytest.param("ata_piix", "", r"XFER_(U|MW)DMA_\d", id="bus_master_dma"),
+    pytest.param("ata_piix", "", r"XFER_(UDMA|MW_DMA)_\d", id="bus_master_dma"),
     pytest.param("ata_piix", " libata.dma=0", r"XFER_PIO_\d", id="pio"),
     pytest.param("pata_legacy", "", r"XFER_PIO_\d", id="legacy"),
 ]
