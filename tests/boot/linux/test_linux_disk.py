@@ -60,8 +60,8 @@ def disk_tools(tmp_path) -> Callable[[str], Path]:
 
 DRIVERS = [
     pytest.param("ata_piix", "", r"XFER_(UDMA|MW_DMA)_\d", id="bus_master_dma"),
-    pytest.param("ata_piix", " libata.dma=0", r"XFER_PIO_\d", id="pio"),
-    pytest.param("pata_legacy", "", r"XFER_PIO_\d", id="legacy"),
+    pytest.param("ata_piix", " libata.dma=0", r"XFER_PIO_\d", id="pio", marks=pytest.mark.slow),
+    pytest.param("pata_legacy", "", r"XFER_PIO_\d", id="legacy", marks=pytest.mark.slow),
 ]
 
 
