@@ -112,7 +112,8 @@ class Monitor:
             left = min(left, (deadline - vm.board.clock.now()) * _NS)
         if left > 0 and not vm.door.is_replaying:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            select.select(list(self.wake_fds), [], [], left)
+            ready, _, _ = select.select(list(self.wake_fds), [], [], left)
+            self._stop |= bool(ready)  # who owns the descriptor reads it between two slices
         return None
 
     # --- taking a VM -----------------------------------------------------------------------------------
