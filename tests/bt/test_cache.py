@@ -1,5 +1,7 @@
 """The cache: placing, finding, chaining, dropping; and what cached code reads from the branch tables."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -469,3 +471,219 @@ def test_clearing_forgets_everything(world: World) -> None:
     assert world.cache.flushes == 1
     assert not any(world.lookup)
     assert world.block(0x2000).address == KERNEL_BASE
+
+
+# --- what the MMU must be told -----------------------------------------------------------------------------
+
+
+def test_a_block_placed_while_its_page_is_off_is_not_mapped(world: World) -> None:
+    page = world.page(1)
+    world.cache.switch_off(page)
+    window = Window(0x7500_0000, 0x7500_0000, page.space.lookup, 0)
+    block = world.cache.place(page, TRANSLATOR.translate(b"\x90\xc3", 0x1000, KERNEL32, window, Options()))
+    world.cache.publish(block)
+    assert (world.is_mapped(block), block.space.find(0x1000)) == (False, None)
+    world.cache.switch_on(page, True)
+    assert (world.is_mapped(block), block.space.find(0x1000)) == (True, block)
+
+
+def test_publishing_does_not_link_to_what_is_off(world: World) -> None:
+    target = world.block(0x2000, frames=(2,))
+    world.cache.switch_off(target.page)
+    source = world.block(0x1000, "e9fb0f0000")
+    site = source.translation.sites[0]
+    assert site.target == 0x2000
+    assert world.branch_target(source, site.patch) == source.address + site.offset - len(EXIT)
+
+
+def test_publishing_links_across_code_pages_and_to_crossing_blocks(world: World) -> None:
+    other, across = world.block(0x3000, frames=(3,)), world.block(0x1FFE, "b801000000", frames=(1, 2))
+    for target, code in ((other, "e9fb1f0000"), (across, "e9f90f0000")):
+        source = world.block(0x1000, code)
+        assert world.branch_target(source, source.translation.sites[0].patch) == target.address
+
+
+def test_publishing_never_links_to_another_space() -> None:
+    world = World(lookup_size=3 * TABLE_32)
+    world.block(0x1010, context=USER)
+    world.block(0x1010, cs_base=0x10)
+    source = world.block(0x1000, "eb0e")
+    site = source.translation.sites[0]
+    assert world.branch_target(source, site.patch) == source.address + site.offset - len(EXIT)
+
+
+def test_a_block_of_more_than_a_page_takes_several_and_all_are_mapped(world: World) -> None:
+    """POPFD is long."""
+    page = world.page(1)
+    window = Window(0x7500_0000, 0x7500_0000, page.space.lookup, 0)
+    made = TRANSLATOR.translate(b"\x9d" * 200, 0x1000, KERNEL32, window, Options(limit=200))
+    assert len(made.code) > 1 << 12
+    block = world.cache.place(page, made)
+    pages = range(block.address - KERNEL_BASE >> 12, (block.end - 1 - KERNEL_BASE >> 12) + 1)
+    assert len(pages) > 1
+    assert all((False, number) in world.mapped for number in pages)
+    assert [world.cache.block_at(KERNEL_BASE + (number << 12)) for number in pages[1:]] == [block] * (len(pages) - 1)
+    world.cache.switch_off(page)
+    assert world.mapped == set()
+
+
+def test_extents_that_touch_become_one_run_of_code(world: World) -> None:
+    """With nobody between them the next block follows at once; behind another page's it begins anew."""
+    first = [world.block(0x1000 + number, "c3") for number in range(40)]
+    assert {later.address - earlier.address for earlier, later in pairwise(first)} == {
+        first[1].address - first[0].address
+    }
+    stranger = world.block(0x2000, frames=(2,))
+    while (block := world.block(0x1000 + len(first), "c3")).address < stranger.address:
+        first.append(block)
+    assert block.address % 0x1000 == 0
+    assert world.cache.block_at(block.address) is block
+
+
+def test_a_page_switched_on_as_local_stays_local_until_it_is_off(world: World) -> None:
+    page = world.page(1, is_global=False)
+    assert world.cache.local == {page}
+    world.cache.switch_off(page)
+    world.cache.switch_on(page, True)
+    assert (world.cache.local, page.is_on) == (set(), True)
+
+
+def test_switching_off_twice_does_nothing(world: World) -> None:
+    page = world.page(1)
+    world.cache.switch_off(page)
+    world.cache.switch_off(page)
+    assert (world.cache.on_at[1], page.is_on) == ([], False)
+
+
+def test_all_code_of_a_linear_page_is_known_whatever_its_space() -> None:
+    """What INVLPG switches off: kernel, user, other bases, and what crosses into the page."""
+    world = World(lookup_size=3 * TABLE_32)
+    world.page(1)
+    crossing = world.block(0xFFE, "b801000000", frames=(1, 2)).page
+    pages = {world.page(1), world.page(1, USER), world.page(1, cs_base=0x10), crossing}
+    assert set(world.cache.on_at[1]) == pages
+    world.cache.switch_several_off(world.cache.on_at[1])
+    assert not any(page.is_on for page in pages)
+    assert (world.cache.on_at[0], world.cache.on_at[1]) == ([], [])
+
+
+def test_a_frame_knows_the_code_pages_of_all_its_addresses(world: World) -> None:
+    alone, alias = world.page(1, frames=(7,)), world.page(5, frames=(7,))
+    into, outof = world.page(0, frames=(6, 7)), world.page(1, frames=(7, 8))
+    assert world.cache.by_frame[7] == [alone, alias, into, outof]
+    assert world.cache.by_frame[8] == [outof]
+
+
+def test_a_code_page_of_one_frame_twice_can_be_abandoned(world: World) -> None:
+    page = world.page(1, frames=(7, 7))
+    assert world.cache.on_at == {1: [page], 2: [page]}
+    world.cache.abandon(page)
+    assert (world.cache.by_frame[7], world.cache.on_at) == ([], {1: [], 2: []})
+
+
+def test_blocks_that_check_themselves_have_a_page_of_their_own_that_is_trusted(world: World) -> None:
+    space = world.cache.space(0, KERNEL32)
+    watched, checked = (world.cache.page(space, 1, (1,), self_check) for self_check in (False, True))
+    assert watched is not checked
+    assert (watched.is_trusted, checked.is_trusted) == (False, True)
+
+
+def test_steps_are_always_on_and_of_no_page(world: World) -> None:
+    space = world.cache.space(0, KERNEL32)
+    world.cache.switch_all_off()
+    window = Window(0x7500_0000, 0x7500_0000, space.lookup, 0)
+    block = world.cache.place(space.steps, TRANSLATOR.translate(b"\x90", 0x1000, KERNEL32, window, Options(1, True)))
+    assert world.is_mapped(block)
+    assert (space.find(0x1000), world.cache.by_frame, world.cache.on_at) == (None, {}, {})
+
+
+def test_a_prediction_stands_when_its_target_is_dropped_and_leads_to_the_tombstone(world: World) -> None:
+    source, target = world.block(0x1000, "c3"), world.block(0x1234)
+    site = next(site for site in source.translation.sites if site.kind is SiteKind.INDIRECT)
+    link = site.links[0]
+    world.cache.predict(source, site, target)
+    world.cache.drop(target)
+    assert world.branch_target(source, link) == target.address
+    assert world.code(target).startswith(EXIT)
+
+
+def test_dropping_a_crossing_block_leaves_its_page_on(world: World) -> None:
+    block = world.block(0x1FFE, "b801000000", frames=(1, 2))
+    world.cache.drop(block)
+    assert (block.space.crossing, block.page.is_on, world.is_mapped(block)) == ({}, True, True)
+
+
+def test_a_self_checking_page_that_is_retired_keeps_the_crossing_block_of_another(world: World) -> None:
+    old = world.block(0x1FFE, "b801000000", frames=(1, 2))
+    new = world.block(0x1FFE, "b802000000", frames=(1, 3))
+    world.cache.retire(old)
+    assert new.space.find(0x1FFE) is new
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["on", "local", "off", "all off", "locals off", "block", "drop", "abandon"]),
+        st.integers(0, 3),
+        st.sampled_from([(1,), (2,), (1, 2), (2, 2)]),
+        st.sampled_from([KERNEL32, USER]),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=STEPS)
+def test_what_is_mapped_and_found_is_what_is_on(steps: list[tuple[str, int, tuple[int, ...], Context]]) -> None:
+    """Pages as the engine would have them: of the mappings of one linear page at most one is on."""
+    world = World(arena_size=1 << 19)
+    pages: set[CodePage] = set()
+    blocks: dict[CodePage, list[Block]] = {}
+    for what, number, frames, context in steps:
+        page = world.cache.page(world.cache.space(0, context), number, frames, False)
+        pages.add(page)
+        _do(world, what, page, blocks)
+        for each in pages:
+            placed = blocks.get(each, [])
+            reachable = each.is_on or each not in world.cache.by_frame[each.frames[0]]
+            assert [world.is_mapped(block) for block in placed] == [reachable] * len(placed)
+            found = [block.space.find(block.eip) for block in placed if block.alive]
+            assert all((block is not None and block.page is each) == each.is_on for block in found)
+            assert (each in world.cache.on_at.get(each.number, ())) == each.is_on
+        assert all(each.is_on for each in world.cache.local)
+
+
+def _do(world: World, what: str, page: CodePage, blocks: dict[CodePage, list[Block]]) -> None:
+    """One step."""
+    cache = world.cache
+    if what in ("on", "local", "block"):
+        _turn_on(cache, page, what != "local")
+    match what:
+        case "block" if not page.blocks:
+            blocks.setdefault(page, []).append(_place_one(cache, page))
+        case "off":
+            cache.switch_off(page)
+        case "all off":
+            cache.switch_all_off()
+        case "locals off":
+            cache.switch_several_off(cache.local)
+        case "drop":
+            for block in list(page.blocks.values()):
+                cache.drop(block)
+        case "abandon":
+            cache.abandon(page)
+
+
+def _turn_on(cache: CodeCache, page: CodePage, is_global: bool) -> None:
+    """As `code.py` does: only what is off, and only where nothing else shows."""
+    there = [on for on in cache.on_at.get(page.number, ()) if on.space is page.space and on is not page]
+    cache.switch_several_off([on for on in there if len(on.frames) == len(page.frames)])
+    if not page.is_on:
+        cache.switch_on(page, is_global)
+
+
+def _place_one(cache: CodeCache, page: CodePage) -> Block:
+    eip = (page.number << 12) + (0xFFE if len(page.frames) > 1 else 0x10)
+    window = Window(0x7500_0000, 0x7500_0000, page.space.lookup, 0)
+    block = cache.place(page, TRANSLATOR.translate(b"\xb8\1\0\0\0", eip, page.space.context, window, Options(1)))
+    cache.publish(block)
+    return block

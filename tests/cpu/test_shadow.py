@@ -8,7 +8,8 @@ import pytest
 from vmm.arch.exceptions import GuestFault
 from vmm.arch.layout import MASK32, PAGE_SIZE
 from vmm.arch.paging import Pte
-from vmm.arch.registers import Cr0
+from vmm.arch.registers import Cr0, Cr4
+from vmm.cpu import shadow as shadow_module
 from vmm.cpu.hole import HOLE_SIZE, Hole
 from vmm.cpu.paging import A20_BIT, Mmu
 from vmm.cpu.shadow import CODE_PARTS, Fill, ShadowTables
@@ -18,8 +19,8 @@ from vmm.memory import GuestMemory, MemoryRegion
 RAM = 4 << 20
 ROM_BASE, DEVICE_BASE, NOBODY = 0x00F0_0000, 0xE000_0000, 0x0200_0000
 DIRECTORY, TABLE = 0x10_0000, 0x10_1000
-P, W, U, A, D, NX = (int(bit) for bit in (Pte.P, Pte.W, Pte.U, Pte.A, Pte.D, Pte.NX))
-PG, WP = int(Cr0.PG), int(Cr0.WP)
+P, W, U, A, D, G, PS, NX = (int(Pte[name]) for name in "P W U A D G PS NX".split())
+PG, WP, PSE, PGE = int(Cr0.PG), int(Cr0.WP), int(Cr4.PSE), int(Cr4.PGE)
 FRAME = 0x000F_FFFF_FFFF_F000
 
 
@@ -358,3 +359,196 @@ def test_code_pages_go_on_and_off_one_by_one(shadowed: World) -> None:
     assert not shadowed.entry(cache + PAGE_SIZE, True)
     shadowed.shadow.unmap_all_code()
     assert not shadowed.entry(cache + PAGE_SIZE)
+
+
+def test_real_mode_and_protected_mode_have_code_of_their_own(shadowed: World) -> None:
+    """One cache, two roots: a page that is on for one is no way in for the other."""
+    cache = shadowed.hole.linear("kernel_cache")
+    shadowed.shadow.map_code("kernel_cache", True, 3, 1)
+    la = cache + 3 * PAGE_SIZE
+    assert (rights(shadowed.entry(la, True)), shadowed.entry(la)) == (P | U, 0)
+    shadowed.shadow.unmap_code("kernel_cache", True, 3, 1)
+    assert shadowed.entry(la, True) == 0
+
+
+@pytest.mark.parametrize(("name", "expected"), [("kernel_cache", P), ("user_cache", P | U)])
+def test_a_mapped_code_page_is_the_frame_of_its_place(shadowed: World, name: str, expected: int) -> None:
+    part = shadowed.hole.parts[name]
+    last = part.size // PAGE_SIZE - 1
+    shadowed.shadow.map_code(name, False, last, 1)
+    entry = shadowed.entry(shadowed.hole.linear(name) + part.size - PAGE_SIZE)
+    assert (entry & FRAME, rights(entry)) == (part.host + part.size - PAGE_SIZE, expected)
+    assert not entry & W
+
+
+def test_dropping_guest_pages_leaves_code_on(shadowed: World) -> None:
+    """What is on is the cache's to know."""
+    cache = shadowed.hole.linear("user_cache")
+    shadowed.shadow.map_code("user_cache", False, 0, 1)
+    shadowed.shadow.drop_all()
+    shadowed.shadow.drop_local()
+    shadowed.shadow.drop_page(cache)
+    assert rights(shadowed.entry(cache)) == P | U
+
+
+# --- the service root --------------------------------------------------------------------------------------
+
+
+def service_entry(world: World, la: int) -> int:
+    """The last-level entry for an address under the VMM's own root."""
+    entries = world.physical.view.cast("Q")
+    pointer = entries[(world.shadow.service_root >> 3) + (la >> 30)]
+    directory = entries[((pointer & FRAME) >> 3) + (la >> 21 & 511)]
+    return entries[((directory & FRAME) >> 3) + (la >> 12 & 511)] if directory else 0
+
+
+@pytest.mark.parametrize(("name", "expected"), HOLE_RIGHTS.items())
+def test_the_service_root_maps_all_of_the_hole_whatever_is_on(shadowed: World, name: str, expected: int) -> None:
+    part = shadowed.hole.parts[name]
+    shadowed.shadow.map_code("kernel_cache", False, 0, 1)
+    shadowed.shadow.unmap_all_code()
+    for offset in (0, part.size - PAGE_SIZE):
+        entry = service_entry(shadowed, shadowed.hole.linear(name) + offset)
+        assert (entry & FRAME, rights(entry)) == (part.host + offset, expected)
+
+
+def test_the_service_root_maps_nothing_of_the_guest(shadowed: World) -> None:
+    shadowed.shadow.fill(0x5000, True, True)
+    mapped = [la for la in range(0, 1 << 32, 2 << 20) if service_entry(shadowed, la)]
+    assert service_entry(shadowed, 0x5000) == 0
+    assert all(shadowed.hole.contains(la) for la in mapped)
+
+
+def test_the_service_root_moves_with_the_hole(shadowed: World) -> None:
+    old = shadowed.hole.linear("kernel_cache")
+    shadowed.hole.base = 0x8000_0000
+    shadowed.shadow.rebuild_roots()
+    assert service_entry(shadowed, old) == 0
+    new = service_entry(shadowed, shadowed.hole.linear("kernel_cache"))
+    assert new & FRAME == shadowed.hole.parts["kernel_cache"].host
+
+
+# --- what the guest tells its TLB to forget ------------------------------------------------------------------
+
+
+def marked(world: World) -> set[int]:
+    """The guest pages of which INVLPG reaches the VMM."""
+    part = world.hole.parts["shadowed"]
+    view = world.physical.view[part.host : part.host + part.size]
+    return {page for page in range(part.size) if view[page]}
+
+
+def large_page(world: World, la: int, bits: int = 0) -> None:
+    """Let the guest map the 4 MiB round an address to physical 0."""
+    world.memory.write(DIRECTORY + (la >> 22) * 4, (PS | P | W | U | bits).to_bytes(4, "little"))
+    world.registers.cr0, world.registers.cr4 = PG | WP, PSE | PGE
+
+
+def test_a_load_of_cr3_forgets_what_is_not_global(shadowed: World) -> None:
+    shadowed.registers.cr4 = PGE
+    for la, bits in ((0x7000, 0), (0x8000, G), (0x3F_F000, 0)):
+        shadowed.page(la, 0x9000 | P | W | U | bits)
+        shadowed.shadow.fill(la, True, True)
+    shadowed.shadow.drop_local()
+    assert [bool(shadowed.entry(la)) for la in (0x7000, 0x8000, 0x3F_F000)] == [False, True, False]
+
+
+def test_without_pge_no_page_is_global(shadowed: World) -> None:
+    shadowed.page(0x7000, 0x9000 | P | W | U | G)
+    shadowed.shadow.fill(0x7000, True, True)
+    shadowed.shadow.drop_local()
+    assert shadowed.entry(0x7000) == 0
+
+
+def test_a_page_filled_again_is_forgotten_again(shadowed: World) -> None:
+    shadowed.page(0x7000, 0x9000 | P | W | U)
+    for _ in range(3):
+        assert shadowed.shadow.fill(0x7000, True, True) is Fill.MAPPED
+        assert shadowed.entry(0x7000)
+        shadowed.shadow.drop_local()
+        assert shadowed.entry(0x7000) == 0
+
+
+def test_dropping_a_page_drops_that_page_whatever_its_rights(shadowed: World) -> None:
+    shadowed.registers.cr4 = PGE
+    for la in (0x6000, 0x7000, 0x8000):
+        shadowed.page(la, 0x9000 | P | W | U | G)
+        shadowed.shadow.fill(la, True, True)
+    assert shadowed.shadow.drop_page(0x7FFF) == (7, 1)
+    assert [bool(shadowed.entry(la)) for la in (0x6000, 0x7000, 0x8000)] == [True, False, True]
+    assert marked(shadowed) == {6, 8}
+
+
+@pytest.mark.parametrize("probe", [0x80_0000, 0x9F_F000, 0xA0_0000, 0xBF_FFFF])
+def test_dropping_anywhere_in_a_large_page_drops_all_of_it(shadowed: World, probe: int) -> None:
+    large_page(shadowed, 0x80_0000, G)
+    touched = (0x80_0000, 0x81_2000, 0xBF_F000)
+    for la in touched:
+        shadowed.shadow.fill(la, True, True)
+    assert shadowed.shadow.drop_page(probe) == (0x800, 1024)
+    assert [shadowed.entry(la) for la in touched] == [0, 0, 0]
+    assert marked(shadowed) == set()
+
+
+def test_dropping_beside_a_large_page_leaves_it(shadowed: World) -> None:
+    large_page(shadowed, 0x80_0000)
+    shadowed.shadow.fill(0x80_0000, True, True)
+    assert shadowed.shadow.drop_page(0xC0_0000) == (0xC00, 1)
+    assert shadowed.entry(0x80_0000)
+
+
+def test_a_page_is_marked_when_it_is_filled(shadowed: World) -> None:
+    shadowed.page(0x7000, 0x9000 | P | W | U)
+    shadowed.shadow.fill(0x7000, False, True)
+    assert marked(shadowed) == {7}
+    shadowed.shadow.drop_all()
+    assert marked(shadowed) == set()
+
+
+def test_a_large_page_is_marked_at_all_its_addresses(shadowed: World) -> None:
+    """INVLPG of any address in it counts for all of it (SDM Vol. 2A, "INVLPG")."""
+    large_page(shadowed, 0x80_0000)
+    shadowed.shadow.fill(0x81_2000, False, True)
+    assert marked(shadowed) == set(range(0x800, 0xC00))
+
+
+def test_a_fault_marks_nothing(shadowed: World) -> None:
+    shadowed.page(0x7000, 0)
+    with pytest.raises(GuestFault):
+        shadowed.shadow.fill(0x7000, False, True)
+    assert marked(shadowed) == set()
+
+
+def test_too_much_to_remember_begins_again_with_the_page_that_was_asked_for(
+    shadowed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow_module, "_NOTES_MAX", 3)
+    for la in range(0x5000, 0x9000, PAGE_SIZE):
+        shadowed.page(la, 0x9000 | P | W | U)
+        shadowed.shadow.fill(la, True, True)
+    assert [bool(shadowed.entry(la)) for la in range(0x5000, 0x9000, PAGE_SIZE)] == [False, False, False, True]
+    shadowed.shadow.drop_local()
+    assert shadowed.entry(0x8000) == 0
+
+
+def test_a_table_that_was_dropped_comes_back_empty(shadowed: World) -> None:
+    """Tables are used again, for other addresses."""
+    shadowed.page(0x7000, 0x9000 | P | W | U)
+    shadowed.shadow.fill(0x7000, True, True)
+    shadowed.shadow.drop_all()
+    shadowed.page(0x20_3000, 0xA000 | P | W | U)
+    shadowed.shadow.fill(0x20_3000, True, True)
+    assert [la for la in range(0, 4 << 20, PAGE_SIZE) if shadowed.entry(la)] == [0x20_3000]
+
+
+def test_a_page_written_after_its_alias_was_protected_stays_watched(shadowed: World) -> None:
+    """The frame is watched: whatever address comes next, its store is told."""
+    shadowed.page(0x7000, 0x9000 | P | W | U)
+    shadowed.shadow.fill(0x7000, True, True)
+    shadowed.memory.watched.add(9)
+    shadowed.shadow.protect(9)
+    for la in (0x7000, 0xB000):
+        shadowed.page(la, 0x9000 | P | W | U)
+        assert shadowed.shadow.fill(la, True, True) is Fill.WATCHED
+        assert shadowed.shadow.fill(la, False, True) is Fill.MAPPED
+        assert not shadowed.entry(la) & W

@@ -99,7 +99,7 @@ class ShadowTables:
     def _note(self, la: int, rights: int) -> None:
         """Remember what `drop_local` and `drop_page` must know about a page that is about to be filled."""
         if self._notes >= _NOTES_MAX:
-            self.drop_all()
+            self._forget()  # but not `shadowed`: code pages may be on whose translations INVLPG must find
         self._notes += 1
         self._shadowed[la >> PAGE_SHIFT] = 1
         if not rights & _G:
@@ -199,7 +199,15 @@ class ShadowTables:
         self._local.clear()
 
     def drop_all(self) -> None:
-        """Forget every guest page. The caller flushes the TLB."""
+        """Forget every guest page; no code page is on any more. The caller flushes the TLB."""
+        self._forget()
+        self._shadowed[:] = _NOTHING_SHADOWED
+
+    def note_code(self, page: int) -> None:
+        """A code page of this linear page number goes on: INVLPG must tell the VMM, though no data was touched."""
+        self._shadowed[page] = 1
+
+    def _forget(self) -> None:
         for number, table in self._tables.items():
             self._set_directories(number, 0)
             self._free.append(table)
@@ -207,7 +215,6 @@ class ShadowTables:
         self._writable_at.clear()
         self._local.clear()
         self._large.clear()
-        self._shadowed[:] = _NOTHING_SHADOWED
         self._notes = 0
 
     def _clear_write(self, page: int) -> None:

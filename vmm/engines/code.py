@@ -31,6 +31,7 @@ SELF_CHECK_AFTER: Final = 200
 """So many times may a page be written after it was translated; then its blocks check themselves."""
 _HOLE_CANDIDATES: Final = tuple(range(0xF400_0000, 0x8000_0000, -HOLE_SIZE))
 _G: Final = int(Pte.G)
+_LAST_PAGE: Final = MASK32 >> PAGE_SHIFT
 _SOURCE_MAX: Final = 1024
 """Bytes that the translator is shown at once; a block has far fewer."""
 _BREAKPOINT_ENABLES: Final = 0xFF
@@ -211,6 +212,8 @@ class TranslatedCode:
             if not page.is_trusted:
                 self._verify(page)
             self.cache.switch_on(page, is_global)
+            for at in range(len(frames)):
+                self.shadow.note_code(number + at & _LAST_PAGE)
         return page
 
     def _verify(self, page: CodePage) -> None:
