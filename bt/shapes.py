@@ -11,7 +11,7 @@ Source of the format: Intel SDM Vol. 2A, "Instruction Format"; Appendix A, "Opco
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
-from bt.decode import LEGACY_PREFIXES, Insn
+from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Insn
 
 _T = TypeVar("_T")
 
@@ -32,10 +32,10 @@ _ANY_REGISTER: Final = frozenset(
     + [0x0FB0, 0x0FB1, 0x0FB3, 0x0FB6, 0x0FB7, 0x0FBB, 0x0FBC, 0x0FBD, 0x0FBE, 0x0FBF, 0x0FC0, 0x0FC1]
 )
 """The reg field names a general register, or means nothing."""
-_GROUPS: Final = frozenset(
-    (0x80, 0x81, 0x82, 0x83, 0xC0, 0xC1, 0xC6, 0xC7, 0xD0, 0xD1, 0xD2, 0xD3, 0xF6, 0xF7, 0xFE, 0xFF)
-)
+_GROUPS: Final = frozenset((0x80, 0x81, 0x82, 0x83, 0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3, 0xF6, 0xF7, 0xFE, 0xFF))
 """The reg field is part of the opcode."""
+_MOD_IGNORED: Final = frozenset(range(0x0F20, 0x0F27))
+"""MOV to and from control, debug and test registers: ModR/M names registers whatever its mod field says."""
 _DISPLACEMENT: Final = 4
 _NO_BASE: Final = 5
 
@@ -77,7 +77,7 @@ class ShapeTree(Generic[_T]):
         return found if at + found.length <= len(source) else None
 
     def _learn(self, source: bytes, at: int) -> Shape[_T] | None:
-        insn = self._decode(source[at : at + 15])
+        insn = self._decode(source[at : at + MAX_LENGTH])
         if insn is None:
             return None
         shape = Shape(len(insn.raw), insn.mnemonic, self._classify(insn))
@@ -99,11 +99,13 @@ class ShapeTree(Generic[_T]):
     def _keep_alike(self, insn: Insn, shape: Shape[_T], node: dict[int, Any]) -> None:
         """Put a shape under all ModR/M and SIB bytes that it stands for."""
         child: Any = shape
-        if insn.address_size == 4 and insn.modrm >> 6 == 0 and insn.modrm & 7 == _SIB_RM:
+        has_sib = insn.opcode not in _MOD_IGNORED and insn.address_size == 4 and insn.modrm & 7 == _SIB_RM
+        if has_sib and insn.modrm >> 6 == 0:
             length = shape.length - (_DISPLACEMENT if insn.tail[1] & 7 == _NO_BASE else 0)
             short = Shape(length, shape.mnemonic, shape.made)
             long = Shape(length + _DISPLACEMENT, shape.mnemonic, shape.made)
-            child = {sib: long if sib & 7 == _NO_BASE else short for sib in range(0x100)}
+            answers = {sib: long if sib & 7 == _NO_BASE else short for sib in range(0x100)}
+            child = {sib: answer for sib, answer in answers.items() if answer.length <= MAX_LENGTH}
         for modrm in _alike(insn):
             node[modrm] = child
 

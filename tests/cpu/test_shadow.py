@@ -512,6 +512,16 @@ def test_a_large_page_is_marked_at_all_its_addresses(shadowed: World) -> None:
     assert marked(shadowed) == set(range(0x800, 0xC00))
 
 
+def test_a_large_page_where_a_small_one_was_is_marked_at_all_its_addresses(shadowed: World) -> None:
+    """A load of CR3 leaves the mark of the small one behind."""
+    shadowed.page(0x7000, 0x9000 | P | W | U)
+    shadowed.shadow.fill(0x7000, False, True)
+    shadowed.shadow.drop_local()
+    large_page(shadowed, 0)
+    shadowed.shadow.fill(0x7000, False, True)
+    assert marked(shadowed) == set(range(0x400))
+
+
 def test_a_fault_marks_nothing(shadowed: World) -> None:
     shadowed.page(0x7000, 0)
     with pytest.raises(GuestFault):
