@@ -42,6 +42,8 @@ _LARGEST_PAGE: Final = 2
 """Tables that a 4 MiB page of 32-bit paging covers."""
 _NOTES_MAX: Final = 200_000
 """So many entries may be remembered for the sake of undoing them; beyond, all is forgotten and begins again."""
+_ALL_SHADOWED: Final = b"\x01" * (_LARGEST_PAGE * _ENTRIES)
+"""Of the largest page."""
 _NOTHING_SHADOWED: Final = bytes(SHADOWED_SIZE)
 
 
@@ -101,11 +103,9 @@ class ShadowTables:
         if self._notes >= _NOTES_MAX:
             self._forget()  # but not `shadowed`: code pages may be on whose translations INVLPG must find
         self._notes += 1
-        self._shadowed[la >> PAGE_SHIFT] = 1
+        self.note_fetch(la, rights)
         if not rights & _G:
             self._local.append(la >> PAGE_SHIFT)
-        if rights & _PS:
-            self._large.add(la >> _LARGE_SHIFT)
 
     def _fill_identity(self, la: int, write: bool) -> Fill:
         gpa = la & self._mmu.a20_mask
@@ -201,11 +201,19 @@ class ShadowTables:
     def drop_all(self) -> None:
         """Forget every guest page; no code page is on any more. The caller flushes the TLB."""
         self._forget()
+        self._large.clear()
         self._shadowed[:] = _NOTHING_SHADOWED
 
-    def note_code(self, page: int) -> None:
-        """A code page of this linear page number goes on: INVLPG must tell the VMM, though no data was touched."""
-        self._shadowed[page] = 1
+    def note_fetch(self, la: int, rights: int) -> None:
+        """INVLPG of the guest's page at a linear address must tell the VMM, though no data was touched: code was."""
+        if not rights & _PS:
+            self._shadowed[la >> PAGE_SHIFT] = 1
+            return
+        number = la >> _LARGE_SHIFT
+        if number not in self._large:
+            self._large.add(number)
+            first = (number & ~(_LARGEST_PAGE - 1)) << _LARGE_SHIFT - PAGE_SHIFT
+            self._shadowed[first : first + _LARGEST_PAGE * _ENTRIES] = _ALL_SHADOWED
 
     def _forget(self) -> None:
         for number, table in self._tables.items():
@@ -214,7 +222,6 @@ class ShadowTables:
         self._tables.clear()
         self._writable_at.clear()
         self._local.clear()
-        self._large.clear()
         self._notes = 0
 
     def _clear_write(self, page: int) -> None:

@@ -31,7 +31,6 @@ SELF_CHECK_AFTER: Final = 200
 """So many times may a page be written after it was translated; then its blocks check themselves."""
 _HOLE_CANDIDATES: Final = tuple(range(0xF400_0000, 0x8000_0000, -HOLE_SIZE))
 _G: Final = int(Pte.G)
-_LAST_PAGE: Final = MASK32 >> PAGE_SHIFT
 _SOURCE_MAX: Final = 1024
 """Bytes that the translator is shown at once; a block has far fewer."""
 _BREAKPOINT_ENABLES: Final = 0xFF
@@ -199,6 +198,7 @@ class TranslatedCode:
         if not self._mmu.is_paging:
             return self._mmu.translate(la, False, False), True
         gpa, rights = self._mmu.walk(la, False, self._vcpu.cpl == 3, True)
+        self.shadow.note_fetch(la, rights)
         return gpa, bool(rights & _G)
 
     def _is_whole(self, source: bytes) -> bool:
@@ -212,8 +212,6 @@ class TranslatedCode:
             if not page.is_trusted:
                 self._verify(page)
             self.cache.switch_on(page, is_global)
-            for at in range(len(frames)):
-                self.shadow.note_code(number + at & _LAST_PAGE)
         return page
 
     def _verify(self, page: CodePage) -> None:

@@ -18,7 +18,6 @@ from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
 from vmm.arch.registers import Eflags, Reg, Seg
 from vmm.cpu import callouts, events
 from vmm.cpu.events import EventKind, TripleFault
-from vmm.cpu.hole import HOLE_SIZE
 from vmm.cpu.shadow import Fill
 from vmm.cpu.vcpu import STALE_ALL, Vcpu
 from vmm.engines import physical
@@ -45,15 +44,7 @@ _DR6_BS: Final = 1 << 14
 _DR6: Final = 6
 _DR7: Final = 7
 _IOPL: Final = int(Eflags.IOPL)
-_ZF: Final = int(Eflags.ZF)
-_REPE: Final = 0xF3
-_REPEATS: Final = (0xF2, 0xF3)
-_OPERANDS_MAX: Final = 2
-"""Memory operands of one instruction; one that crosses pages may need more, and then they share a frame."""
 _EVENTS_IN_A_ROW: Final = 64
-SELF_CHECK_AFTER: Final = 3
-"""So many times may a page be written after it was translated; then its blocks check themselves."""
-_HOLE_CANDIDATES: Final = tuple(range(0xF400_0000, 0x8000_0000, -HOLE_SIZE))
 
 
 class TranslateEngine:
