@@ -53,7 +53,6 @@ def talk(terminal: Terminal) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="Ctrl-C does not kill the foreground program; docs/limits.md", strict=True)
 def test_a_person_at_the_terminal(tmp_path):
     with Terminal(_words(), tmp_path) as terminal:
         talk(terminal)
