@@ -40,7 +40,6 @@ _NO_MODRM_TWO: Final = frozenset(
         *range(0xC8, 0xD0),
     ]
 )
-_STORES_KEPT: Final = 4096
 _STORES: Final = ("push", "call", "enter", "stos", "stmxcsr", "fs", "fist", "fbst", "fns", "fx", "maskmov", "cmpxchg")
 """How the names of stores begin that Capstone does not see as such: to the stack, and most of x87, MMX and SSE."""
 
@@ -256,7 +255,6 @@ class Decoder:
             True: capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32),
         }
         self._detailed: dict[bool, Any] = {}
-        self._stores: dict[tuple[bytes, bool], bool] = {}
 
     def decode(self, code: bytes, eip: int, code32: bool) -> Iterator[Insn]:
         """Instructions from `code`, which lies at `eip`, until one is cut off or undefined.
@@ -305,23 +303,13 @@ class Decoder:
         return sizes[0] if sizes else insn.operand_size
 
     def writes_memory(self, insn: Insn) -> bool:
-        """Does it store, to the stack too? Only for pages that modify their own code, whose blocks are made often."""
-        key = (insn.raw, insn.code32)
-        known = self._stores.get(key)
-        if known is None:
-            if len(self._stores) >= _STORES_KEPT:
-                self._stores.clear()
-            known = self._stores[key] = self._looks_like_store(insn)
-        return known
-
-    def _looks_like_store(self, insn: Insn) -> bool:
-        """The answer, from Capstone's detail."""
+        """Does it store, to the stack too? Asked of Capstone's detail, which is slow: keep the answer."""
         operands = self._operands(insn)
         if operands is None:
             return not insn.is_register_form
         if any(op.type == capstone.x86.X86_OP_MEM and op.access & capstone.CS_AC_WRITE for op in operands):
             return True
-        name = insn.mnemonic.rsplit(" ", 1)[-1]
+        name = insn.name
         moves = bool(operands) and operands[0].type == capstone.x86.X86_OP_MEM and name.startswith("mov")
         return moves or name.startswith(_STORES)
 

@@ -57,9 +57,7 @@ _POPF_KERNEL_16: Final = """
     or edx, ecx
     mov ecx, dword ptr cs:[{S2}]
 """
-_POPF_KERNEL: Final = """
-    test ecx, 0x100
-    {o} jne slow
+_IF_FROM_ECX: Final = """
     mov edx, ecx
     and edx, 0x200
     {o} je masked
@@ -67,8 +65,30 @@ _POPF_KERNEL: Final = """
     {o} jne slow
 masked:
     mov dword ptr cs:[{IF}], edx
+"""
+"""With an interrupt pending that it would let in: to the label `slow`."""
+_DIRECTION_FROM_ECX: Final = """
+    cld
+    test ecx, 0x400
+    {o} je upward
+    std
+upward:
+"""
+_ARITHMETIC_FROM_ECX: Final = """
+    mov eax, ecx
+    shr eax, 11
+    and al, 1
+    add al, 0x7f
+    mov ah, cl
+    sahf
+"""
+"""OF by an addition that overflows, the others by SAHF; EAX is lost."""
+_POPF_KERNEL: Final = f"""
+    test ecx, 0x100
+    {{o}} jne slow
+    {_IF_FROM_ECX}
     %(rest)s
-    mov dword ptr cs:[{FLAGS}], edx
+    mov dword ptr cs:[{{FLAGS}}], edx
 """
 _POPF_USER: Final = """
     mov edx, dword ptr cs:[{FLAGS}]
@@ -77,19 +97,11 @@ _POPF_USER: Final = """
     test edx, {suspicious}
     {o} jne slow
 """
-_POPF_ARITHMETIC: Final = """
-    cld
-    test ecx, 0x400
-    {o} je upward
-    std
-upward:
-    mov edx, eax
-    mov eax, ecx
-    shr eax, 11
-    and al, 1
-    add al, 0x7f
-    mov ah, cl
-    sahf
+_POPF_ARITHMETIC: Final = (
+    _DIRECTION_FROM_ECX
+    + "mov edx, eax"
+    + _ARITHMETIC_FROM_ECX
+    + """
     mov eax, edx
     mov edx, dword ptr cs:[{S1}]
     mov ecx, dword ptr cs:[{S0}]
@@ -100,6 +112,7 @@ slow:
     mov ecx, dword ptr cs:[{S0}]
     int 0x40
 """
+)
 
 
 def pushf(emit: Emitter, insn: Insn) -> None:
@@ -336,53 +349,38 @@ _IRET_READ: Final = """
     mov dword ptr cs:[{S5}], eax
     mov edx, dword ptr cs:[edx + {flat_high}]
 """
-_IRET: Final = """
+_IRET: Final = f"""
     lahf
     seto al
     test ecx, 0x1b4100
     jne slow
-    test dword ptr cs:[{FLAGS}], 0x4000
+    test dword ptr cs:[{{FLAGS}}], 0x4000
     jne slow
-    cmp edx, dword ptr cs:[{CS_HIGH}]
+    cmp edx, dword ptr cs:[{{CS_HIGH}}]
     jne slow
-    mov edx, dword ptr cs:[{S5}]
-    cmp edx, dword ptr cs:[{CS_LOW}]
+    mov edx, dword ptr cs:[{{S5}}]
+    cmp edx, dword ptr cs:[{{CS_LOW}}]
     jne slow
-    mov edx, dword ptr cs:[{S4}]
-    cmp edx, dword ptr cs:[{CS}]
+    mov edx, dword ptr cs:[{{S4}}]
+    cmp edx, dword ptr cs:[{{CS}}]
     jne slow
-    mov edx, ecx
-    and edx, 0x200
-    je masked
-    cmp dword ptr cs:[{PENDING}], 0
-    jne slow
-masked:
-    mov dword ptr cs:[{IF}], edx
+    {_IF_FROM_ECX}
     mov edx, ecx
     and edx, 0x243000
-    mov dword ptr cs:[{FLAGS}], edx
+    mov dword ptr cs:[{{FLAGS}}], edx
     lea esp, [esp + 12]
-    cld
-    test ecx, 0x400
-    je upward
-    std
-upward:
-    mov eax, ecx
-    shr eax, 11
-    and al, 1
-    add al, 0x7f
-    mov ah, cl
-    sahf
-    mov eax, dword ptr cs:[{S3}]
-    mov edx, dword ptr cs:[{S1}]
-    mov ecx, dword ptr cs:[{S2}]
+    {_DIRECTION_FROM_ECX}
+    {_ARITHMETIC_FROM_ECX}
+    mov eax, dword ptr cs:[{{S3}}]
+    mov edx, dword ptr cs:[{{S1}}]
+    mov ecx, dword ptr cs:[{{S2}}]
     jmp done
 slow:
     add al, 0x7f
     sahf
-    mov eax, dword ptr cs:[{S3}]
-    mov edx, dword ptr cs:[{S1}]
-    mov ecx, dword ptr cs:[{S0}]
+    mov eax, dword ptr cs:[{{S3}}]
+    mov edx, dword ptr cs:[{{S1}}]
+    mov ecx, dword ptr cs:[{{S0}}]
     int 0x40
 """
 

@@ -10,7 +10,6 @@ from typing import Any, Final
 from bt.cache import Block
 from bt.decode import Decoder, Insn
 from bt.emit import Site
-from bt.translate import name_of
 from vmm.arch.layout import MASK32, PAGE_MASK, SCRATCH_WORDS, Slot
 from vmm.arch.registers import Reg, Seg
 from vmm.cpu.vcpu import Vcpu
@@ -61,7 +60,7 @@ class Tracer:
 
     def after_callout(self, insn: Insn) -> None:
         """It did: a port access, a software interrupt, or another sensitive instruction."""
-        name = name_of(insn)
+        name = insn.name
         if name in _PORT_NAMES:
             if "io" in self._kinds:
                 self._send("io", insn.eip, str(insn), "callout", self._port_values(insn))
@@ -110,7 +109,7 @@ class Tracer:
     def _port_values(self, insn: Insn) -> dict[str, int]:
         port = insn.tail[0] if insn.opcode in (0xE4, 0xE5, 0xE6, 0xE7) else self._before["edx"] & 0xFFFF
         size = insn.operand_size if insn.opcode & 1 else 1
-        name = name_of(insn)
+        name = insn.name
         if name in ("in", "out"):
             return {"port": port, "value": self._vcpu.reg(Reg.EAX, size)}
         count = self._before["ecx"] - self._vcpu.reg32(Reg.ECX) if insn.repeat else 1

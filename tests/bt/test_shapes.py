@@ -202,7 +202,7 @@ FIELDS = "name entry ends casts_shadow is_sensitive is_plain replays branch".spl
 
 def treatment(translator: BlockTranslator, code: bytes, code32: bool) -> dict[str, object] | None:
     """How a translator treats the first instruction of some bytes; `stores` included, once it is asked."""
-    shape = translator.find(code, 0, code32)
+    shape = translator.tree(code32).find(code, 0)
     if shape is None:
         return None
     found: dict[str, object] = {name: getattr(shape.made, name) for name in FIELDS}

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bt.decode import MAX_LENGTH, Insn
-from bt.emit import CALLOUT_VECTOR, SiteKind, Translation
+from bt.emit import CALLOUT_VECTOR, Emitter, SiteKind, Translation
 from bt.guest import Context, Mode, Window
 from bt.innocuous import INNOCUOUS
-from bt.translate import (
-    BLOCK_LIMIT,
+from bt.tables import (
     BRANCHES,
     CRITICAL,
     ENDS_BLOCK,
@@ -22,13 +21,10 @@ from bt.translate import (
     LEAVING,
     PARTLY,
     TABLE,
-    BlockTranslator,
-    NeedsMoreBytes,
-    Options,
     casts_shadow,
     is_sensitive,
-    name_of,
 )
+from bt.translate import BLOCK_LIMIT, BlockTranslator, NeedsMoreBytes, Options
 
 TRANSLATOR = BlockTranslator()
 WINDOW = Window(0x7500_0000, 0x7500_0000, 0x7600_0000, 0)
@@ -206,7 +202,7 @@ def test_an_instruction_that_this_processor_lacks_leaves_and_ends_the_block(raw:
     translation = translate(raw + "9090")
     assert translation.sites[-1].kind is SiteKind.CALLOUT
     assert translation.code.endswith(EXIT)
-    assert name_of(insns_of(translation)[-1]) not in INNOCUOUS
+    assert insns_of(translation)[-1].name not in INNOCUOUS
 
 
 def test_bytes_that_are_no_instruction_are_one_that_does_not_exist() -> None:
@@ -374,7 +370,7 @@ def _check_coverage(translation: Translation, code: bytes, eip: int, options: Op
     for insn in insns_of(translation):
         assert insn.eip == at & 0xFFFF_FFFF
         at += len(insn.raw)
-    assert all(name_of(insn) not in ENDS_BLOCK for insn in insns_of(translation)[:-1])
+    assert all(insn.name not in ENDS_BLOCK for insn in insns_of(translation)[:-1])
 
 
 def _check_marks(translation: Translation) -> None:
@@ -410,11 +406,31 @@ def _check_rewritten(translation: Translation, context: Context) -> None:
     """What is sensitive in this mode was rewritten; what is not listed as rewritten has its bytes in the block."""
     changed = {insn.eip for insn, _, _ in translation.rewritten}
     for insn in insns_of(translation):
-        name = name_of(insn)
+        name = insn.name
         if insn.eip in changed or name not in {*TABLE, *INNOCUOUS}:
             continue
         assert insn.raw in translation.code
-        if is_sensitive(insn, name):
+        if is_sensitive(insn):
             assert name in ("mov", "push", "pop", "lds", "les", "lfs", "lgs", "lss"), insn
             reads_selector = name == "push" or (name == "mov" and insn.opcode == 0x8C)
             assert reads_selector or context.mode is not Mode.PROTECTED, insn
+
+
+DIRECT_BRANCHES = [*(f"{0x70 + cc:02x}{d}" for cc in range(16) for d in ("05", "f0")), "eb7f", "eb80", "e900010000",
+                   *(f"0f{0x80 + cc:02x}00f0ffff" for cc in range(16)), "e800100000", "e8fbffffff"]  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", DIRECT_BRANCHES)
+def test_the_short_way_for_direct_branches_gives_what_their_own_functions_give(raw: str) -> None:
+    """32-bit code without prefixes is translated in one go; `bt.branches` has the rules."""
+    code = bytes.fromhex(raw)
+    made = TRANSLATOR.translate(code + b"\xc3", EIP, KERNEL, WINDOW, Options(limit=1))
+    insn = insns_of(made)[0]
+    emit = Emitter(KERNEL, WINDOW)
+    emit.begin(insn)
+    TABLE[insn.name](emit, insn)
+    if insn.name not in ENDS_BLOCK:
+        emit.begin_end(insn, insn.next_eip)
+        emit.jump(insn.next_eip)
+    expected = emit.finish(EIP, code, 1)
+    assert (made.code, made.positions, made.sites) == (expected.code, expected.positions, expected.sites)

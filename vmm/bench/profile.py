@@ -20,7 +20,6 @@ from typing import Any
 from rich.console import Console
 
 from bt.emit import CALLOUT_VECTOR, SiteKind
-from bt.translate import name_of
 from vmm import monitor as monitor_module
 from vmm.arch.layout import MASK32
 from vmm.bench import report
@@ -66,7 +65,7 @@ class ProfiledEngine(TranslateEngine):
             return f"fault {vector}"
         address = self._phys.state.q[hw.Q_EIP] + self.code.space.cs_base & MASK32
         site, _ = self.code.cache.sites[address]
-        return f"callout {name_of(site.insn)}" if site.kind is SiteKind.CALLOUT else site.kind.name.lower()
+        return f"callout {site.insn.name}" if site.kind is SiteKind.CALLOUT else site.kind.name.lower()
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -13,7 +13,8 @@ from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache, CodePage
 from bt.decode import MAX_LENGTH, Insn
 from bt.emit import SiteKind
 from bt.guest import Context, Mode, Window
-from bt.translate import INLINE, BlockTranslator, Options
+from bt.tables import INLINE
+from bt.translate import BlockTranslator, Options
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Slot
 from vmm.arch.paging import Pte
@@ -55,8 +56,8 @@ class TranslatedCode:
             Arena(view.window(parts["user_cache"].host, USER_CACHE_SIZE), 0),
             view.window(parts["lookup"].host, LOOKUP_SIZE), 0, phys.forget_code, self._map_code,
         )  # fmt: skip
-        self._scratch_kernel = view.window(parts["vcpu_page"].host, PAGE_SIZE).cast("I")
-        self._scratch_user = view.window(parts["user_scratch"].host, PAGE_SIZE).cast("I")
+        self._scratch_kernel = view.window(parts["vcpu_page"].host, PAGE_SIZE).cast("I")[Slot.SCRATCH >> 2 :]
+        self._scratch_user = view.window(parts["user_scratch"].host, PAGE_SIZE).cast("I")[Slot.SCRATCH >> 2 :]
         self._spaces: dict[tuple[int, int, tuple[int, ...]], BlockSpace] = {}
         self._rewrites: dict[int, int] = {}
         self.self_checked: set[int] = set()
@@ -90,11 +91,7 @@ class TranslatedCode:
         self.space = space
         if self.observer is not None:
             self.observer.mode(_mode_name(space.context))
-        self.scratch = self._scratch_words(space.context)
-
-    def _scratch_words(self, context: Context) -> memoryview:
-        words = self._scratch_user if context.is_user else self._scratch_kernel
-        return words[Slot.SCRATCH >> 2 :]
+        self.scratch = self._scratch_user if space.context.is_user else self._scratch_kernel
 
     def _window(self, space: BlockSpace, step: bool) -> Window:
         hole = self._hole
@@ -226,7 +223,7 @@ class TranslatedCode:
 
     def options_for(self, limit: int, self_check: bool, step: bool = False) -> Options:
         base = self._options
-        if limit == base.limit and not self_check:
+        if limit == base.limit and not self_check and not step:
             return base
         return Options(limit, step, self_check, base.inline, base.probe_critical)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bt.translate import CRITICAL_NAMES
+from bt.tables import CRITICAL_NAMES
 from vmm.engines.translate import TranslateEngine
 
 

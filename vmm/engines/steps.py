@@ -13,7 +13,7 @@ from typing import Final
 
 from bt.cache import Block
 from bt.decode import Insn
-from bt.translate import name_of, repeats
+from bt.tables import repeats
 from vmm.arch.layout import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from vmm.arch.registers import Eflags, Reg
 from vmm.engines.code import TranslatedCode
@@ -116,7 +116,7 @@ class Stepper:
         vcpu, size = self._vcpu, insn.address_size
         left = vcpu.reg(Reg.ECX, size) - 1
         vcpu.set_reg(Reg.ECX, size, left)
-        compares = name_of(insn).startswith(("cmps", "scas"))
+        compares = insn.name.startswith(("cmps", "scas"))
         matched = bool(vcpu.fold_flags() & _ZF) == (insn.repeat == _REPE)
         goes_on = left & ((1 << 8 * size) - 1) != 0 and (not compares or matched)
         vcpu.eip = insn.eip if goes_on else insn.falls_to

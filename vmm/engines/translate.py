@@ -12,7 +12,8 @@ from typing import Final
 
 from bt.cache import Block
 from bt.emit import CALLOUT_VECTOR, S0, S1, S2, Site, SiteKind
-from bt.translate import DEFAULT_OPTIONS, ENDS_BLOCK, Options
+from bt.tables import ENDS_BLOCK
+from bt.translate import DEFAULT_OPTIONS, Options
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
 from vmm.arch.registers import Eflags, Reg, Seg
