@@ -8,16 +8,15 @@ Source: PCI Local Bus Specification 2.1, "Configuration Mechanism #1"; 82371SB d
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from vmm.arch.layout import HostPhysical
 from vmm.devices.ata_channel import AtaChannel
 from vmm.devices.bus import PortBus, PortRegion
 from vmm.devices.i440fx import I440fx
 from vmm.devices.irq import IrqLine
-from vmm.devices.pci import PciBus, PciFunction, Window
+from vmm.devices.pci import PciBus, Window
 from vmm.devices.pci_vga import PciVga
 from vmm.devices.piix3 import PIRQS, ROUTABLE, Piix3
 from vmm.devices.piix3_ide import PORTS, BusMaster, Piix3Ide
@@ -32,7 +31,7 @@ SCI_IRQ: Final = 9
 SOUTH_BRIDGE: Final = 1
 DISPLAY: Final = 2
 
-Access = TypeVar("Access", bound=Callable[..., Any])
+Region = TypeVar("Region", PortRegion, MemoryRegion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,47 +49,22 @@ class Surroundings:
 
 
 @dataclass(slots=True)
-class MovablePorts:
-    """Ports that a function answers at where software puts them.
+class Movable(Generic[Region]):
+    """What a function answers at where software puts it: `region` makes it for a base, a bus or memory maps it."""
 
-    Each has a priority of its own, above that of fixed ports: software may put two at one place, and the later one
-    answers.
-    """
-
-    bus: PortBus
-    priority: int
-    region: Callable[[int, int], PortRegion]
-    """Makes the region for a base and a priority."""
-    mapped: PortRegion | None = None
+    map: Callable[[Region], None]
+    unmap: Callable[[Region], None]
+    region: Callable[[int], Region]
+    mapped: Region | None = None
 
     def place(self, base: int | None) -> None:
         """Answer at `base`, or, told None, nowhere."""
         if self.mapped is not None:
-            self.bus.unmap(self.mapped)
+            self.unmap(self.mapped)
             self.mapped = None
         if base is not None:
-            self.mapped = self.region(base, self.priority)
-            self.bus.map(self.mapped)
-
-
-@dataclass(slots=True)
-class MovableRom:
-    """Read-only memory of a function, where software puts it; what the board has of its own hides it."""
-
-    memory: GuestMemory
-    name: str
-    host: HostPhysical
-    size: int
-    mapped: MemoryRegion | None = None
-
-    def place(self, base: int | None) -> None:
-        """Answer at `base`, or, told None, nowhere."""
-        if self.mapped is not None:
-            self.memory.unmap(self.mapped)
-            self.mapped = None
-        if base is not None:
-            self.mapped = MemoryRegion(self.name, base, self.size, self.host, read_only=True, priority=-1)
-            self.memory.map(self.mapped)
+            self.mapped = self.region(base)
+            self.map(self.mapped)
 
 
 class PciBoard:
@@ -122,8 +96,13 @@ class PciBoard:
 
     def add_display(self, rom: HostPhysical, size: int) -> None:
         """Put in the display adapter, with an expansion ROM of `size` bytes, a power of two of whole pages."""
-        memory = MovableRom(self._around.memory, "VGA expansion ROM", rom, size)
-        self.bus.add(DISPLAY, 0, PciVga(place=memory.place, rom_size=size))
+        memory = self._around.memory
+
+        def region(base: int) -> MemoryRegion:
+            """What the board has of its own hides it."""
+            return MemoryRegion("VGA expansion ROM", base, size, rom, read_only=True, priority=-1)
+
+        self.bus.add(DISPLAY, 0, PciVga(place=Movable(memory.map, memory.unmap, region).place, rom_size=size))
 
     def regions(self, reset_control: ResetControl) -> Iterator[PortRegion]:
         """The fixed ports: mechanism #1, within whose address register the byte at CF9h is PIIX3's reset control.
@@ -154,7 +133,13 @@ class PciBoard:
     # --- what moves --------------------------------------------------------------------------------------
 
     def _movable(self, region: Callable[[int, int], PortRegion]) -> Callable[[int | None], None]:
-        return MovablePorts(self._around.ports, next(self._priorities), region).place
+        """Ports of a function, from their base and a priority of their own, above that of fixed ports.
+
+        Software may put two at one place, and the later one answers.
+        """
+        priority = next(self._priorities)
+        ports = self._around.ports
+        return Movable(ports.map, ports.unmap, lambda base: region(base, priority)).place
 
     def _ide_region(self, base: int, priority: int) -> PortRegion:
         """A channel's bus master shares the channel's time: what it starts has a deadline there."""
@@ -174,7 +159,7 @@ class PciBoard:
 
     def _add_bus_master(self, channel: AtaChannel) -> None:
         memory = self._around.memory
-        master = BusMaster(channel, memory.read, memory.write, partial(_may_master, self.ide))
+        master = BusMaster(channel, memory.read, memory.write, lambda: self.ide.may_master)
         to_pic = channel.on_irq
 
         def on_irq(level: bool) -> None:
@@ -190,7 +175,3 @@ class PciBoard:
         """What is saved: the functions by their places, and the configuration address."""
         places = {f"pci{device}.{number}": function for (device, number), function in self.bus.functions.items()}
         return {**places, "pci": self.bus}
-
-
-def _may_master(function: PciFunction) -> bool:
-    return function.may_master

@@ -1,4 +1,8 @@
-"""`vmm images`: guests to try, downloaded from Debian and put together in a cache."""
+"""`vmm images`: guests to try, downloaded from Debian and put together in a cache.
+
+`vmm run` comes by this module, too, and does not wait for what only this command needs: that is imported where it is
+used.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -7,12 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmm.fetch import linux
-from vmm.fetch.debian import PackageError
-from vmm.fetch.store import Collection
-
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from vmm.fetch.store import Collection
 
 app = typer.Typer(help="Fetch guests to try.", no_args_is_help=True, add_completion=False)
 
@@ -21,7 +23,6 @@ class Bar:
     """One progress bar over steps of unlike length; where there is no terminal, nothing is drawn."""
 
     def __init__(self, console: "Console") -> None:
-        # Imported here: `vmm run` comes by this module, too, and should not wait for what it may not need.
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
         columns = (TextColumn("{task.description:<34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
@@ -39,7 +40,7 @@ class Bar:
         self.progress.update(self._task, completed=self._from + (self._to - self._from) * part)
 
 
-def fetch(collection: Collection, directory: Path, console: "Console") -> bool:
+def fetch(collection: "Collection", directory: Path, console: "Console") -> bool:
     """Make a collection under a progress bar; whether there was anything to do. Raises: PackageError, OSError."""
     if directory.is_dir() and collection.is_complete(directory):
         return False
@@ -48,9 +49,11 @@ def fetch(collection: Collection, directory: Path, console: "Console") -> bool:
         return collection.fetch(directory, bar)
 
 
-def fetch_all(program: str, collections: Sequence[tuple[Collection, Path]]) -> int:
+def fetch_all(program: str, collections: Sequence[tuple["Collection", Path]]) -> int:
     """Make collections and say where they are, on behalf of `program`; the return value is the exit status."""
     from rich.console import Console
+
+    from vmm.fetch.debian import PackageError
 
     console = Console(stderr=True)
     for collection, directory in collections:
@@ -74,6 +77,8 @@ def fetch_linux(
     only_print: Annotated[bool, typer.Option("--directory", help="Only print where the images are.")] = False,
 ) -> None:
     """Linux kernels for 32-bit processors and an initial file system of busybox."""
+    from vmm.fetch import linux
+
     if only_print:
         print(linux.directory())
         return

@@ -98,7 +98,7 @@ def run(
     display: Annotated[
         Text, _option("--display", "The screen; text on a terminal, none elsewhere.", _SHOW, "text|none")
     ] = None,
-    debugcon: Annotated[Text, _option("--debugcon", "Where port E9h writes to.", _SHOW, "FILE")] = None,
+    debugcon: Annotated[Text, _option("--debugcon", "Where ports E9h and 402h write to.", _SHOW, "FILE")] = None,
     screenshot: Annotated[Text, _option("--screenshot", "The last screen.", _SHOW, "FILE.png|FILE.txt")] = None,
     trace: Annotated[
         Text, _option("--trace", "block,exit,critical,io,irq,exception,mode or all.", _SHOW, "KINDS")

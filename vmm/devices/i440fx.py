@@ -88,10 +88,7 @@ class I440fx(PciFunction):
 
     def __post_init__(self) -> None:
         PciFunction.__post_init__(self)
-        for offset, value in _DEFAULTS.items():
-            self.set(offset, 1, value)
-        for offset in _KEPT:
-            self.allow(offset, 1, 0xFF)
+        self.preset(_DEFAULTS, _KEPT)
         for row in _DRAM_ROWS:
             self.set(row, 1, 0x01)
         self.allow(Register.PAM0, 1, _ATTRIBUTES << 4)

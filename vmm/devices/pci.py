@@ -9,7 +9,7 @@ Not modelled: parity and system errors, 64-bit BARs, bridges to other buses, spe
 back-to-back (bits that are kept and have no effect).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, IntFlag
 from typing import Any, Final
@@ -194,6 +194,13 @@ class PciFunction:
     def allow(self, offset: int, width: int, mask: int) -> None:
         """Let software write the bits of `mask` in a register of `width` bytes."""
         self.writable[offset : offset + width] = mask.to_bytes(width, "little")
+
+    def preset(self, values: Mapping[int, int], kept: Iterable[int]) -> None:
+        """Give byte registers their values at power-on, and let software write all bits of those at `kept`."""
+        for offset, value in values.items():
+            self.set(offset, 1, value)
+        for offset in kept:
+            self.allow(offset, 1, 0xFF)
 
     def power_on(self) -> None:
         """Call the present configuration that of power-on: `reset` returns to it."""

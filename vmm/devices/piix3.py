@@ -50,10 +50,7 @@ class Piix3(PciFunction):
 
     def __post_init__(self) -> None:
         PciFunction.__post_init__(self)
-        for offset, value in _DEFAULTS.items():
-            self.set(offset, 1, value)
-        for offset in _KEPT:
-            self.allow(offset, 1, 0xFF)
+        self.preset(_DEFAULTS, _KEPT)
         for pirq in range(PIRQS):
             self.set(PIRQRC + pirq, 1, NOT_ROUTED)
             self.allow(PIRQRC + pirq, 1, _ROUTE_BITS)

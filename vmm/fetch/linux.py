@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from firmware import pvh
 from vmm.fetch import cpio, modules, vmlinux
 from vmm.fetch.debian import AptRoot, PackageError, cache_directory
 from vmm.fetch.store import Collection, Kitchen, Recipe, copied, digest, fixed
@@ -124,7 +125,7 @@ def _initramfs_of(flavour: str) -> Recipe:
 
 def _pvh_kernel(kitchen: Kitchen, image: Path) -> None:
     kernel = vmlinux.unpacked(kitchen.read("boot/vmlinuz-*-686-pae"))
-    if not vmlinux.has_pvh_entry(kernel):
+    if pvh.entry_of(kernel) is None:
         raise PackageError("the -686-pae kernel has no PVH entry point")
     image.write_bytes(kernel)
 

@@ -1,7 +1,7 @@
 """The ELF kernel inside a bzImage.
 
 Source: Linux, Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header", fields `setup_sects`, `payload_offset`
-and `payload_length`; include/xen/interface/elfnote.h, `XEN_ELFNOTE_PHYS32_ENTRY`.
+and `payload_length`.
 """
 
 import lzma
@@ -18,7 +18,6 @@ _PAYLOAD: Final = 0x248
 _HAS_PAYLOAD: Final = 0x208  # protocol 2.08 brought the payload fields
 _SECTOR: Final = 512
 _SIZE_BYTES: Final = 4  # the build appends the unpacked size to the stream
-_PHYS32_ENTRY: Final = struct.pack("<3I", 4, 4, 18) + b"Xen\0"
 
 
 def unpacked(kernel: bytes) -> bytes:
@@ -46,8 +45,3 @@ def _decompressed(payload: bytes) -> bytes:
     if not decompressor.eof or len(image) != size or not image.startswith(b"\x7fELF"):
         raise PackageError("the kernel's payload is not a whole ELF file")
     return image
-
-
-def has_pvh_entry(image: bytes) -> bool:
-    """Whether an ELF kernel carries the note that names its PVH entry point."""
-    return _PHYS32_ENTRY in image
