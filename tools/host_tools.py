@@ -39,7 +39,7 @@ TOOLS: Final[dict[str, Tool]] = {
     "grub-mkrescue": Tool("grub-common", "usr/bin/grub-mkrescue", environment={"pkgdatadir": "{root}/usr/share/grub"}),
     "qemu-system-i386": Tool(
         "qemu-system-x86",
-        "usr/bin/qemu-system-i386",
+        "usr/libexec/qemu-system-i386",  # what is in usr/bin is a script that looks for it below /
         ("-L", "{root}/usr/share/qemu", "-L", "{root}/usr/share/seabios", "-L", "{root}/usr/lib/ipxe/qemu"),
     ),
 }
