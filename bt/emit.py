@@ -12,13 +12,14 @@ from bt.assemble import template
 from bt.decode import Insn, Place, insn_at
 from bt.guest import Context, Window
 from vmm.arch.layout import MASK32, SCRATCH_WORDS, Slot
-from vmm.arch.registers import Reg
 
 CALLOUT_VECTOR: Final = 0x40
 _INT: Final = bytes([0xCD, CALLOUT_VECTOR])
 _OPERAND_SIZE: Final = b"\x66"
-S0, S1, S2, S3 = range(4)
+S0, S1, S2, S3, S4 = range(5)
 """Scratch words. By convention S0 keeps the guest's ECX, S1 its EDX or EAX, S2 a value for a callout."""
+FLAGS: Final = 8
+"""In the place of a register: the arithmetic flags, as LAHF and SETO AL leave them in AX."""
 _SCRATCH_NAMES: Final = tuple(f"S{index}" for index in range(SCRATCH_WORDS))
 
 
@@ -269,7 +270,7 @@ class Emitter:
             places[name] = at
         return places
 
-    def mark(self, *restore: tuple[Reg, int]) -> None:
+    def mark(self, *restore: tuple[int, int]) -> None:
         """From here on, a fault must first put registers back from scratch words."""
         self.positions.append((len(self.code), self.insn.eip, restore))
 

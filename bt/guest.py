@@ -40,6 +40,11 @@ class Context:
         """May it change IF and the system registers without asking?"""
         return self.cpl == 0
 
+    @property
+    def is_flat_kernel(self) -> bool:
+        """Ring 0 of protected mode, in 32-bit code on a 32-bit stack."""
+        return self.mode is Mode.PROTECTED and self.cpl == 0 and self.code32 and self.stack32
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -47,6 +52,7 @@ class Window:
 
     `page` is the vCPU page (or its read-only view), `scratch` a writable page, `lookup` the block space's branch table,
     `shadowed` a byte for each of the guest's linear pages: not 0, if a translation of it may be in the shadow tables.
+    `gdt_sources` are two pages of descriptors that ring 0 may load by itself (see `bt.segment_loads`).
     """
 
     page: int
@@ -54,6 +60,7 @@ class Window:
     lookup: int
     cs_base: int
     shadowed: int = 0
+    gdt_sources: int = 0
 
     def slot(self, slot: Slot) -> int:
         """CS-relative address of a word of the vCPU page."""

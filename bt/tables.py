@@ -5,7 +5,7 @@ on this processor.
 
 The critical instructions of Robin and Irvine, and why some of them may stay: MOV and PUSH of a segment register show
 the selector in the hidden register, and there the VMM keeps the guest's own, RPL included. MOV and POP *to* a segment
-register load natively in real mode and V86 (which run in physical V86), and leave the cache in protected mode.
+register load natively in real mode and V86 (which run in physical V86); in protected mode see `bt.segment_loads`.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +16,10 @@ from bt.decode import Insn
 from bt.emit import Emitter
 from bt.guest import Context, Mode, Window
 from bt.innocuous import INNOCUOUS, MMX_AND_SSE
+from bt.segment_loads import SEGMENT_POPS, load_segment, shadows_by_ss
 
 Translator = Callable[[Emitter, Insn], None]
 
-_SS: Final = 2
-_POP_SS: Final = 0x17
-_LSS: Final = 0x0FB2
 _STI: Final = 0xFB
 _STRING_OPCODES: Final = frozenset((*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA, 0xB0)))
 
@@ -51,40 +49,20 @@ def move(emit: Emitter, insn: Insn) -> None:
 
 def pop(emit: Emitter, insn: Insn) -> None:
     """POP: innocuous but for segment registers (SDM Vol. 2B, "POP - Pop a Value from the Stack")."""
-    if insn.opcode in (0x07, _POP_SS, 0x1F, 0x0FA1, 0x0FA9):
+    if insn.opcode in SEGMENT_POPS:
         load_segment(emit, insn)
     else:
         verbatim(emit, insn)
 
 
-def _shadows_by_ss(insn: Insn) -> bool:
-    """MOV SS and POP SS, not LSS: they hold interrupts and debug traps back for one instruction."""
-    return insn.opcode == _POP_SS or (insn.opcode == 0x8E and insn.modrm >> 3 & 7 == _SS)
-
-
 def casts_shadow(insn: Insn) -> bool:
     """Does it hold interrupts back until the next instruction is done? (SDM Vol. 2B, "STI", "MOV - Move", "POP")"""
-    return insn.opcode == _STI or _shadows_by_ss(insn)
+    return insn.opcode == _STI or shadows_by_ss(insn)
 
 
 def repeats(insn: Insn) -> bool:
     """A string instruction with REP, REPE or REPNE; elsewhere these prefixes mean something else, or nothing."""
     return bool(insn.repeat) and (insn.opcode in _STRING_OPCODES)
-
-
-def load_segment(emit: Emitter, insn: Insn) -> None:
-    """MOV, POP, LDS.. to a segment register: native in physical V86, a callout in protected mode.
-
-    A load of SS holds interrupts back until the next instruction is done. MOV CS is #UD. With SS.B set in real mode the
-    native load would clear it (V86 semantics), so the VMM does it.
-    """
-    to_ss = insn.opcode == _LSS or _shadows_by_ss(insn)
-    to_cs = insn.opcode == 0x8E and insn.modrm >> 3 & 7 == 1
-    emit.shadow_next = _shadows_by_ss(insn)
-    if emit.context.mode is Mode.PROTECTED or to_cs or (to_ss and emit.context.stack32):
-        emit.callout()
-    else:
-        verbatim(emit, insn)
 
 
 def bit_scan(emit: Emitter, insn: Insn) -> None:
@@ -305,7 +283,7 @@ CRITICAL_NAMES: Final = frozenset((*INLINE, *LEAVING, "mov", "pop"))
 
 def never_inline(insn: Insn, entry: Translator) -> Translator:
     """With inlining off, what would stay in the cache in rewritten form leaves it, and so does what casts a shadow."""
-    return callout if insn.mnemonic in INLINE or insn.opcode == 0x0F20 or _shadows_by_ss(insn) else entry
+    return callout if insn.mnemonic in INLINE or insn.opcode == 0x0F20 or shadows_by_ss(insn) else entry
 
 
 _BRANCH: Final = {0xE8: b"\xe9", 0xE9: b"\xe9", 0xEB: b"\xe9"}

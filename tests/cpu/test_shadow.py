@@ -284,6 +284,7 @@ HOLE_RIGHTS = {
     "user_view": P | U | NX,
     "user_scratch": P | W | U | NX,
     "shadow_gdt": P | NX,
+    "gdt_sources": P | NX,
     "shadow_tss": P | NX,
     "shadowed": P | NX,
 }

@@ -12,7 +12,8 @@ where the guest is its own kernel and runs in physical V86: there all of it has 
 | user view     | user, read-only                    | the same frame                                         |
 | user scratch  | user, read-write                   | scratch words of inline sequences at CPL 3             |
 | shadowed      | supervisor, read-only              | a byte per guest page: is it in the shadow tables?     |
-| shadow GDT    | supervisor, read-only              | the guest's code and data descriptors, DPL 0-2 made 1  |
+| shadow GDT    | supervisor, read-only              | data descriptors of the guest's, DPL 0 made 1          |
+| GDT sources   | supervisor, read-only              | what they were made from (see `shadow_gdt.py`)         |
 | shadow TSS    | supervisor, read-only              | back link 0, so that no native IRET finds a task       |
 """
 
@@ -32,7 +33,8 @@ LOOKUP_SIZE: Final = 16 << 20
 _STAGGER: Final = 21 * PAGE_SIZE
 """The engine's TLB is direct-mapped by the low bits of the page number: parts that began at the same bits, as they do
 when laid end to end, would push each other out at every use."""
-SHADOW_GDT_SIZE: Final = 64 << 10
+SHADOW_GDT_SIZE: Final = PAGE_SIZE
+GDT_SOURCES_SIZE: Final = 2 * SHADOW_GDT_SIZE
 SHADOWED_SIZE: Final = 1 << 20
 
 _P: Final = int(Pte.P)
@@ -73,6 +75,7 @@ class Hole:
         hole._add(physical, "shadowed", SHADOWED_SIZE, _P | _NX)
         hole._add(physical, "shadow_gdt", SHADOW_GDT_SIZE, _P | _NX)
         hole._add(physical, "shadow_tss", PAGE_SIZE, _P | _NX)
+        hole._add(physical, "gdt_sources", GDT_SOURCES_SIZE, _P | _NX)
         return hole
 
     def linear(self, name: str) -> int:

@@ -42,6 +42,9 @@ _SEGMENT_AT: Final = tuple(hw.D_SEGS + seg * hw.SEG_WORDS for seg in range(6))
 _BASE: Final = hw.SEG_BASE
 _BASE_HIGH: Final = hw.SEG_BASE + 1
 _LIMIT: Final = hw.SEG_LIMIT
+_HIDDEN: Final = hw.SEG_FLAGS
+_DATA_SEGMENTS: Final = (Seg.ES, Seg.DS, Seg.FS, Seg.GS)
+_USER_DPL: Final = 3
 
 # Descriptor dword 1, as the hidden part of a segment register keeps it.
 DESC_TYPE_DATA_RW_A: Final = 3 << 8
@@ -50,6 +53,8 @@ DESC_S: Final = 1 << 12
 DESC_DPL: Final = 3 << 13
 DESC_DPL_SHIFT: Final = 13
 DESC_P: Final = 1 << 15
+LOADED_NATIVELY: Final = 1 << 21
+"""The L bit, which a data segment outside 64-bit mode has no use for: see `shadow_gdt.py`."""
 DESC_B: Final = 1 << 22
 DESC_G: Final = 1 << 23
 REAL_MODE_DATA: Final = DESC_P | DESC_S | DESC_TYPE_DATA_RW_A
@@ -149,7 +154,7 @@ class Vcpu:
         self.cpl = 0
         self.field_flags = 0  # TF, RF, VM
         self.segments_changed = True  # the engine must bring the physical CPU's segments into step
-        self.segment_flags = [0] * 6  # descriptor dword 1 as the guest loaded it, DPL not raised
+        self._segment_flags = [0] * 6  # see segment_flags
         self.ldtr = NULL_SEGMENT
         self.tr = NULL_SEGMENT
         self.dr = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
@@ -297,10 +302,29 @@ class Vcpu:
 
     # --- segments --------------------------------------------------------------------------------------
 
+    @property
+    def segment_flags(self) -> list[int]:
+        """Descriptor dword 1 of each register as the guest loaded it, DPL not raised."""
+        for seg in _DATA_SEGMENTS:
+            self._take_native_load(seg)
+        return self._segment_flags
+
+    def _take_native_load(self, seg: int) -> None:
+        """Cached code may have loaded a data segment register since we last looked: see `shadow_gdt.py`."""
+        hidden = self.state.d[_SEGMENT_AT[seg] + _HIDDEN]
+        if not hidden:  # a null selector
+            self._segment_flags[seg] = 0
+        elif hidden & LOADED_NATIVELY:
+            flags = hidden & ~LOADED_NATIVELY
+            self._segment_flags[seg] = flags if flags >> DESC_DPL_SHIFT & 3 == _USER_DPL else flags & ~DESC_DPL
+            self.state.d[_SEGMENT_AT[seg] + _HIDDEN] = flags
+
     def segment(self, seg: int) -> SegmentRegister:
         """A segment register as the guest loaded it."""
         d, at = self.state.d, _SEGMENT_AT[seg]
-        return SegmentRegister(d[at] & 0xFFFF, d[at + _BASE], d[at + _LIMIT], self.segment_flags[seg])
+        if seg in _DATA_SEGMENTS:
+            self._take_native_load(seg)
+        return SegmentRegister(d[at] & 0xFFFF, d[at + _BASE], d[at + _LIMIT], self._segment_flags[seg])
 
     def set_segment(self, seg: int, value: SegmentRegister) -> None:
         """Load a segment register with its hidden part. No check, no CPL change: the caller has done that."""
@@ -311,7 +335,9 @@ class Vcpu:
         d[at + _BASE] = value.base
         d[at + _BASE_HIGH] = 0
         d[at + _LIMIT] = value.limit
-        self.segment_flags[seg] = value.flags
+        self._segment_flags[seg] = value.flags
+        if not d[at + _HIDDEN]:
+            d[at + _HIDDEN] = value.flags
 
     def selector(self, seg: int) -> int:
         """The visible part, 16 bits."""
@@ -449,7 +475,7 @@ class Vcpu:
     @property
     def stack_size(self) -> int:
         """Width of the stack pointer in bytes: 4 when SS.B is set, else 2."""
-        return 4 if self.segment_flags[Seg.SS] & DESC_B else 2
+        return 4 if self._segment_flags[Seg.SS] & DESC_B else 2
 
 
 def _saved(segment: SegmentRegister) -> list[int]:

@@ -99,7 +99,7 @@ class TranslatedCode:
         if space.context.is_user:
             return Window(hole.linear("user_view"), hole.linear("user_scratch"), lookup, space.cs_base)
         page = hole.linear("vcpu_page")
-        return Window(page, page, lookup, space.cs_base, hole.linear("shadowed"))
+        return Window(page, page, lookup, space.cs_base, hole.linear("shadowed"), hole.linear("gdt_sources"))
 
     # --- blocks -------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Final
 from vmm.arch.layout import MASK32, Slot
 from vmm.arch.registers import Cr0, Cr4, Eflags, Seg
 from vmm.cpu.hole import SHADOW_GDT_SIZE, Hole
-from vmm.cpu.vcpu import DESC_B, DESC_DPL, DESC_DPL_SHIFT, DESC_G, DESC_P, Vcpu
+from vmm.cpu.vcpu import DESC_B, DESC_DPL, DESC_DPL_SHIFT, DESC_G, DESC_P, LOADED_NATIVELY, Vcpu
 from vmm.hw import state as hw
 
 _BASE_CR0: Final = int(Cr0.PE | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.PG)
@@ -40,7 +40,8 @@ _DESCRIPTOR_SIZE: Final = 8
 
 
 def raised(flags: int) -> int:
-    """Descriptor flags with DPL 0-2 made 1."""
+    """Descriptor flags with DPL 0-2 made 1, and without the bit that marks native loads."""
+    flags &= ~LOADED_NATIVELY
     if flags >> DESC_DPL_SHIFT & 3 == _USER_DPL:
         return flags
     return flags & ~DESC_DPL | _KERNEL_DPL << DESC_DPL_SHIFT

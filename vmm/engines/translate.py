@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bt.cache import Block
-from bt.emit import CALLOUT_VECTOR, S0, S1, S2, Site, SiteKind
+from bt.emit import CALLOUT_VECTOR, FLAGS, S0, S1, S2, Site, SiteKind
 from bt.tables import ENDS_BLOCK
 from bt.translate import DEFAULT_OPTIONS, Options
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector
@@ -20,6 +20,7 @@ from vmm.arch.registers import Eflags, Reg, Seg
 from vmm.cpu import callouts, events
 from vmm.cpu.events import EventKind, TripleFault
 from vmm.cpu.shadow import Fill
+from vmm.cpu.shadow_gdt import ShadowGdt
 from vmm.cpu.vcpu import STALE_ALL, Vcpu
 from vmm.engines import physical
 from vmm.engines.code import TranslatedCode
@@ -45,6 +46,9 @@ _DR6_BS: Final = 1 << 14
 _DR6: Final = 6
 _DR7: Final = 7
 _IOPL: Final = int(Eflags.IOPL)
+_DF: Final = int(Eflags.DF)
+_OF: Final = int(Eflags.OF)
+_LAHF: Final = int(Eflags.SF | Eflags.ZF | Eflags.AF | Eflags.PF | Eflags.CF)
 _EVENTS_IN_A_ROW: Final = 64
 
 
@@ -56,6 +60,7 @@ class TranslateEngine:
         self._board, self._hole = machine.board, machine.hole
         self.code = TranslatedCode(machine, phys, options)
         self._stepper = Stepper(machine, phys, self.code)
+        self._shadow_gdt = ShadowGdt(machine.physical, machine.hole)
         self.stats = self.code.stats
         self._step: Step | None = None
         self._leave: Leave | None = None
@@ -218,6 +223,8 @@ class TranslateEngine:
         elif name in callouts.SEGMENT_LOADS and (seg := callouts.data_segment_loaded(insn)) is not None:
             physical.load_data_segment(vcpu, seg)
             vcpu.segments_changed = False
+            if vcpu.cpl == 0 and vcpu.is_protected:
+                self._shadow_gdt.learn(vcpu, seg)
             self._carry_on(name, block)
         else:
             self._resume()
@@ -281,7 +288,10 @@ class TranslateEngine:
         mark = block.mark_at(address)
         q, scratch = self._phys.state.q, self.code.scratch
         for reg, word in mark.restore:
-            q[reg] = scratch[word]
+            if reg == FLAGS:
+                self._vcpu.set_arithmetic(_flags_out_of_ax(scratch[word]) | self._vcpu.fold_flags() & _DF)
+            else:
+                q[reg] = scratch[word]
         self._vcpu.eip = mark.eip
 
     def _page_fault(self, la: int, code: int, block: Block, address: int) -> None:
@@ -529,6 +539,11 @@ class TranslateEngine:
                 "error_code": self._phys.state.d[hw.D_ERROR_CODE],
             }
         observer.exit("fault", eip, None, values)
+
+
+def _flags_out_of_ax(image: int) -> int:
+    """The arithmetic flags that LAHF and SETO AL have put into AX."""
+    return image >> 8 & _LAHF | (_OF if image & 1 else 0)
 
 
 def _hides_trap(name: str, vcpu: Vcpu) -> bool:
