@@ -5,7 +5,8 @@ code: one linear page as one frame shows there (two of each for an instruction t
 pages of the cache, and are switched on and off: `map_code` maps those pages, or takes them away, so that whoever
 branches into a page that is off faults there, whatever link, prediction or table brought him. A code page is on only
 while the guest's translation of its linear page lives and its bytes are as they were. So links never have to be cut:
-the MMU checks them.
+the MMU checks them. What is on is a matter of the address space: each has a view of its own, and one of them is
+current.
 
 Code pages are placed one behind the other in the arena of their privilege class; an arena that is full, or a lookup
 area that is full, empties the whole cache. A dropped block leaves a tombstone: its first bytes become an exit, so that
@@ -13,7 +14,7 @@ branches chained to it find their way through the VMM.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -70,31 +71,19 @@ class Arena:
 class BlockSpace:
     """All blocks of one CS.base and context. `lookup` is the linear address of its branch table.
 
-    `pages` are the code pages that are on, by linear page number; `crossing` the blocks of instructions that cross
-    pages, by EIP; `known` all code pages. `steps` holds the blocks that run one instruction: always on, of no page.
+    `known` are all its code pages. `steps` holds the blocks that run one instruction: it is of no page, so no change of
+    a translation switches it off.
     """
 
     cs_base: int
     context: Context
     lookup: int
     table: memoryview
-    pages: dict[int, "CodePage"] = field(default_factory=dict)
-    crossing: dict[int, "Block"] = field(default_factory=dict)
     known: dict[tuple[int, tuple[int, ...], bool], "CodePage"] = field(default_factory=dict)
     steps: "CodePage" = field(init=False)
 
     def __post_init__(self) -> None:
-        self.steps = CodePage(self, 0, (), False, is_on=True)
-
-    def find(self, eip: int) -> "Block | None":
-        """The block for a guest EIP, if there is one that may run."""
-        page = self.pages.get((self.cs_base + eip & MASK32) >> PAGE_SHIFT)
-        if page is not None:
-            block = page.blocks.get(eip)
-            if block is not None:
-                return block
-        block = self.crossing.get(eip)
-        return block if block is not None and block.page.is_on else None
+        self.steps = CodePage(self, 0, (), False)
 
     def remember(self, eip: int, entry: int) -> None:
         """Let cached code find a block: `entry` is its CS-relative address."""
@@ -119,17 +108,17 @@ class CodePage:
     """The blocks of one page of guest code.
 
     `number` is its linear page number, `frames` the guest-physical page numbers of what shows there and, for an
-    instruction that crosses pages, on the next page. `is_on`: its blocks may run. `is_trusted`: its bytes cannot have
-    changed unseen since its blocks were made. With `self_check` its blocks compare their bytes themselves.
-    `extents` are the pages of the arena that it owns: (first, count).
+    instruction that crosses pages, on the next page. `on_in` are the views in which its blocks may run. `is_trusted`:
+    its bytes cannot have changed unseen since its blocks were made. With `self_check` its blocks compare their bytes
+    themselves. `extents` are the pages of the arena that it owns: (first, count).
     """
 
     space: BlockSpace
     number: int
     frames: tuple[int, ...]
     self_check: bool
-    is_on: bool = False
     is_trusted: bool = False
+    on_in: set["CodeView"] = field(default_factory=set)
     blocks: dict[int, "Block"] = field(default_factory=dict)
     versions: dict[int, list[tuple[bytes, "Block"]]] = field(default_factory=dict)
     """Blocks that depend on no write-protection, with their source: self-checking ones, and steps."""
@@ -171,6 +160,73 @@ class CodePage:
 
 
 @dataclass(slots=True, eq=False)
+class CodeView:
+    """The code pages that are on in one address space.
+
+    `map_code(context, first, count, on)` maps or unmaps pages of the arena there. `on_at` are the code pages that are
+    on by linear page number, `pages` those of one frame also by their block space.
+    """
+
+    map_code: Callable[[Context, int, int, bool], None]
+    on: set[CodePage] = field(default_factory=set)
+    on_at: dict[int, list[CodePage]] = field(default_factory=dict)
+    pages: dict[tuple[BlockSpace, int], CodePage] = field(default_factory=dict)
+
+    def find(self, space: BlockSpace, eip: int) -> "Block | None":
+        """The block of a space for a guest EIP, if there is one that may run."""
+        number = (space.cs_base + eip & MASK32) >> PAGE_SHIFT
+        page = self.pages.get((space, number))
+        if page is not None and (block := page.blocks.get(eip)) is not None:
+            return block
+        for page in self.on_at.get(number, ()):
+            if page.space is space and page.number == number and (block := page.blocks.get(eip)) is not None:
+                return block
+        return None
+
+    def switch_on(self, page: CodePage) -> None:
+        """Let the blocks of a page run, until its translation or its bytes change."""
+        self.on.add(page)
+        page.on_in.add(self)
+        if len(page.frames) == 1:
+            self.pages[page.space, page.number] = page
+        for at in range(len(page.frames)):
+            self.on_at.setdefault(page.number + at, []).append(page)
+        self.map(page, True)
+
+    def switch_off(self, page: CodePage) -> None:
+        """Let nobody enter the blocks of a page. The caller flushes the TLB."""
+        if page not in self.on:
+            return
+        self.on.remove(page)
+        page.on_in.remove(self)
+        if self.pages.get((page.space, page.number)) is page:
+            del self.pages[page.space, page.number]
+        for number in range(page.number, page.number + len(page.frames)):
+            there = self.on_at[number]
+            there.remove(page)
+            if not there:
+                del self.on_at[number]
+        self.map(page, False)
+
+    def switch_off_at(self, number: int) -> None:
+        """Switch off what shows at a linear page."""
+        for page in tuple(self.on_at.get(number, ())):
+            self.switch_off(page)
+
+    def forget(self) -> None:
+        """All pages are off: the caller has unmapped them."""
+        for page in self.on:
+            page.on_in.discard(self)
+        for store in (self.on, self.on_at, self.pages):
+            store.clear()
+
+    def map(self, page: CodePage, on: bool) -> None:
+        """Map or unmap what a page owns of the arena."""
+        for first, count in page.extents:
+            self.map_code(page.space.context, first, count, on)
+
+
+@dataclass(slots=True, eq=False)
 class Block:
     """A block in the cache. `address` is linear, `entry` relative to CS.base."""
 
@@ -201,8 +257,8 @@ class CodeCache:
     """The cache of one VM.
 
     `kernel` and `user` are the arenas by privilege class; `lookup_view` and `lookup_base` the memory for branch tables.
-    `forget_code(start, end)` makes the physical CPU drop what it made of those linear addresses. `map_code(context,
-    first, count, on)` maps or unmaps pages of the arena that blocks of a context live in.
+    `forget_code(start, end)` makes the physical CPU drop what it made of those linear addresses. `view` says what is on
+    in the current address space.
     """
 
     kernel: Arena
@@ -210,14 +266,10 @@ class CodeCache:
     lookup_view: memoryview
     lookup_base: int
     forget_code: Callable[[int, int], None]
-    map_code: Callable[[Context, int, int, bool], None]
+    view: CodeView
     spaces: dict[tuple[int, Context], BlockSpace] = field(default_factory=dict)
     sites: dict[int, tuple[Site, Block]] = field(default_factory=dict)
     by_frame: dict[int, list[CodePage]] = field(default_factory=dict)
-    on_at: dict[int, list[CodePage]] = field(default_factory=dict)
-    """Code pages that are on, by linear page number."""
-    local: set[CodePage] = field(default_factory=set)
-    """Those of them whose translation is not global."""
     _lookup_used: int = 0
     _empty_tables: dict[Context, int] = field(default_factory=dict)
     flushes: int = 0
@@ -270,52 +322,24 @@ class CodeCache:
                 self.by_frame.setdefault(frame, []).append(found)
         return found
 
-    def switch_on(self, page: CodePage, is_global: bool) -> None:
-        """Let the blocks of a page run, until its translation or its bytes change."""
-        page.is_on = True
-        if len(page.frames) == 1:
-            page.space.pages[page.number] = page
-        for at in range(len(page.frames)):
-            self.on_at.setdefault(page.number + at, []).append(page)
-        if not is_global:
-            self.local.add(page)
-        self._map(page, True)
+    def is_on(self, page: CodePage) -> bool:
+        """May its blocks run in the current address space?"""
+        return page in self.view.on
 
     def switch_off(self, page: CodePage) -> None:
-        """Let nobody enter the blocks of a page. The caller flushes the TLB."""
-        if not page.is_on:
-            return
-        page.is_on = False
-        if page.space.pages.get(page.number) is page:
-            del page.space.pages[page.number]
-        for at in range(len(page.frames)):
-            self.on_at[page.number + at].remove(page)
-        self.local.discard(page)
-        self._map(page, False)
-
-    def switch_all_off(self) -> None:
-        """Let nobody enter any code page: all translations are gone."""
-        for pages in list(self.on_at.values()):
-            self.switch_several_off(pages)
-
-    def switch_several_off(self, pages: Iterable[CodePage]) -> None:
-        """As `switch_off`, for all of them."""
-        for page in list(pages):
-            self.switch_off(page)
+        """Let nobody enter the blocks of a page, in any address space. The caller flushes the TLB."""
+        for view in tuple(page.on_in):
+            view.switch_off(page)
 
     def abandon(self, page: CodePage) -> None:
-        """Never use a page again. Its tombstones stay reachable for those who still branch to it."""
+        """Never use a page again. Its tombstones stay reachable for those who branch to it in this address space."""
         self.switch_off(page)
         for block in list(page.blocks.values()):
             self.drop(block)
         page.space.known.pop((page.number, page.frames, page.self_check), None)
         for frame in page.frames:
             self.by_frame[frame].remove(page)
-        self._map(page, True)
-
-    def _map(self, page: CodePage, on: bool) -> None:
-        for first, count in page.extents:
-            self.map_code(page.space.context, first, count, on)
+        self.view.map(page, True)
 
     # --- placing ---------------------------------------------------------------------------------------
 
@@ -344,19 +368,16 @@ class CodeCache:
             page.used = start
         page.end = start + (count << PAGE_SHIFT)
         page.extents.append((start >> PAGE_SHIFT, count))
-        if page.is_on:
-            self.map_code(page.space.context, start >> PAGE_SHIFT, count, True)
+        for view in page.on_in:
+            view.map_code(page.space.context, start >> PAGE_SHIFT, count, True)
 
     def publish(self, block: Block) -> None:
         """Let a placed block be found by its EIP, and link its direct branches to blocks that are there already."""
         page = block.page
         page.blocks[block.eip] = block
-        if len(page.frames) > 1:
-            page.space.crossing[block.eip] = block
-        find = page.space.find
         for site in block.translation.sites:
             if site.kind is SiteKind.LINK:
-                target = find(site.target)
+                target = self.view.find(page.space, site.target)
                 if target is not None:
                     self._put_branch(block, site.patch, target)
 
@@ -369,8 +390,6 @@ class CodeCache:
         page = block.page
         if page.blocks.get(block.eip) is block:
             del page.blocks[block.eip]
-        if page.space.crossing.get(block.eip) is block:
-            del page.space.crossing[block.eip]
 
     # --- chaining --------------------------------------------------------------------------------------
 
@@ -433,10 +452,10 @@ class CodeCache:
         self.forget_code(dead.address, after)
 
     def clear(self) -> None:
-        """Forget everything. The caller unmaps all code pages and makes the physical CPU forget all code."""
+        """Forget everything. The caller unmaps all code, lets all views forget theirs, and makes the physical CPU
+        forget all code."""
         for arena in (self.kernel, self.user):
             for page in arena.owners:
-                page.is_on = False
                 for block in page.placed:
                     block.alive = False
                 page.forget_blocks()  # they and their page hold each other, and Python's collector may rest
@@ -444,6 +463,6 @@ class CodeCache:
             arena.blocks = 0
         self.lookup_view[: self._lookup_used] = bytes(self._lookup_used)
         self._lookup_used = 0
-        for store in (self.spaces, self.sites, self.by_frame, self.on_at, self._empty_tables, self.local):
+        for store in (self.spaces, self.sites, self.by_frame, self._empty_tables):
             store.clear()
         self.flushes += 1

@@ -10,7 +10,7 @@ from typing import Final
 
 from cpu_rig import CODE, DATA, EXIT, NX, STACK, P, Rig, U, W
 
-from bt.cache import Arena, Block, CacheFull, CodeCache
+from bt.cache import Arena, Block, CacheFull, CodeCache, CodeView
 from bt.emit import Mark, Site, Translation
 from bt.guest import Context, Mode, Window
 from bt.translate import BlockTranslator, Options
@@ -145,7 +145,7 @@ class InlineRig(Rig):
         self.cache = CodeCache(
             Arena(self.memory.window(CODE, CODE_PAGES * PAGE_SIZE), CODE),
             Arena(self.memory.window(USER_CODE, CODE_PAGES * PAGE_SIZE), USER_CODE),
-            self.memory.window(LOOKUP, LOOKUP_SIZE), LOOKUP, self.cpu.forget_code, lambda *_: None,
+            self.memory.window(LOOKUP, LOOKUP_SIZE), LOOKUP, self.cpu.forget_code, CodeView(lambda *_: None),
         )  # fmt: skip
         self.translator = BlockTranslator()
         self._placed: dict[tuple[World, bytes], Block] = {}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bt import cache as cache_module
 from bt.branches import LOOKUP_BITS, NO_LEARNING
-from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache, CodePage
+from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache, CodePage, CodeView
 from bt.emit import CALLOUT_VECTOR, SiteKind
 from bt.guest import Context, Mode, Window
 from bt.translate import BlockTranslator, Options
@@ -29,15 +29,22 @@ class World:
     def __init__(self, arena_size: int = 1 << 16, lookup_size: int = 2 * TABLE_32) -> None:
         self.forgotten: list[tuple[int, int]] = []
         self.mapped: set[tuple[bool, int]] = set()
+        self.other: set[tuple[bool, int]] = set()
         self.kernel, self.user = memoryview(bytearray(arena_size)), memoryview(bytearray(arena_size))
         self.lookup = memoryview(bytearray(lookup_size))
+        self.view = CodeView(self._map)
         self.cache = CodeCache(
             Arena(self.kernel, KERNEL_BASE), Arena(self.user, USER_BASE), self.lookup, LOOKUP_BASE,
-            lambda start, end: self.forgotten.append((start, end)), self._map,
+            lambda start, end: self.forgotten.append((start, end)), self.view,
         )  # fmt: skip
 
     def _map(self, context: Context, first: int, count: int, on: bool) -> None:
         change = self.mapped.update if on else self.mapped.difference_update
+        change((context.is_user, page) for page in range(first, first + count))
+
+    def map_other(self, context: Context, first: int, count: int, on: bool) -> None:
+        """What a second view has mapped."""
+        change = self.other.update if on else self.other.difference_update
         change((context.is_user, page) for page in range(first, first + count))
 
     def page(
@@ -46,13 +53,16 @@ class World:
         context: Context = KERNEL32,
         cs_base: int = 0,
         frames: tuple[int, ...] = (1,),
-        is_global: bool = True,
     ) -> CodePage:
         """A code page that is on."""
         page = self.cache.page(self.cache.space(cs_base, context), number, frames, False)
-        if not page.is_on:
-            self.cache.switch_on(page, is_global)
+        if not self.cache.is_on(page):
+            self.cache.view.switch_on(page)
         return page
+
+    def find(self, eip: int, space: BlockSpace) -> Block | None:
+        """The block for an EIP that may run now."""
+        return self.cache.view.find(space, eip)
 
     def block(
         self, eip: int, code: str = "90", context: Context = KERNEL32, cs_base: int = 0, frames: tuple[int, ...] = (1,)
@@ -271,7 +281,7 @@ def test_a_dropped_block_is_found_no_more(world: World) -> None:
     world.cache.drop(block)
     assert not block.alive
     assert block.page.blocks == {}
-    assert block.space.find(0x1000) is None
+    assert world.find(0x1000, block.space) is None
     assert look_up(block.space, 0x1000) is None
 
 
@@ -298,7 +308,7 @@ def test_dropping_an_old_block_keeps_the_new_one_of_the_same_eip(world: World) -
     old = world.block(0x1000)
     new = world.block(0x1000)
     world.cache.drop(old)
-    assert new.space.find(0x1000) is new
+    assert world.find(0x1000, new.space) is new
 
 
 def test_blocks_whose_bytes_changed_are_told_from_the_others(world: World) -> None:
@@ -357,11 +367,11 @@ def test_a_tombstone_never_leads_into_another_space(world: World) -> None:
 
 def test_what_is_off_can_not_be_fetched_and_is_not_found(world: World) -> None:
     block = world.block(0x1000)
-    assert (world.is_mapped(block), block.space.find(0x1000)) == (True, block)
+    assert (world.is_mapped(block), world.find(0x1000, block.space)) == (True, block)
     world.cache.switch_off(block.page)
-    assert (world.is_mapped(block), block.space.find(0x1000)) == (False, None)
-    world.cache.switch_on(block.page, True)
-    assert (world.is_mapped(block), block.space.find(0x1000)) == (True, block)
+    assert (world.is_mapped(block), world.find(0x1000, block.space)) == (False, None)
+    world.cache.view.switch_on(block.page)
+    assert (world.is_mapped(block), world.find(0x1000, block.space)) == (True, block)
 
 
 def test_code_pages_never_share_a_page_of_the_cache(world: World) -> None:
@@ -374,10 +384,10 @@ def test_one_linear_page_has_a_code_page_for_each_frame(world: World) -> None:
     world.cache.switch_off(first.page)
     second = world.block(0x1000, "48c3", frames=(2,))
     assert first.page is not second.page
-    assert second.space.find(0x1000) is second
+    assert world.find(0x1000, second.space) is second
     world.cache.switch_off(second.page)
     assert world.page(1, frames=(1,)) is first.page
-    assert first.space.find(0x1000) is first
+    assert world.find(0x1000, first.space) is first
 
 
 def test_a_code_page_that_grows_while_it_is_on_is_mapped_in_full(world: World) -> None:
@@ -389,22 +399,48 @@ def test_a_code_page_that_grows_while_it_is_on_is_mapped_in_full(world: World) -
     assert not any(world.is_mapped(block) for block in blocks)
 
 
-def test_translations_that_are_not_global_are_known(world: World) -> None:
-    local, everywhere = world.page(1, frames=(1,), is_global=False), world.page(2, frames=(2,))
-    assert world.cache.local == {local}
-    world.cache.switch_several_off(world.cache.local)
-    assert (local.is_on, everywhere.is_on, world.cache.local) == (False, True, set())
-    world.cache.switch_all_off()
-    assert not everywhere.is_on
+def test_each_view_has_pages_of_its_own_that_are_on(world: World) -> None:
+    first, second = world.view, CodeView(world.map_other)
+    block = world.block(0x1000)
+    world.cache.view = second
+    assert (world.cache.is_on(block.page), world.find(0x1000, block.space), world.other) == (False, None, set())
+    other = world.block(0x1000, "40c3", frames=(2,))
+    assert world.find(0x1000, block.space) is other
+    second.switch_on(block.page)
+    assert block.page.on_in == {first, second}
+    world.cache.view = first
+    assert world.find(0x1000, block.space) is block
+
+
+def test_what_switches_a_page_off_does_so_in_all_views(world: World) -> None:
+    """A write to its bytes, for one. A view that is forgotten is forgotten by itself."""
+    first, second, third = world.view, CodeView(world.map_other), CodeView(lambda *_: None)
+    block = world.block(0x1000)
+    for view in (second, third):
+        view.switch_on(block.page)
+    third.forget()
+    assert (block.page.on_in, third.on, third.on_at, third.pages) == ({first, second}, set(), {}, {})
+    world.cache.switch_off(block.page)
+    assert (block.page.on_in, world.mapped, world.other) == (set(), set(), set())
+    assert (first.on_at, second.on_at, first.pages, second.pages) == ({}, {}, {}, {})
+
+
+def test_a_code_page_that_grows_is_mapped_in_all_views_where_it_is_on(world: World) -> None:
+    blocks = [world.block(0x1000, "c3")]
+    second = CodeView(world.map_other)
+    second.switch_on(blocks[0].page)
+    blocks += [world.block(0x1001 + number, "c3") for number in range(60)]
+    assert len(blocks[0].page.extents) > 1
+    assert world.other == world.mapped
 
 
 def test_a_crossing_block_is_found_while_its_own_code_page_is_on(world: World) -> None:
     world.page(1)
     block = world.block(0x1FFE, "b801000000", frames=(1, 2))
-    assert block.space.find(0x1FFE) is block
-    assert world.cache.on_at[2] == [block.page]
+    assert world.find(0x1FFE, block.space) is block
+    assert world.cache.view.on_at[2] == [block.page]
     world.cache.switch_off(block.page)
-    assert block.space.find(0x1FFE) is None
+    assert world.find(0x1FFE, block.space) is None
 
 
 def test_an_abandoned_page_keeps_its_tombstones_in_reach(world: World) -> None:
@@ -440,7 +476,7 @@ def test_a_version_comes_back_for_its_own_bytes_alone(world: World) -> None:
 
 def test_a_retired_block_that_checks_itself_is_found_by_its_eip_again(world: World) -> None:
     page = world.cache.page(world.cache.space(0, KERNEL32), 1, (1,), True)
-    world.cache.switch_on(page, True)
+    world.cache.view.switch_on(page)
     window = Window(0x7500_0000, 0x7500_0000, page.space.lookup, 0)
     made = TRANSLATOR.translate(b"\x90\xc3", 0x1000, KERNEL32, window, Options(self_check=True))
     block = world.cache.place(page, made)
@@ -448,9 +484,9 @@ def test_a_retired_block_that_checks_itself_is_found_by_its_eip_again(world: Wor
     page.add_version(block)
     block.space.remember(0x1000, block.entry)
     world.cache.retire(block)
-    assert (block.space.find(0x1000), look_up(block.space, 0x1000)) == (None, None)
+    assert (world.find(0x1000, block.space), look_up(block.space, 0x1000)) == (None, None)
     assert page.find_version(0x1000, b"\x90\xc3") is block
-    assert block.space.find(0x1000) is block
+    assert world.find(0x1000, block.space) is block
 
 
 def test_the_oldest_of_too_many_versions_is_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,8 +502,9 @@ def test_clearing_forgets_everything(world: World) -> None:
     block = world.block(0x1000)
     block.space.remember(0x1000, block.entry)
     world.cache.clear()
-    assert (block.alive, block.page.is_on) == (False, False)
-    assert (world.cache.spaces, world.cache.sites, world.cache.by_frame, world.cache.on_at) == ({}, {}, {}, {})
+    world.view.forget()
+    assert (block.alive, world.cache.is_on(block.page)) == (False, False)
+    assert (world.cache.spaces, world.cache.sites, world.cache.by_frame, world.view.on_at) == ({}, {}, {}, {})
     assert world.cache.flushes == 1
     assert not any(world.lookup)
     assert world.block(0x2000).address == KERNEL_BASE
@@ -482,9 +519,9 @@ def test_a_block_placed_while_its_page_is_off_is_not_mapped(world: World) -> Non
     window = Window(0x7500_0000, 0x7500_0000, page.space.lookup, 0)
     block = world.cache.place(page, TRANSLATOR.translate(b"\x90\xc3", 0x1000, KERNEL32, window, Options()))
     world.cache.publish(block)
-    assert (world.is_mapped(block), block.space.find(0x1000)) == (False, None)
-    world.cache.switch_on(page, True)
-    assert (world.is_mapped(block), block.space.find(0x1000)) == (True, block)
+    assert (world.is_mapped(block), world.find(0x1000, block.space)) == (False, None)
+    world.cache.view.switch_on(page)
+    assert (world.is_mapped(block), world.find(0x1000, block.space)) == (True, block)
 
 
 def test_publishing_does_not_link_to_what_is_off(world: World) -> None:
@@ -540,19 +577,11 @@ def test_extents_that_touch_become_one_run_of_code(world: World) -> None:
     assert world.cache.block_at(block.address) is block
 
 
-def test_a_page_switched_on_as_local_stays_local_until_it_is_off(world: World) -> None:
-    page = world.page(1, is_global=False)
-    assert world.cache.local == {page}
-    world.cache.switch_off(page)
-    world.cache.switch_on(page, True)
-    assert (world.cache.local, page.is_on) == (set(), True)
-
-
 def test_switching_off_twice_does_nothing(world: World) -> None:
     page = world.page(1)
     world.cache.switch_off(page)
     world.cache.switch_off(page)
-    assert (world.cache.on_at[1], page.is_on) == ([], False)
+    assert (world.cache.view.on_at, world.cache.is_on(page)) == ({}, False)
 
 
 def test_all_code_of_a_linear_page_is_known_whatever_its_space() -> None:
@@ -561,10 +590,10 @@ def test_all_code_of_a_linear_page_is_known_whatever_its_space() -> None:
     world.page(1)
     crossing = world.block(0xFFE, "b801000000", frames=(1, 2)).page
     pages = {world.page(1), world.page(1, USER), world.page(1, cs_base=0x10), crossing}
-    assert set(world.cache.on_at[1]) == pages
-    world.cache.switch_several_off(world.cache.on_at[1])
-    assert not any(page.is_on for page in pages)
-    assert (world.cache.on_at[0], world.cache.on_at[1]) == ([], [])
+    assert set(world.cache.view.on_at[1]) == pages
+    world.cache.view.switch_off_at(1)
+    assert not any(world.cache.is_on(page) for page in pages)
+    assert world.cache.view.on_at == {}
 
 
 def test_a_frame_knows_the_code_pages_of_all_its_addresses(world: World) -> None:
@@ -576,9 +605,9 @@ def test_a_frame_knows_the_code_pages_of_all_its_addresses(world: World) -> None
 
 def test_a_code_page_of_one_frame_twice_can_be_abandoned(world: World) -> None:
     page = world.page(1, frames=(7, 7))
-    assert world.cache.on_at == {1: [page], 2: [page]}
+    assert world.cache.view.on_at == {1: [page], 2: [page]}
     world.cache.abandon(page)
-    assert (world.cache.by_frame[7], world.cache.on_at) == ([], {1: [], 2: []})
+    assert (world.cache.by_frame[7], world.cache.view.on_at) == ([], {})
 
 
 def test_blocks_that_check_themselves_have_a_page_of_their_own_that_is_trusted(world: World) -> None:
@@ -588,13 +617,15 @@ def test_blocks_that_check_themselves_have_a_page_of_their_own_that_is_trusted(w
     assert (watched.is_trusted, checked.is_trusted) == (False, True)
 
 
-def test_steps_are_always_on_and_of_no_page(world: World) -> None:
+def test_steps_are_of_no_page_and_stay_on_whatever_changes_its_translation(world: World) -> None:
     space = world.cache.space(0, KERNEL32)
-    world.cache.switch_all_off()
+    world.view.switch_on(space.steps)
+    for number in range(3):
+        world.view.switch_off_at(number)
     window = Window(0x7500_0000, 0x7500_0000, space.lookup, 0)
     block = world.cache.place(space.steps, TRANSLATOR.translate(b"\x90", 0x1000, KERNEL32, window, Options(1, True)))
     assert world.is_mapped(block)
-    assert (space.find(0x1000), world.cache.by_frame, world.cache.on_at) == (None, {}, {})
+    assert (world.find(0x1000, space), world.cache.by_frame, world.cache.view.on_at) == (None, {}, {})
 
 
 def test_a_prediction_stands_when_its_target_is_dropped_and_leads_to_the_tombstone(world: World) -> None:
@@ -610,19 +641,23 @@ def test_a_prediction_stands_when_its_target_is_dropped_and_leads_to_the_tombsto
 def test_dropping_a_crossing_block_leaves_its_page_on(world: World) -> None:
     block = world.block(0x1FFE, "b801000000", frames=(1, 2))
     world.cache.drop(block)
-    assert (block.space.crossing, block.page.is_on, world.is_mapped(block)) == ({}, True, True)
+    assert (world.find(0x1FFE, block.space), world.cache.is_on(block.page), world.is_mapped(block)) == (
+        None,
+        True,
+        True,
+    )
 
 
 def test_a_self_checking_page_that_is_retired_keeps_the_crossing_block_of_another(world: World) -> None:
     old = world.block(0x1FFE, "b801000000", frames=(1, 2))
     new = world.block(0x1FFE, "b802000000", frames=(1, 3))
     world.cache.retire(old)
-    assert new.space.find(0x1FFE) is new
+    assert world.find(0x1FFE, new.space) is new
 
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["on", "local", "off", "all off", "locals off", "block", "drop", "abandon"]),
+        st.sampled_from(["on", "other", "off", "off there", "forget", "block", "drop", "abandon"]),
         st.integers(0, 3),
         st.sampled_from([(1,), (2,), (1, 2), (2, 2)]),
         st.sampled_from([KERNEL32, USER]),
@@ -636,36 +671,40 @@ STEPS = st.lists(
 def test_what_is_mapped_and_found_is_what_is_on(steps: list[tuple[str, int, tuple[int, ...], Context]]) -> None:
     """Pages as the engine would have them: of the mappings of one linear page at most one is on."""
     world = World(arena_size=1 << 19)
+    other = CodeView(world.map_other)
     pages: set[CodePage] = set()
     blocks: dict[CodePage, list[Block]] = {}
     for what, number, frames, context in steps:
         page = world.cache.page(world.cache.space(0, context), number, frames, False)
         pages.add(page)
-        _do(world, what, page, blocks)
+        _do(world, other, what, page, blocks)
         for each in pages:
             placed = blocks.get(each, [])
-            reachable = each.is_on or each not in world.cache.by_frame[each.frames[0]]
-            assert [world.is_mapped(block) for block in placed] == [reachable] * len(placed)
-            found = [block.space.find(block.eip) for block in placed if block.alive]
-            assert all((block is not None and block.page is each) == each.is_on for block in found)
-            assert (each in world.cache.on_at.get(each.number, ())) == each.is_on
-        assert all(each.is_on for each in world.cache.local)
+            abandoned = each not in world.cache.by_frame[each.frames[0]]
+            reachable = [world.is_mapped(block) for block in placed]
+            assert abandoned or reachable == [world.cache.is_on(each)] * len(placed)
+            for view in (world.view, other):
+                is_on = view in each.on_in
+                found = [view.find(each.space, block.eip) for block in placed if block.alive]
+                assert all((block is not None and block.page is each) == is_on for block in found)
+                assert (each in view.on_at.get(each.number, ())) == is_on == (each in view.on)
 
 
-def _do(world: World, what: str, page: CodePage, blocks: dict[CodePage, list[Block]]) -> None:
+def _do(world: World, other: CodeView, what: str, page: CodePage, blocks: dict[CodePage, list[Block]]) -> None:
     """One step."""
     cache = world.cache
-    if what in ("on", "local", "block"):
-        _turn_on(cache, page, what != "local")
+    if what in ("on", "other", "block"):
+        _turn_on(other if what == "other" else world.view, page)
     match what:
         case "block" if not page.blocks:
             blocks.setdefault(page, []).append(_place_one(cache, page))
         case "off":
             cache.switch_off(page)
-        case "all off":
-            cache.switch_all_off()
-        case "locals off":
-            cache.switch_several_off(cache.local)
+        case "off there":
+            world.view.switch_off_at(page.number)
+        case "forget":
+            other.forget()
+            world.other.clear()
         case "drop":
             for block in list(page.blocks.values()):
                 cache.drop(block)
@@ -673,12 +712,13 @@ def _do(world: World, what: str, page: CodePage, blocks: dict[CodePage, list[Blo
             cache.abandon(page)
 
 
-def _turn_on(cache: CodeCache, page: CodePage, is_global: bool) -> None:
+def _turn_on(view: CodeView, page: CodePage) -> None:
     """As `code.py` does: only what is off, and only where nothing else shows."""
-    there = [on for on in cache.on_at.get(page.number, ()) if on.space is page.space and on is not page]
-    cache.switch_several_off([on for on in there if len(on.frames) == len(page.frames)])
-    if not page.is_on:
-        cache.switch_on(page, is_global)
+    for on in tuple(view.on_at.get(page.number, ())):
+        if on.space is page.space and on is not page and len(on.frames) == len(page.frames):
+            view.switch_off(on)
+    if page not in view.on:
+        view.switch_on(page)
 
 
 def _place_one(cache: CodeCache, page: CodePage) -> Block:

@@ -94,7 +94,7 @@ def test_mov_to_cr0(world, value, after):
         pytest.param(3, 0x1000, 0x1000, STALE_LOCAL, id="cr3_same_value"),
         pytest.param(4, 0, int(Cr4.PSE), STALE_ALL, id="pse"),
         pytest.param(4, 0, int(Cr4.PAE), STALE_ALL, id="pae"),
-        pytest.param(4, int(Cr4.PGE), 0, STALE_ALL, id="pge"),
+        pytest.param(4, int(Cr4.PGE), 0, STALE_LOCAL, id="pge"),
         pytest.param(4, 0, int(Cr4.OSFXSR | Cr4.TSD | Cr4.DE), 0, id="cr4_other"),
     ],
 )

@@ -1,6 +1,6 @@
 """The shadow tables: what they may map for a guest, seen by walking them as the physical MMU would."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
@@ -12,7 +12,8 @@ from vmm.arch.registers import Cr0, Cr4
 from vmm.cpu import shadow as shadow_module
 from vmm.cpu.hole import HOLE_SIZE, Hole
 from vmm.cpu.paging import A20_BIT, Mmu
-from vmm.cpu.shadow import CODE_PARTS, Fill, ShadowTables
+from vmm.cpu.roots import CODE_PARTS
+from vmm.cpu.shadow import Fill, ShadowTables
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion
 
@@ -31,6 +32,8 @@ class Registers:
     cr0: int = 0
     cr3: int = DIRECTORY
     cr4: int = 0
+    efer: int = 0
+    pdptes: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
 
 
 class World:
@@ -63,9 +66,17 @@ class World:
 
     def page(self, la: int, pte: int) -> None:
         """Let the guest's tables map `la` (in the first 4 MiB)."""
-        self.memory.write(DIRECTORY, (TABLE | P | W | U).to_bytes(4, "little"))
+        if self.memory.read(DIRECTORY, 4) != (TABLE | P | W | U | A).to_bytes(4, "little"):
+            self.memory.write(DIRECTORY, (TABLE | P | W | U).to_bytes(4, "little"))
         self.memory.write(TABLE + (la >> 10), pte.to_bytes(4, "little"))
-        self.registers.cr0 = PG | WP
+        self.turn_on_paging()
+
+    def turn_on_paging(self, cr4: int = 0) -> None:
+        """As MOV CR0 and MOV CR4 do."""
+        before = self.registers.cr0, self.registers.cr4
+        self.registers.cr0, self.registers.cr4 = PG | WP, self.registers.cr4 | cr4
+        if before != (self.registers.cr0, self.registers.cr4):
+            self.shadow.drop_all()
 
 
 @pytest.fixture
@@ -254,13 +265,13 @@ def test_protecting_an_unmapped_page_is_harmless(shadowed: World) -> None:
 
 
 def test_dropping_forgets_the_guest_and_keeps_the_hole(shadowed: World) -> None:
-    cache = shadowed.hole.linear("kernel_cache")
-    shadowed.shadow.map_code("kernel_cache", False, 0, 2)
-    before = shadowed.entry(cache)
+    page = shadowed.hole.linear("vcpu_page")
+    before = shadowed.entry(page)
     shadowed.shadow.fill(0x5000, True, False)
     shadowed.shadow.drop_all()
     assert shadowed.entry(0x5000) == shadowed.entry(0x5000, real=True) == 0
-    assert shadowed.entry(cache) == before
+    assert before
+    assert shadowed.entry(page) == before
 
 
 def test_tables_are_used_again(shadowed: World) -> None:
@@ -297,7 +308,7 @@ def test_rights_in_the_hole(shadowed: World, name: str, expected: int) -> None:
     if name in CODE_PARTS:
         for real in (False, True):
             assert shadowed.entry(shadowed.hole.linear(name), real) == 0
-            shadowed.shadow.map_code(name, real, 0, part.size // PAGE_SIZE)
+            shadowed.shadow.space.root(real).map_code(name, 0, part.size // PAGE_SIZE)
     for offset in (0, part.size - PAGE_SIZE):
         la = shadowed.hole.linear(name) + offset
         for real in (False, True):
@@ -333,7 +344,7 @@ def test_a_moved_hole_leaves_its_old_place(shadowed: World) -> None:
     shadowed.shadow.fill(0x5000, True, False)
     shadowed.hole.base = 0x8000_0000
     shadowed.shadow.rebuild_roots()
-    shadowed.shadow.map_code("kernel_cache", False, 0, 1)
+    shadowed.shadow.space.root(False).map_code("kernel_cache", 0, 1)
     assert shadowed.entry(old) == 0
     assert shadowed.entry(0x5000) == 0
     assert shadowed.entry(0x8000_0000) & FRAME == shadowed.hole.parts["kernel_cache"].host
@@ -342,7 +353,7 @@ def test_a_moved_hole_leaves_its_old_place(shadowed: World) -> None:
 
 def test_the_guest_cannot_map_anything_over_the_hole(shadowed: World) -> None:
     cache = shadowed.hole.linear("kernel_cache")
-    shadowed.shadow.map_code("kernel_cache", False, 0, 2)
+    shadowed.shadow.space.root(False).map_code("kernel_cache", 0, 2)
     before = shadowed.entry(cache)
     shadowed.shadow.map_once(cache, shadowed.rom, True)
     assert shadowed.entry(cache) == before
@@ -352,23 +363,23 @@ def test_the_guest_cannot_map_anything_over_the_hole(shadowed: World) -> None:
 
 def test_code_pages_go_on_and_off_one_by_one(shadowed: World) -> None:
     cache = shadowed.hole.linear("kernel_cache")
-    shadowed.shadow.map_code("kernel_cache", False, 1, 2)
+    shadowed.shadow.space.root(False).map_code("kernel_cache", 1, 2)
     mapped = [bool(shadowed.entry(cache + n * PAGE_SIZE)) for n in range(4)]
-    shadowed.shadow.unmap_code("kernel_cache", False, 2, 1)
+    shadowed.shadow.space.root(False).unmap_code("kernel_cache", 2, 1)
     assert mapped == [False, True, True, False]
     assert [bool(shadowed.entry(cache + n * PAGE_SIZE)) for n in range(4)] == [False, True, False, False]
     assert not shadowed.entry(cache + PAGE_SIZE, True)
-    shadowed.shadow.unmap_all_code()
+    shadowed.shadow.forget_code()
     assert not shadowed.entry(cache + PAGE_SIZE)
 
 
 def test_real_mode_and_protected_mode_have_code_of_their_own(shadowed: World) -> None:
     """One cache, two roots: a page that is on for one is no way in for the other."""
     cache = shadowed.hole.linear("kernel_cache")
-    shadowed.shadow.map_code("kernel_cache", True, 3, 1)
+    shadowed.shadow.space.root(True).map_code("kernel_cache", 3, 1)
     la = cache + 3 * PAGE_SIZE
     assert (rights(shadowed.entry(la, True)), shadowed.entry(la)) == (P | U, 0)
-    shadowed.shadow.unmap_code("kernel_cache", True, 3, 1)
+    shadowed.shadow.space.root(True).unmap_code("kernel_cache", 3, 1)
     assert shadowed.entry(la, True) == 0
 
 
@@ -376,20 +387,20 @@ def test_real_mode_and_protected_mode_have_code_of_their_own(shadowed: World) ->
 def test_a_mapped_code_page_is_the_frame_of_its_place(shadowed: World, name: str, expected: int) -> None:
     part = shadowed.hole.parts[name]
     last = part.size // PAGE_SIZE - 1
-    shadowed.shadow.map_code(name, False, last, 1)
+    shadowed.shadow.space.root(False).map_code(name, last, 1)
     entry = shadowed.entry(shadowed.hole.linear(name) + part.size - PAGE_SIZE)
     assert (entry & FRAME, rights(entry)) == (part.host + part.size - PAGE_SIZE, expected)
     assert not entry & W
 
 
-def test_dropping_guest_pages_leaves_code_on(shadowed: World) -> None:
-    """What is on is the cache's to know."""
-    cache = shadowed.hole.linear("user_cache")
-    shadowed.shadow.map_code("user_cache", False, 0, 1)
+def test_dropping_one_guest_page_leaves_code_on_and_dropping_all_does_not(shadowed: World) -> None:
+    code = shadowed.hole.linear("user_cache")
+    shadowed.shadow.space.root(False).map_code("user_cache", 0, 1)
+    shadowed.shadow.drop_page(0x5000)
+    shadowed.shadow.load_root()
+    assert rights(shadowed.entry(code)) == P | U
     shadowed.shadow.drop_all()
-    shadowed.shadow.drop_local()
-    shadowed.shadow.drop_page(cache)
-    assert rights(shadowed.entry(cache)) == P | U
+    assert shadowed.entry(code) == 0
 
 
 # --- the service root --------------------------------------------------------------------------------------
@@ -406,8 +417,8 @@ def service_entry(world: World, la: int) -> int:
 @pytest.mark.parametrize(("name", "expected"), HOLE_RIGHTS.items())
 def test_the_service_root_maps_all_of_the_hole_whatever_is_on(shadowed: World, name: str, expected: int) -> None:
     part = shadowed.hole.parts[name]
-    shadowed.shadow.map_code("kernel_cache", False, 0, 1)
-    shadowed.shadow.unmap_all_code()
+    shadowed.shadow.space.root(False).map_code("kernel_cache", 0, 1)
+    shadowed.shadow.forget_code()
     for offset in (0, part.size - PAGE_SIZE):
         entry = service_entry(shadowed, shadowed.hole.linear(name) + offset)
         assert (entry & FRAME, rights(entry)) == (part.host + offset, expected)
@@ -442,32 +453,29 @@ def marked(world: World) -> set[int]:
 def large_page(world: World, la: int, bits: int = 0) -> None:
     """Let the guest map the 4 MiB round an address to physical 0."""
     world.memory.write(DIRECTORY + (la >> 22) * 4, (PS | P | W | U | bits).to_bytes(4, "little"))
-    world.registers.cr0, world.registers.cr4 = PG | WP, PSE | PGE
+    world.turn_on_paging(PSE | PGE)
 
 
-def test_a_load_of_cr3_forgets_what_is_not_global(shadowed: World) -> None:
-    shadowed.registers.cr4 = PGE
-    for la, bits in ((0x7000, 0), (0x8000, G), (0x3F_F000, 0)):
+@pytest.mark.parametrize("bits", [0, G])
+def test_a_load_of_cr3_forgets_what_the_tables_say_no_more(shadowed: World, bits: int) -> None:
+    """Global or not: a processor may drop a global translation any time."""
+    shadowed.turn_on_paging(PGE)
+    for la in (0x7000, 0x8000, 0x3F_F000):
         shadowed.page(la, 0x9000 | P | W | U | bits)
         shadowed.shadow.fill(la, True, True)
-    shadowed.shadow.drop_local()
-    assert [bool(shadowed.entry(la)) for la in (0x7000, 0x8000, 0x3F_F000)] == [False, True, False]
-
-
-def test_without_pge_no_page_is_global(shadowed: World) -> None:
-    shadowed.page(0x7000, 0x9000 | P | W | U | G)
-    shadowed.shadow.fill(0x7000, True, True)
-    shadowed.shadow.drop_local()
-    assert shadowed.entry(0x7000) == 0
+    shadowed.page(0x8000, 0xA000 | P | W | U | bits)
+    assert shadowed.entry(0x8000) & FRAME == shadowed.ram + 0x9000
+    shadowed.shadow.load_root()
+    assert [bool(shadowed.entry(la)) for la in (0x7000, 0x8000, 0x3F_F000)] == [True, False, True]
 
 
 def test_a_page_filled_again_is_forgotten_again(shadowed: World) -> None:
-    shadowed.page(0x7000, 0x9000 | P | W | U)
-    for _ in range(3):
-        assert shadowed.shadow.fill(0x7000, True, True) is Fill.MAPPED
-        assert shadowed.entry(0x7000)
-        shadowed.shadow.drop_local()
+    for frame in (0x9000, 0xA000, 0x9000):
+        shadowed.page(0x7000, frame | P | W | U)
+        shadowed.shadow.load_root()
         assert shadowed.entry(0x7000) == 0
+        assert shadowed.shadow.fill(0x7000, True, True) is Fill.MAPPED
+        assert shadowed.entry(0x7000) & FRAME == shadowed.ram + frame
 
 
 def test_dropping_a_page_drops_that_page_whatever_its_rights(shadowed: World) -> None:
@@ -475,7 +483,7 @@ def test_dropping_a_page_drops_that_page_whatever_its_rights(shadowed: World) ->
     for la in (0x6000, 0x7000, 0x8000):
         shadowed.page(la, 0x9000 | P | W | U | G)
         shadowed.shadow.fill(la, True, True)
-    assert shadowed.shadow.drop_page(0x7FFF) == (7, 1)
+    shadowed.shadow.drop_page(0x7FFF)
     assert [bool(shadowed.entry(la)) for la in (0x6000, 0x7000, 0x8000)] == [True, False, True]
     assert marked(shadowed) == {6, 8}
 
@@ -486,7 +494,7 @@ def test_dropping_anywhere_in_a_large_page_drops_all_of_it(shadowed: World, prob
     touched = (0x80_0000, 0x81_2000, 0xBF_F000)
     for la in touched:
         shadowed.shadow.fill(la, True, True)
-    assert shadowed.shadow.drop_page(probe) == (0x800, 1024)
+    shadowed.shadow.drop_page(probe)
     assert [shadowed.entry(la) for la in touched] == [0, 0, 0]
     assert marked(shadowed) == set()
 
@@ -494,7 +502,7 @@ def test_dropping_anywhere_in_a_large_page_drops_all_of_it(shadowed: World, prob
 def test_dropping_beside_a_large_page_leaves_it(shadowed: World) -> None:
     large_page(shadowed, 0x80_0000)
     shadowed.shadow.fill(0x80_0000, True, True)
-    assert shadowed.shadow.drop_page(0xC0_0000) == (0xC00, 1)
+    shadowed.shadow.drop_page(0xC0_0000)
     assert shadowed.entry(0x80_0000)
 
 
@@ -517,8 +525,11 @@ def test_a_large_page_where_a_small_one_was_is_marked_at_all_its_addresses(shado
     """A load of CR3 leaves the mark of the small one behind."""
     shadowed.page(0x7000, 0x9000 | P | W | U)
     shadowed.shadow.fill(0x7000, False, True)
-    shadowed.shadow.drop_local()
+    shadowed.turn_on_paging(PSE | PGE)
+    shadowed.page(0x7000, 0x9000 | P | W | U)
+    shadowed.shadow.fill(0x7000, False, True)
     large_page(shadowed, 0)
+    shadowed.shadow.load_root()
     shadowed.shadow.fill(0x7000, False, True)
     assert marked(shadowed) == set(range(0x400))
 
@@ -530,16 +541,23 @@ def test_a_fault_marks_nothing(shadowed: World) -> None:
     assert marked(shadowed) == set()
 
 
-def test_too_much_to_remember_begins_again_with_the_page_that_was_asked_for(
+def test_places_that_are_no_more_are_tidied_away_and_the_others_are_still_protected(
     shadowed: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shadow_module, "_NOTES_MAX", 3)
-    for la in range(0x5000, 0x9000, PAGE_SIZE):
-        shadowed.page(la, 0x9000 | P | W | U)
-        shadowed.shadow.fill(la, True, True)
-    assert [bool(shadowed.entry(la)) for la in range(0x5000, 0x9000, PAGE_SIZE)] == [False, False, False, True]
-    shadowed.shadow.drop_local()
-    assert shadowed.entry(0x8000) == 0
+    world = World()
+    for round_ in range(20):  # one address shows one frame after the other
+        world.page(0x7000, 0x1_0000 + (round_ << 12) | P | W | U)
+        world.shadow.drop_page(0x7000)
+        world.shadow.fill(0x7000, True, True)
+    for la in (0x5000, 0x6000, 0x8000, 0xA000, 0xB000, 0xC000):
+        world.page(la, 0x9000 | P | W | U)
+        world.shadow.fill(la, True, True)
+    world.shadow.protect(9)
+    world.shadow.protect(0x10 + 19)
+    assert [rights(world.entry(la)) for la in range(0x5000, 0xD000, PAGE_SIZE)] == [P | U | NX] * 4 + [0] + [
+        P | U | NX
+    ] * 3
 
 
 def test_a_table_that_was_dropped_comes_back_empty(shadowed: World) -> None:

@@ -32,6 +32,7 @@ CR4_BITS: Final = int(
     Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT
 )  # all others are reserved
 _CR4_PAGING: Final = int(Cr4.PSE | Cr4.PAE | Cr4.PGE)
+_CR4_FORMAT: Final = int(Cr4.PSE | Cr4.PAE)  # what the entries mean; PGE is a matter of the TLB
 _PAE: Final = int(Cr4.PAE)
 _DE: Final = int(Cr4.DE)
 
@@ -97,6 +98,7 @@ def _write_cr0(vcpu: Vcpu, value: int) -> None:
     changed = new ^ vcpu.cr0
     if changed & _CR0_LOADS_PDPTES and new & _PG and vcpu.cr4 & _PAE:
         vcpu.pdptes[:] = vcpu.memory.read_pdptes(vcpu.cr3)
+        vcpu.make_stale(STALE_LOCAL)
     if changed & _CR0_PAGING:
         vcpu.make_stale(STALE_ALL)
     vcpu.cr0 = new
@@ -105,10 +107,11 @@ def _write_cr0(vcpu: Vcpu, value: int) -> None:
 def _write_cr4(vcpu: Vcpu, value: int) -> None:
     if value & ~CR4_BITS:
         raise gp()
-    if (value ^ vcpu.cr4) & _CR4_PAGING:
+    changed = value ^ vcpu.cr4
+    if changed & _CR4_PAGING:
         if value & _PAE and vcpu.cr0 & _PG:
             vcpu.pdptes[:] = vcpu.memory.read_pdptes(vcpu.cr3)
-        vcpu.make_stale(STALE_ALL)
+        vcpu.make_stale(STALE_ALL if changed & _CR4_FORMAT else STALE_LOCAL)
     vcpu.cr4 = value
 
 

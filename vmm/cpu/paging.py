@@ -65,6 +65,11 @@ Walk = tuple[int, int]
 """(guest-physical address, rights). Rights are Pte bits: W and U as all levels grant them; D as the leaf now has it; PS
 if the page is larger than 4 KBytes; G if it is global and CR4.PGE makes that count. NX is not among them."""
 
+Trace = tuple[int, int, int, int, int]
+"""(guest-physical address, rights, directory entry, address of the page-table
+entry, page-table entry), the entries as the walk leaves them. A large page has no page-table entry: its address is -1,
+and its directory entry stands in both places."""
+
 _Path = tuple[int, int, int, int, int]
 """Directory entry's address, directory entry, leaf's address, leaf, guest-physical address. For a large page the
 directory entry is the leaf, and its own address is _NO_DIRECTORY."""
@@ -72,12 +77,17 @@ _NO_DIRECTORY: Final = -1
 
 
 class Mmu:
-    """Linear to physical for one virtual CPU. `a20_mask` is ANDed to every guest-physical address."""
+    """Linear to physical for one virtual CPU. `a20_mask` is ANDed to every guest-physical address.
+
+    `copies` are the copies that somebody keeps of frames with paging structures, by guest-physical page number, as
+    arrays of entries. An entry that is what its copy says stays so when a walk sets bits in it.
+    """
 
     def __init__(self, memory: GuestMemory) -> None:
         self.memory = memory
         self.registers: PagingRegisters
         self.a20_mask = A20_OPEN
+        self.copies: dict[int, memoryview] = {}
         self._dwords = memory.physical.view.cast("I")
         self._qwords = memory.physical.view.cast("Q")
 
@@ -93,9 +103,13 @@ class Mmu:
         """
         if not self.registers.cr0 & _PG:
             return la & self.a20_mask
-        return self.walk(la, write, user, fetch)[0]
+        return self.trace(la, write, user, fetch)[0]
 
     def walk(self, la: int, write: bool, user: bool, fetch: bool = False) -> Walk:
+        """As `trace`: where the access goes, and what it may do there."""
+        return self.trace(la, write, user, fetch)[:2]
+
+    def trace(self, la: int, write: bool, user: bool, fetch: bool = False) -> Trace:
         """Walk the guest's tables for one access of a paging guest; set accessed and dirty bits.
 
         `fetch` is an instruction fetch, which NX may forbid. Raises: GuestFault #PF with error code and cr2.
@@ -118,11 +132,14 @@ class Mmu:
             raise GuestFault(Vector.PF, code | _FAULT_P, la)
         wanted = leaf | _AD if write else leaf | _A
         if wanted != leaf or not directory & _A:
-            if not directory & _A and directory_at >= 0:
-                self._set_entry(directory_at, directory | _A)
-            self._set_entry(leaf_at, wanted)
+            if not directory & _A and directory_at >= 0 and directory_at != leaf_at:
+                self._set_entry(directory_at, directory, directory | _A)
+            self._set_entry(leaf_at, leaf, wanted)
+            directory = wanted if directory_at == leaf_at else directory | _A
         rights = rights & _WU | wanted & (_DG if cr4 & _PGE else _D)
-        return gpa & self.a20_mask, rights if directory_at >= 0 else rights | _PS
+        if directory_at < 0:
+            return gpa & self.a20_mask, rights | _PS, wanted, _NO_DIRECTORY, wanted
+        return gpa & self.a20_mask, rights, directory, leaf_at, wanted
 
     def _path_32(self, la: int, code: int, cr4: int) -> _Path:
         pde_at = (self.registers.cr3 & FRAME_32 | la >> 20 & 0xFFC) & self.a20_mask
@@ -177,9 +194,14 @@ class Mmu:
             raise GuestFault(Vector.PF, code, la)
         return entry
 
-    def _set_entry(self, gpa: int, value: int) -> None:
+    def _set_entry(self, gpa: int, old: int, value: int) -> None:
         """Write the low half of an entry back: accessed and dirty are in it, in both sizes."""
         self.memory.write(gpa, (value & MASK32).to_bytes(4, "little"))
+        copy = self.copies.get(gpa >> PAGE_SHIFT)
+        if copy is not None:
+            index = (gpa & PAGE_MASK) // copy.itemsize
+            if copy[index] == old:
+                copy[index] = value
 
     def read_pdptes(self, cr3: int) -> list[int]:
         """The four page-directory-pointer-table entries that `cr3` (32 bits) points at, as a load of CR3 reads them.

@@ -67,8 +67,10 @@ class Stale(IntFlag):
 
     NONE = 0
     PAGE = 1 << 0  # those of `Vcpu.stale_pages`: INVLPG
-    LOCAL = 1 << 1  # all that are not global: MOV CR3, a task switch
-    ALL = 1 << 2  # all: CR0.PG, CR0.WP, CR4.PGE, PSE, PAE, EFER.NXE, A20, the memory map
+    LOCAL = 1 << 1  # all that are not as the guest's tables now say: MOV CR3, CR4.PGE, a task switch
+    ALL = (
+        1 << 2
+    )  # all, for entries mean something else now: CR0.PG, CR0.WP, CR4.PSE, PAE, EFER.NXE, A20, the memory map
 
 
 STALE_PAGE: Final = int(Stale.PAGE)
@@ -418,7 +420,7 @@ class Vcpu:
     def make_page_stale(self, la: int) -> None:
         """The guest's TLB forgets the page of a linear address, global or not, of whatever size.
 
-        More than 32 of them before the guest goes on make all translations stale.
+        More than 32 of them before the guest goes on make all translations doubtful.
         """
         if self.stale & STALE_ALL:
             return

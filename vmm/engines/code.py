@@ -2,8 +2,9 @@
 
 Blocks are made from guest bytes that the guest's translations show, page by page: a code page (see `bt.cache`). It runs
 while both are as they were. Its frames are write-protected; a store to one switches it off, and its bytes are compared
-before it runs again. So is it switched off when the guest's TLB forgets its translation, until a walk of the guest's
-tables has found it again. A frame that keeps being rewritten is left writable, and its blocks check their own source.
+before it runs again. So is it switched off when its translation goes, until a walk of the guest's tables has found it
+again; each address space has its own code pages that are on (see `vmm.cpu.spaces`). A frame that keeps being rewritten
+is left writable, and its blocks check their own source.
 """
 
 from time import perf_counter
@@ -17,21 +18,20 @@ from bt.tables import INLINE
 from bt.translate import BlockTranslator, Options
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Slot
-from vmm.arch.paging import Pte
 from vmm.arch.registers import Seg
 from vmm.cpu.hole import HOLE_SIZE, KERNEL_CACHE_SIZE, LOOKUP_SIZE, USER_CACHE_SIZE
 from vmm.cpu.shadow import ShadowTables
-from vmm.cpu.vcpu import DESC_B, STALE_ALL, STALE_LOCAL
+from vmm.cpu.vcpu import DESC_B, STALE_ALL, STALE_LOCAL, STALE_PAGE
 from vmm.engines import physical
 from vmm.engines.machine import TranslatedMachine
 from vmm.engines.observer import Observer
 from vmm.engines.stats import EngineStats
+from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
 
 SELF_CHECK_AFTER: Final = 200
 """So many times may a page be written after it was translated; then its blocks check themselves."""
 _HOLE_CANDIDATES: Final = tuple(range(0xF400_0000, 0x8000_0000, -HOLE_SIZE))
-_G: Final = int(Pte.G)
 _SOURCE_MAX: Final = 1024
 """Bytes that the translator is shown at once; a block has far fewer."""
 _BREAKPOINT_ENABLES: Final = 0xFF
@@ -54,7 +54,7 @@ class TranslatedCode:
         self.cache = CodeCache(
             Arena(view.window(parts["kernel_cache"].host, KERNEL_CACHE_SIZE), 0),
             Arena(view.window(parts["user_cache"].host, USER_CACHE_SIZE), 0),
-            view.window(parts["lookup"].host, LOOKUP_SIZE), 0, phys.forget_code, self._map_code,
+            view.window(parts["lookup"].host, LOOKUP_SIZE), 0, phys.forget_code, self.shadow.space.code,
         )  # fmt: skip
         self._scratch_kernel = view.window(parts["vcpu_page"].host, PAGE_SIZE).cast("I")[Slot.SCRATCH >> 2 :]
         self._scratch_user = view.window(parts["user_scratch"].host, PAGE_SIZE).cast("I")[Slot.SCRATCH >> 2 :]
@@ -105,7 +105,7 @@ class TranslatedCode:
 
     def find(self, eip: int) -> Block:
         """The block for a guest EIP in the current space. Raises: GuestFault of the fetch."""
-        block = self.space.find(eip)
+        block = self.cache.view.find(self.space, eip)
         return block if block is not None else self._make(eip)
 
     def _make(self, eip: int) -> Block:
@@ -139,6 +139,8 @@ class TranslatedCode:
         """A block of one instruction at an EIP, made from `source` if that is given. Raises: GuestFault."""
         if source is None:
             source = self._fetch(eip)[1]
+        if not self.cache.is_on(self.space.steps):
+            self.cache.view.switch_on(self.space.steps)
         block = self.space.steps.find_version(eip, source)
         if block is not None:
             return block
@@ -168,10 +170,9 @@ class TranslatedCode:
         if room <= 0:
             raise gp()
         la = self.space.cs_base + eip & MASK32
-        page = self.space.pages.get(la >> PAGE_SHIFT)
+        page = self.cache.view.pages.get((self.space, la >> PAGE_SHIFT))
         if page is None:
-            gpa, is_global = self._walk(la)
-            page = self._switched_on(la >> PAGE_SHIFT, (gpa >> PAGE_SHIFT,), is_global)
+            page = self._switched_on(la >> PAGE_SHIFT, (self._walk(la) >> PAGE_SHIFT,))
         gpa = page.frames[0] << PAGE_SHIFT | la & PAGE_MASK
         source = self._memory.read(gpa, min(PAGE_SIZE - (la & PAGE_MASK), room, _SOURCE_MAX))
         if len(source) >= MAX_LENGTH or self._is_whole(source):
@@ -182,33 +183,32 @@ class TranslatedCode:
 
     def _fetch_crossing(self, la: int, page: CodePage, source: bytes, room: int) -> tuple[CodePage, bytes]:
         """An instruction that goes on in the next page. Raises: GuestFault: #PF; #GP(0) at the end of the segment."""
-        second, is_global = self._walk(la + len(source) & MASK32)
+        second = self._walk(la + len(source) & MASK32)
         source += self._memory.read(second, min(MAX_LENGTH, room) - len(source))
         if len(source) < MAX_LENGTH and not self._is_whole(source):
             raise gp()
-        is_global = is_global and page not in self.cache.local
         frames = (page.frames[0], second >> PAGE_SHIFT)
-        return self._switched_on(la >> PAGE_SHIFT, frames, is_global), source
+        return self._switched_on(la >> PAGE_SHIFT, frames), source
 
-    def _walk(self, la: int) -> tuple[int, bool]:
-        """(guest-physical address, is it global) of code at a linear address. Raises: GuestFault #PF."""
+    def _walk(self, la: int) -> int:
+        """The guest-physical address of code at a linear address. Raises: GuestFault #PF."""
         if not self._mmu.is_paging:
-            return self._mmu.translate(la, False, False), True
-        gpa, rights = self._mmu.walk(la, False, self._vcpu.cpl == 3, True)
-        self.shadow.note_fetch(la, rights)
-        return gpa, bool(rights & _G)
+            return self._mmu.translate(la, False, False)
+        trace = self._mmu.trace(la, False, self._vcpu.cpl == 3, True)
+        self.shadow.note(la, trace)
+        return trace[0]
 
     def _is_whole(self, source: bytes) -> bool:
         """Is the first instruction all there?"""
         return self._translator.is_whole(source, self.space.context.code32)
 
-    def _switched_on(self, number: int, frames: tuple[int, ...], is_global: bool) -> CodePage:
+    def _switched_on(self, number: int, frames: tuple[int, ...]) -> CodePage:
         self_check = bool(self.self_checked) and not self.self_checked.isdisjoint(frames)
         page = self.cache.page(self.space, number, frames, self_check)
-        if not page.is_on:
+        if not self.cache.is_on(page):
             if not page.is_trusted:
                 self._verify(page)
-            self.cache.switch_on(page, is_global)
+            self.cache.view.switch_on(page)
         return page
 
     def _verify(self, page: CodePage) -> None:
@@ -270,23 +270,21 @@ class TranslatedCode:
         self._phys.flush_tlb()
 
     def refresh(self) -> None:
-        """Forget what the guest has told its TLB to forget."""
-        vcpu, cache = self._vcpu, self.cache
-        stale, pages = vcpu.stale, list(vcpu.stale_pages)
+        """Forget what the guest has told its TLB to forget, and go to the address space of its registers."""
+        vcpu, shadow = self._vcpu, self.shadow
+        stale = vcpu.stale
         vcpu.stale = 0
-        vcpu.stale_pages.clear()
         if stale & STALE_ALL:
-            self.shadow.drop_all()
-            cache.switch_all_off()
+            shadow.drop_all()
         else:
+            for la in vcpu.stale_pages:
+                shadow.drop_page(la)
             if stale & STALE_LOCAL:
-                self.shadow.drop_local()
-                cache.switch_several_off(cache.local)
-            for la in pages:
-                first, count = self.shadow.drop_page(la)
-                for number in range(first, first + count):
-                    if number in cache.on_at:
-                        cache.switch_several_off(cache.on_at[number])
+                shadow.load_root()
+        vcpu.stale_pages.clear()
+        if stale & ~STALE_PAGE:
+            self.cache.view = shadow.space.code
+            self._phys.state.q[hw.Q_CR + 3] = shadow.root(vcpu.is_real)
         self._phys.flush_tlb()
 
     def empty(self) -> None:
@@ -297,7 +295,7 @@ class TranslatedCode:
 
     def _clear_cache(self) -> None:
         self.cache.clear()
-        self.shadow.unmap_all_code()
+        self.shadow.forget_code()
         self._spaces.clear()
         self._memory.watched.clear()
         self._phys.forget_all_code()
@@ -310,10 +308,6 @@ class TranslatedCode:
             for page in pages:
                 page.is_trusted = page.self_check
         self._vcpu.make_stale(STALE_ALL)
-
-    def _map_code(self, context: Context, first: int, count: int, on: bool) -> None:
-        change = self.shadow.map_code if on else self.shadow.unmap_code
-        change("user_cache" if context.is_user else "kernel_cache", context.mode is Mode.REAL, first, count)
 
     def _place_hole(self) -> None:
         hole = self._hole

@@ -84,11 +84,12 @@ class Stepper:
         return page
 
     def widen(self, step: Step, la: int, write: bool) -> None:
-        """The instruction of a step has another operand outside RAM, or writes what it has read."""
+        """The instruction of a step has another operand outside RAM, or writes what it has read. A page that went,
+        because the table that it was in is made from an entry in which a bit was set, comes back."""
         for page in step.pages:
             if page.la & ~PAGE_MASK == la & ~PAGE_MASK:
-                page.written = True
-                self._code.shadow.map_once(la, page.frame, True)
+                page.written = page.written or write
+                self._code.shadow.map_once(la, page.frame, page.written or page.region is None)
                 self._phys.flush_tlb()
                 return
         step.pages.append(self.map_device(la, write, step.pages))

@@ -236,7 +236,7 @@ class TranslateEngine:
             self.code.refresh()
         if (
             name in ENDS_BLOCK
-            or not block.page.is_on
+            or not self.code.cache.is_on(block.page)
             or self._leave is not None
             or (vcpu.page[_PENDING] and vcpu.page[_IF])
         ):
@@ -316,7 +316,9 @@ class TranslateEngine:
         self.stats.exits["shadow fill" if result is Fill.MAPPED else result.name.lower()] += 1
         if result is Fill.WATCHED:
             self._store_to_code(la, block, address)
-        elif not block.page.is_on:  # the guest's tables, in which bits were set, share a page with this code
+        elif not self.code.cache.is_on(
+            block.page
+        ):  # the guest's tables, in which bits were set, share a page with this code
             self._rewind(block, address)
             self._resume()
         elif result is Fill.DEVICE:
@@ -344,7 +346,7 @@ class TranslateEngine:
         """The guest writes a page that was translated. A store into its own page runs alone, and then all is new."""
         page = self._mmu.translate(la, True, self._vcpu.cpl == 3) >> PAGE_SHIFT
         self.code.watched_write(page)
-        if not block.page.is_on:
+        if not self.code.cache.is_on(block.page):
             self._rewind(block, address)
             self._begin_step([])
 

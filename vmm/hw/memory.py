@@ -35,3 +35,7 @@ class PhysicalMemory:
     def window(self, start: int, size: int) -> memoryview:
         """A writable view of `size` bytes at physical address `start`."""
         return self.view[start : start + size]
+
+    def copy(self, start: int, size: int) -> bytes:
+        """The `size` bytes at physical address `start`, as they are now."""
+        return self._map[start : start + size]
