@@ -155,6 +155,11 @@ class CodePage:
         if len(known) > VERSIONS_MAX:
             known.pop(0)
 
+    def forget_blocks(self) -> None:
+        """Let go of all blocks: the cache is empty."""
+        for blocks in (self.blocks, self.versions, self.placed, self.addresses):
+            blocks.clear()
+
     def changed(self, data: bytes) -> list["Block"]:
         """The blocks whose source is not in `data`, the bytes of all frames, any more."""
         base = self.space.cs_base
@@ -434,6 +439,7 @@ class CodeCache:
                 page.is_on = False
                 for block in page.placed:
                     block.alive = False
+                page.forget_blocks()  # they and their page hold each other, and Python's collector may rest
             arena.owners.clear()
             arena.blocks = 0
         self.lookup_view[: self._lookup_used] = bytes(self._lookup_used)

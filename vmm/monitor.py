@@ -26,9 +26,6 @@ QUANTUM_NS: Final = 10_000_000
 SHORTEST_NS: Final = 50_000
 """A device that asks for an interrupt sooner than this gets it this late: no device can keep the guest from running."""
 _NS: Final = 1e-9
-_GC_THRESHOLDS: Final = (100_000, 50, 1000)
-"""Blocks live long and by the ten thousand, and running a guest makes no reference cycles: Python's collector, left to
-its usual ways, would look at all of them over and over."""
 
 
 class Monitor:
@@ -44,8 +41,6 @@ class Monitor:
         self._libc = ctypes.CDLL(None)
         self._libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
         self._libc.signal.restype = ctypes.c_void_p
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
 
     def stop(self) -> None:
         """End the slice under way, soon. May be called from a signal handler."""
@@ -54,12 +49,20 @@ class Monitor:
     # --- a slice ---------------------------------------------------------------------------------------
 
     def run_slice(self, vm: Vm, host_seconds: float) -> Outcome | None:
-        """Run a VM for about so long; None means that it can go on."""
+        """Run a VM for about so long; None means that it can go on.
+
+        Python's cycle collector rests meanwhile: a running guest makes no cycles, but long-lived blocks by the ten
+        thousand, and the collector would look at all of them over and over.
+        """
         if self._vm is not vm:
             self._take(vm)
+        collects = gc.isenabled()
+        gc.disable()
         try:
             return self._turns(vm, time.monotonic() + host_seconds)
         finally:
+            if collects:
+                gc.enable()
             signal.setitimer(signal.ITIMER_REAL, 0)  # its handler's code lives only as long as our processor
             self._stop = False
 

@@ -10,6 +10,7 @@ its end, and so does what the guest writes; it is long while the guest sleeps, w
 """
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -85,7 +86,11 @@ class Session:
     _is_asleep: bool = False
 
     def drive(self, interrupt: "Interrupt") -> Outcome:
-        """Run until something ends it. A reset starts the guest anew, unless the user wants it to end the run."""
+        """Run until something ends it. A reset starts the guest anew, unless the user wants it to end the run.
+
+        The process is there for this one machine: what there is to collect is collected when it ends.
+        """
+        gc.disable()
         started = time.monotonic()
         while True:
             outcome = self._run_slice(started)
