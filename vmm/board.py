@@ -280,8 +280,10 @@ class Board:
     # --- time ------------------------------------------------------------------------------------------
 
     def run_due(self) -> None:
-        """Bring every chip up to the present, in a fixed order, and find the next deadline."""
+        """Once a deadline is reached, bring every chip up to the present, in a fixed order, and find the next one."""
         now = self.clock.now()
+        if self.deadline is not None and now < self.deadline:
+            return
         for chip in self._timed_chips:
             chip.advance(now)
         deadlines = [deadline for chip in self._timed_chips if (deadline := chip.next_deadline()) is not None]
@@ -303,6 +305,8 @@ class Board:
             for key in keys:
                 self.fingers.strike(key, now)
             self.uart.receive(data)
+            for chip in (self.keyboard_controller, self.fingers, self.uart):
+                self._recheck(chip)
 
     # --- state -----------------------------------------------------------------------------------------
 
@@ -331,12 +335,14 @@ class Board:
         for name, chip in self._chips().items():
             chip.load(state[name])
         self.clock.set(state["now"])
+        self.deadline = None
         self._vcpu.set_interrupt_pending(self.pic.has_interrupt())
 
     def reset(self) -> None:
         """The reset line: what on a PC/AT is wired to it. RAM, CMOS and time stay; A20 comes up open."""
         for chip in (self.port92, self.reset_control, self.rtc, self.uart, self.uart2, self.pci.bus):
             chip.reset()
+        self.deadline = None
         self.a20.set_source(A20Source.I8042, True)
 
 
