@@ -17,6 +17,8 @@ from vmm.errors import ConfigError
 MIB: Final = 1 << 20
 LOW_START: Final = 0x1_0000  # above what a BIOS and a boot sector use
 CONVENTIONAL_END: Final = 0xA_0000
+MEMORY_MAX: Final = 2 << 30
+"""The most that a user can give the guest."""
 _FOUR_GIB: Final = 1 << 32
 
 ReadMemory = Callable[[int, int], bytes]
@@ -182,7 +184,10 @@ class Layout:
 
     def _load(self, address: int, length: int) -> None:
         if not self.is_available(address, length):
-            raise ConfigError(f"the kernel loads at {address:#x}..{address + length:#x}, which is not all guest RAM")
+            raise ConfigError(
+                f"the kernel loads at {address:#x}..{address + length:#x}, which is not all guest RAM"
+                f"{memory_needed(address, address + length)}"
+            )
         self.budget -= length
         if self.budget < 0:
             raise ConfigError("the kernel loads more bytes than there is guest RAM: its segments overlap")
@@ -205,6 +210,11 @@ class Layout:
             if address + size <= min(high, end):
                 return address
         return None
+
+
+def memory_needed(start: int, end: int) -> str:
+    """What to add to a message where memory from 1 MiB on is too short; empty where more would not help."""
+    return f"; it needs --memory {-(-end // MIB)}M or more" if start >= MIB and end <= MEMORY_MAX else ""
 
 
 def c_string(text: str) -> bytes:

@@ -20,7 +20,17 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
-from firmware.bootimage import MIB, BootImage, FlatMode, Layout, MemoryRange, ReadMemory, RealMode, c_string
+from firmware.bootimage import (
+    MIB,
+    BootImage,
+    FlatMode,
+    Layout,
+    MemoryRange,
+    ReadMemory,
+    RealMode,
+    c_string,
+    memory_needed,
+)
 from firmware.linux_header import HEADER_START, LOW_ROOM, LOW_START, LoadFlag, SetupHeader, parse, put
 from vmm.arch.layout import PAGE_SIZE
 from vmm.arch.registers import Reg
@@ -134,10 +144,9 @@ def _reserve_run_range(header: SetupHeader, layout: Layout) -> None:
         return
     start, size = run
     if not layout.is_available(start, size):
-        hint = f"; it needs --memory {-(-(start + size) // MIB)}M or more" if start >= MIB else ""
         raise ConfigError(
             f"the kernel unpacks itself to {start:#x}..{start + size:#x} (pref_address, init_size), which is not all "
-            f"guest RAM{hint}"
+            f"guest RAM{memory_needed(start, start + size)}"
         )
     layout.reserve(start, size)
 

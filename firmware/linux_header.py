@@ -29,6 +29,8 @@ LOW_ROOM: Final = 0x8_0000  # up to 90000h
 
 _JUMP_END: Final = 0x202  # the jump's displacement counts from here, and the byte before has it
 _SETUP_SECTS_OLD: Final = 4  # what 0 means
+_PAYLOADS: Final = tuple(map(bytes.fromhex, ("1F8B", "1F9E", "425A", "5D00", "FD37", "0221", "28B5", "894C", "7F45")))
+"""How a payload begins: gzip (two ways), bzip2, LZMA, XZ, LZ4, Zstandard, LZO, ELF (`payload_offset`)."""
 _FORMATS: Final = {1: "<B", 2: "<H", 4: "<I", 8: "<Q"}
 
 
@@ -198,11 +200,28 @@ def _check_code(header: SetupHeader) -> None:
         room = size
     if not room:
         raise ConfigError("the kernel ends with its setup code: truncated?")
-    payload_end = header["payload_offset"] + header["payload_length"]
-    if payload_end > room:
+    if header["payload_length"]:
+        _check_payload(header, room)
+
+
+def _check_payload(header: SetupHeader, room: int) -> None:
+    """A compressed kernel must lie within the code, begin as one does, and unpack to no less than it is now."""
+    start = header["payload_offset"]
+    if (end := start + header["payload_length"]) > room:
         raise ConfigError(
-            f"the kernel's setup header says that its payload ends at {payload_end}, "
+            f"the kernel's setup header says that its payload ends at {end}, "
             f"but the protected-mode code has {room} bytes: truncated?"
+        )
+    begins = header.protected_mode_code[start : start + 2]
+    if begins not in _PAYLOADS:
+        raise ConfigError(
+            f"the kernel's setup header says that its payload is {start} bytes behind {header.setup_size} of setup "
+            f"code, but neither compressed data nor an ELF file begins there ({begins.hex(' ')}): wrong setup_sects?"
+        )
+    if header.version >= FIELDS["init_size"].since and header["init_size"] < room:
+        raise ConfigError(
+            f"the kernel's setup header says that it needs {header['init_size']} bytes to start (init_size), "
+            f"but its protected-mode code alone has {room}"
         )
 
 

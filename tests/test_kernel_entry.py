@@ -79,6 +79,20 @@ def test_a_map_of_nonsense_is_an_error_or_a_map(vm: Vm):
     assert zero_page(vm)[0x1E8] == 128
 
 
+def test_a_guest_gone_wild_at_the_door_finds_it_shut(vm: Vm):
+    """A kernel that runs off its code came through the option ROM again with a map of whatever lay there."""
+    tell(vm, TOLD)
+    vm.open_boot_door()
+    before = vm.save()
+    tell(vm, [(0xF000_0000_0000_0000, 0xF000_0000_0000_0000, 0xEFFF_0000)] * 5)
+    vm.vcpu.eip = 0xD_0000
+    vm.open_boot_door()
+    assert vm.vcpu.eip == 0xD_0000
+    vm.load(before)
+    tell(vm, [(0, 0x9F000, 1)])
+    vm.open_boot_door()
+
+
 def test_each_restart_lays_the_kernel_out_again(vm: Vm):
     tell(vm, [])
     vm.open_boot_door()

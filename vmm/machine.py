@@ -98,6 +98,7 @@ class Vm:
     stats_source: Callable[[], dict[str, Any]] = dict
     on_trace: Callable[[Any], None] | None = None
     loader: Loader | None = None
+    kernel_has_run: bool = False
     video: memoryview = field(init=False)
 
     @property
@@ -142,9 +143,15 @@ class Vm:
     def open_boot_door(self) -> None:
         """The option ROM wants the kernel, and brings the memory map that the BIOS tells.
 
+        Once a kernel has run, whoever comes may be a guest gone wild with a map of nonsense: where the kernel does not
+        fit into that, the door stays shut.
         Raises: ConfigError: the kernel does not fit into that map, though it fitted into the one of our own BIOS.
         """
-        self.enter_kernel(kernel_entry.reported_map(self.vcpu, self.memory))
+        try:
+            self.enter_kernel(kernel_entry.reported_map(self.vcpu, self.memory))
+        except ConfigError:
+            if not self.kernel_has_run:
+                raise
 
     def enter_kernel(self, reported: Sequence[MemoryRange] = ()) -> None:
         """Put the kernel into memory and the processor into the state that its boot protocol says."""
@@ -153,6 +160,7 @@ class Vm:
         image = self.loader(reported or memory_map(self.config.memory))
         self.board.a20.set_source(A20Source.I8042, True)
         kernel_entry.enter(self.vcpu, self.memory, image)
+        self.kernel_has_run = True
 
     # --- save and load ---------------------------------------------------------------------------------
 
@@ -187,6 +195,7 @@ class Vm:
         _unpack_pages(self.video, state["video"])
         self.vcpu.load(state["vcpu"])
         self.board.load(state["board"])
+        self.kernel_has_run = True  # for all that is known: a saved machine has no user to tell
         self.set_a20(self.board.a20.enabled)
         for image, saved_image in zip(self.images, state["images"], strict=True):
             image.load(saved_image)

@@ -3,12 +3,13 @@
 import fcntl
 import os
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.boot.conftest import SECTOR
+from tests.boot.conftest import GRACE, SECTOR, command, environment
 
 MIB = 1 << 20
 SIGNATURE = b"\x55\xaa"
@@ -162,3 +163,61 @@ def test_an_image_that_another_process_reads_is_not_written_to(vmm, tmp_path):
         run = vmm(path, "--write", timeout=20)
     assert (run.status, run.err.count("\n")) == (2, 1)
     assert "in use by another" in run.err
+
+
+READS_AGAIN_AND_AGAIN = """
+    xor ax, ax
+    mov ds, ax
+    mov es, ax
+    mov bx, 0x8000
+again:
+    mov ax, 0x0201
+    mov cx, 0x0a01              # cylinder 10, which is going to go away
+    mov dx, 0x0080
+    int 0x13
+    jc gone
+    mov ax, 0x0e00 + 'R'
+    int 0x10
+    mov dx, 0x3f8
+    out dx, al
+    jmp again
+gone:
+    mov bp, ax                  # AH: why
+    mov ax, 0x0201
+    mov cx, 0x0001              # the boot sector is still there
+    mov dx, 0x0080
+    int 0x13
+    jc end
+    cmp word ptr [0x81fe], 0xaa55
+    jne end
+    mov ax, bp
+    mov al, ah
+end:
+    mov dx, 0xf4
+    out dx, al
+"""
+UNCORRECTABLE = 0x10
+"""INT 13h's status for a sector that cannot be read."""
+
+
+@pytest.mark.parametrize("more", [(), ("--write",)], ids=["read_only", "write"])
+def test_an_image_that_shrinks_is_bad_sectors_to_the_guest_and_the_vmm_goes_on(sector, tmp_path, more):
+    disk = sector(READS_AGAIN_AND_AGAIN)
+    with disk.open("r+b") as file:
+        file.truncate(16 * MIB)
+        words = command(disk, "--as", "disk", *more, "--exit-port", "--serial", "stdio", "--timeout", 60)
+        with subprocess.Popen(
+            words,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.read(1) == b"R"
+            file.truncate(MIB)
+            _, err = process.communicate(timeout=60 + GRACE)
+    assert process.returncode == UNCORRECTABLE << 1 | 1, err
+    assert b"Traceback" not in err
+    assert disk.stat().st_size == MIB

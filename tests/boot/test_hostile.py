@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-SECONDS = 4
+SECONDS = 3
 START_UP = 6
 """Host seconds that a start, the BIOS and the summary may take on top."""
 

@@ -58,7 +58,6 @@ def bzimage(code: bytes = b"\xf4" * 100, header_end: int = HEADER_END, setup: by
         "kernel_alignment": MIB,
         "relocatable_kernel": 1,
         "cmdline_size": 2047,
-        "payload_length": len(code),
         "pref_address": MIB,
         "init_size": MIB,
         **fields,

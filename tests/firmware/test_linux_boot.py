@@ -211,8 +211,6 @@ def test_an_initrd_that_does_not_fit(fields, initrd, told):
     ("fields", "wanted"),
     [
         ({"pref_address": 16 * MIB, "init_size": 49 * MIB}, "0x1000000..0x4100000"),
-        ({"init_size": 0xFFFF_FFFF}, "init_size"),
-        ({"pref_address": 1 << 40}, "pref_address"),
         ({"pref_address": MIB + 4096, "kernel_alignment": 32 * MIB, "init_size": 33 * MIB}, "0x2000000..0x4100000"),
         ({"pref_address": 63 * MIB, "init_size": 2 * MIB, "relocatable_kernel": 0}, "0x3f00000..0x4100000"),
     ],
@@ -234,7 +232,28 @@ def test_a_kernel_before_2_10_is_loaded_without_knowing_what_it_needs():
 
 
 def test_code_that_is_loaded_to_where_there_is_no_ram():
-    assert "not all guest RAM" in problem(bzimage(CODE, code32_start=RAM - 4096))
+    assert "not all guest RAM; it needs --memory 65M or more" in problem(bzimage(CODE, code32_start=RAM - 4096))
+
+
+TOO_MUCH = [
+    {"code32_start": 0xFFFF_FFF0},
+    {"code32_start": 0xA_0000},
+    {"init_size": 0xFFFF_FFFF},
+    {"pref_address": 1 << 63},
+]
+
+
+@pytest.mark.parametrize("fields", TOO_MUCH, ids=str)
+def test_no_memory_is_asked_for_that_nobody_can_give(fields):
+    told = problem(bzimage(CODE, **fields))
+    assert "which is not all guest RAM" in told
+    assert "--memory" not in told
+
+
+@pytest.mark.parametrize("magic", ["1f8b", "1f9e", "425a", "5d00", "fd37", "0221", "28b5", "894c", "7f45"])
+def test_every_way_to_compress_a_kernel_is_known(magic):
+    code = bytes(32) + bytes.fromhex(magic) + bytes(100)
+    assert boot(bzimage(code, payload_offset=32, payload_length=102)).image.entry == MIB
 
 
 # -- the real-mode entry ---------------------------------------------------------------------------------------------
@@ -286,6 +305,16 @@ def test_a_zimage_that_is_too_long_for_low_memory():
 
 # -- headers that lie ------------------------------------------------------------------------------------------------
 
+PACKED = b"\xfd7zXZ\0" + bytes(5194)
+
+
+def lying_about_setup(sects: int) -> bytes:
+    """A kernel with a payload behind 3 sectors of setup code, and another number of them in its header."""
+    image = bytearray(bzimage(PACKED, payload_length=len(PACKED)))
+    image[0x1F1] = sects
+    return bytes(image)
+
+
 LIES = {
     "boot_flag": (bzimage(boot_flag=0x1234), "1234h"),
     "version_1": (bzimage(version=0x1FF), "2.00 or later"),
@@ -298,8 +327,15 @@ LIES = {
     "syssize_zero": (bzimage(syssize=0), "0 bytes of protected-mode code"),
     "header_too_short": (bzimage(header_end=0x230), "ends at 230h, expected 264h"),
     "header_too_long": (bzimage(header_end=0x2FF), "ends at 2FFh"),
-    "payload_offset": (bzimage(payload_offset=1000), "payload ends at 1100"),
+    "payload_offset": (bzimage(payload_offset=1000, payload_length=100), "payload ends at 1100"),
     "payload_length": (bzimage(payload_length=0xFFFF_FFFF), "payload ends at 4294967295"),
+    "setup_sects_too_small": (lying_about_setup(2), "wrong setup_sects?"),
+    "setup_sects_too_large": (lying_about_setup(4), "but 4688 follow: truncated?"),
+    "setup_sects_zero_for_four": (bzimage(PACKED, setup_sects=0, payload_length=9, init_size=10), "needs 10 bytes"),
+    "init_size_zero": (
+        bzimage(PACKED, payload_length=9, init_size=0),
+        "(init_size), but its protected-mode code alone",
+    ),
     "alignment_zero": (bzimage(kernel_alignment=0), "power of two"),
     "alignment_odd": (bzimage(kernel_alignment=3 * MIB), "power of two"),
     "for_64_bit": (bzimage(xloadflags=1), "64-bit"),

@@ -210,7 +210,7 @@ class Bench:
         self.memory = GuestMemory(physical, RAM)
         self.memory.map(MemoryRegion("ram", 0, RAM, host))
         self.mmu = Mmu(self.memory)
-        hole = Hole.build(physical)
+        self.hole = hole = Hole.build(physical)
         self.phys = PhysicalCpu(physical)
         self.vcpu = Vcpu(physical.window(hole.parts["vcpu_page"].host, 4096), self.mmu, self.phys.power_on)
         self.mmu.registers = self.vcpu

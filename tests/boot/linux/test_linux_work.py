@@ -9,6 +9,7 @@ from tests.boot.linux.guests import (
     BASE,
     HERE,
     INITRAMFS,
+    READY,
     between,
     build,
     linux_image,
@@ -53,5 +54,6 @@ MODELS = [
 @pytest.mark.parametrize(("kernel", "append"), MODELS)
 def test_a_c_program_gets_the_known_answers(boot, checks, kernel, append):
     run = boot(kernel, f"{append} gv.run=checks", initrd=checks)
+    assert READY in serial(run)
     assert between(serial(run), "CHECKS-BEGIN", "CHECKS-END") == ANSWERS
     assert run.status == 0, run.err
