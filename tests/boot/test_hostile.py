@@ -35,6 +35,9 @@ LOOPS = {
     "jump_to_itself_with_interrupts_off": "cli; jmp .",
     "jump_to_itself_in_protected_mode": PROTECTED + "jmp .",
     "long_rep_with_interrupts_off": "cli\n1: mov cx, 0xffff; rep stosb es:[di], al; jmp 1b",
+    "long_rep_over_memory_that_nobody_answers": (
+        PROTECTED + "1: mov edi, 0xe0000000; mov ecx, 0x1000000; rep stosd es:[edi], eax; jmp 1b"
+    ),
     "floods_the_serial_port": "mov dx, 0x3f8\n1: mov cx, 0xffff; xor si, si; rep outsb dx, ds:[si]; jmp 1b",
     "floods_the_debug_console": "1: out 0xe9, al; jmp 1b",
     "floods_the_keyboard_controller": "1: mov al, 0xd2; out 0x64, al; out 0x60, al; jmp 1b",

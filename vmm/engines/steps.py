@@ -27,6 +27,10 @@ _REPEATS: Final = (0xF2, 0xF3)
 _OPERANDS_MAX: Final = 2
 """Memory operands of one instruction; one that crosses pages may need more, and then they share a frame."""
 
+_PAGES_MAX: Final = 8
+"""A REP over memory that nothing answers is one step for so many pages; then it is looked at anew. One iteration needs
+four at the most."""
+
 
 @dataclass(slots=True)
 class DevicePage:
@@ -93,6 +97,10 @@ class Stepper:
                 self._phys.flush_tlb()
                 return
         step.pages.append(self.map_device(la, write, step.pages))
+
+    def is_wide(self, step: Step) -> bool:
+        """Has a REP come so far that it should begin again from where it is?"""
+        return len(step.pages) >= _PAGES_MAX
 
     def block(self, one_iteration: bool) -> tuple[Block, Insn | None]:
         """The step's block at `vcpu.eip`, and the instruction if its REP was taken off. Raises: GuestFault: the

@@ -322,11 +322,20 @@ class TranslateEngine:
             self._rewind(block, address)
             self._resume()
         elif result is Fill.DEVICE:
-            if self._step is None:
-                self._rewind(block, address)
-                self._begin_step([self._stepper.map_device(la, write, [])])
-            else:
-                self._stepper.widen(self._step, la, write)
+            self._device_fault(la, write, block, address)
+
+    def _device_fault(self, la: int, write: bool, block: Block, address: int) -> None:
+        """An operand outside RAM: its instruction becomes a step, or its step gets another page."""
+        if self._step is None:
+            self._rewind(block, address)
+            self._begin_step([self._stepper.map_device(la, write, [])])
+        elif self._stepper.is_wide(self._step):
+            self._rewind(block, address)
+            self._stepper.unmap(self._step.pages)
+            self._step = None
+            self._resume()
+        else:
+            self._stepper.widen(self._step, la, write)
 
     def _fetch_fault(self, block: Block, address: int) -> None:
         """Code came to a block whose page is off: find what now is at its EIP."""
