@@ -69,6 +69,11 @@ class Door:
         """Is a log being fed, so that there is nothing to wait for?"""
         return self._replay is not None
 
+    @property
+    def is_recording(self) -> bool:
+        """Is there a log, which has to know after how many blocks a run was preempted?"""
+        return self._log is not None
+
     def record(self) -> DoorLog:
         """Log everything from now on."""
         self._log = DoorLog()

@@ -77,7 +77,7 @@ class Monitor:
 
     def _run(self, vm: Vm, end: float) -> Outcome | None:
         planned = vm.door.planned_run()
-        self._cpu.set_block_limit(planned or NEVER)
+        self._cpu.set_block_limit(planned or NEVER, counts=vm.door.is_recording)
         if planned is None:
             self._arm(vm, vm.board.deadline, end)
         leave = self._engine.run()

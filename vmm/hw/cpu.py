@@ -47,25 +47,33 @@ def _ctl_code(control: int, direction: int, arguments: int) -> int:
 class _BlockHook:
     """Host code for UC_HOOK_BLOCK: count the block; at the limit, tail-call `uc_emu_stop`.
 
-    `cells[0]` counts the blocks, `cells[1]` is the limit. Writing 0 to the limit, from a signal handler too, stops the
-    engine at the next block. System V calling convention: RDI holds the engine handle, for the callee as for us.
+    `cells[0]` counts the blocks, `cells[1]` is the limit; while `cells[2]` is 0 nothing is counted, for the count in
+    memory makes each block wait for the one before. Writing 0 to the limit and 1 to `cells[2]`, from a signal handler
+    too, stops the engine at the next block. System V calling convention: RDI holds the engine handle, for the callee as
+    for us.
     """
 
     def __init__(self) -> None:
         self._code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-        self.cells = (ctypes.c_uint64 * 2)(0, NEVER)
+        self.cells = (ctypes.c_uint64 * 3)(0, NEVER, 0)
         cells = ctypes.addressof(self.cells)
         stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value or 0
         code = (
             b"\x48\xb8" + cells.to_bytes(8, "little")  # mov rax, cells
-            + b"\x48\xff\x00"                          # inc qword ptr [rax]
+            + b"\x83\x78\x10\x00"                      # cmp dword ptr [rax + 16], 0
+            + b"\x75\x01\xc3"                          # jne count; ret
+            + b"\x48\xff\x00"                          # count: inc qword ptr [rax]
             + b"\x48\x8b\x08"                          # mov rcx, [rax]
             + b"\x48\x3b\x48\x08"                      # cmp rcx, [rax + 8]
             + b"\x73\x01\xc3"                          # jae stop; ret
             + b"\x48\xb8" + stop.to_bytes(8, "little")  # stop: mov rax, uc_emu_stop
             + b"\xff\xe0"                              # jmp rax
         )  # fmt: skip
-        ring = b"\x48\xb8" + cells.to_bytes(8, "little") + b"\x48\xc7\x40\x08\0\0\0\0\xc3"  # mov [rax+8], 0; ret
+        ring = (
+            b"\x48\xb8" + cells.to_bytes(8, "little")  # mov rax, cells
+            + b"\x48\xc7\x40\x08\0\0\0\0"            # mov qword ptr [rax + 8], 0
+            + b"\xc7\x40\x10\x01\0\0\0\xc3"          # mov dword ptr [rax + 16], 1; ret
+        )  # fmt: skip
         self._code.write(code + ring)
         self.entry = ctypes.addressof(ctypes.c_char.from_buffer(self._code))
         self.ring = self.entry + len(code)
@@ -216,14 +224,18 @@ class PhysicalCpu:
 
     @property
     def blocks(self) -> int:
-        """How many blocks have started since `set_block_limit`."""
+        """How many blocks have started since `set_block_limit`, if it had them counted."""
         return self._block_hook.cells[0]
 
-    def set_block_limit(self, limit: int = NEVER) -> None:
-        """Count from zero and stop at the start of block number `limit` (1 is the next one)."""
+    def set_block_limit(self, limit: int = NEVER, *, counts: bool = False) -> None:
+        """Count from zero and stop at the start of block number `limit` (1 is the next one).
+
+        Without a limit blocks are counted only if `counts` asks for it.
+        """
         cells = self._block_hook.cells
         cells[0] = 0
         cells[1] = limit
+        cells[2] = counts or limit != NEVER
 
     @property
     def stop_ring(self) -> int:
