@@ -88,9 +88,17 @@ class Session:
     def drive(self, interrupt: "Interrupt") -> Outcome:
         """Run until something ends it. A reset starts the guest anew, unless the user wants it to end the run.
 
-        The process is there for this one machine: what there is to collect is collected when it ends.
+        Python's cycle collector rests till then, between two slices as in them (see `Monitor.run_slice`).
         """
+        collects = gc.isenabled()
         gc.disable()
+        try:
+            return self._drive(interrupt)
+        finally:
+            if collects:
+                gc.enable()
+
+    def _drive(self, interrupt: "Interrupt") -> Outcome:
         started = time.monotonic()
         while True:
             outcome = self._run_slice(started)
