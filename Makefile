@@ -13,7 +13,7 @@ run: $(DEMO)
 	$(BIN)/vmm run $(DEMO)
 
 test: $(READY) images
-	PATH="$$($(BIN)/python -m tools.host_tools):$$PATH" $(BIN)/python -m pytest -n auto -m 'not slow'
+	PATH="$$($(BIN)/python -m tools.host_tools):$$PATH" $(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -22,13 +22,13 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 check: lint
-	$(BIN)/python -m pytest -n auto -m 'not boot and not slow'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not boot and not slow'
 
 images: $(READY)
 	$(BIN)/python -m tools.fetch_images
 
 soak: $(READY) images
-	PATH="$$($(BIN)/python -m tools.host_tools):$$PATH" $(BIN)/python -m pytest -n auto
+	PATH="$$($(BIN)/python -m tools.host_tools):$$PATH" $(BIN)/python -m pytest -n auto --dist worksteal
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage *.egg-info
