@@ -2,6 +2,6 @@
 
 import sys
 
-from vmm.cli.main import main
+from vmm.cli.main import program
 
-sys.exit(main())
+sys.exit(program())

@@ -4,6 +4,7 @@ Whatever the user got wrong is one line on stderr and status 2. Heavy imports (t
 needed, so that `--help` and mistakes answer at once.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -127,6 +128,14 @@ def run(
     from vmm.cli.session import run as run_request
 
     raise typer.Exit(run_request(check(Words(**words))))
+
+
+def program() -> int:
+    """`vmm`: as `main`, for a process that ends with it."""
+    try:
+        return main()
+    finally:
+        gc.freeze()  # the collection at Python's own end would look at every block once more
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

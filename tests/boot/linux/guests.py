@@ -21,7 +21,7 @@ BASE: Final = (
 """A PC without PCI, ACPI and APIC, and a kernel that waits for nothing."""
 WITH_PCI: Final = BASE.removesuffix(" pci=off")
 INITRAMFS: Final = linux.INITRAMFS
-LIMIT: Final = 300
+LIMIT: Final = 600
 """Host seconds for a guest that works: many times what it needs, for a machine that is busy."""
 QEMU_LIMIT: Final = 180
 """Host seconds that QEMU gets, on a machine that is busy."""
