@@ -42,7 +42,17 @@ from vmm.door import Clock, Door
 from vmm.errors import Unmodelled
 from vmm.memory import GuestMemory
 
-PIT_IRQ, KEYBOARD_IRQ, COM2_IRQ, COM1_IRQ, FLOPPY_IRQ, RTC_IRQ, ATA0_IRQ, ATA1_IRQ = 0, 1, 3, 4, 6, 8, 14, 15
+PIT_IRQ, KEYBOARD_IRQ, COM2_IRQ, COM1_IRQ, FLOPPY_IRQ, RTC_IRQ, MOUSE_IRQ, ATA0_IRQ, ATA1_IRQ = (
+    0,
+    1,
+    3,
+    4,
+    6,
+    8,
+    12,
+    14,
+    15,
+)
 CASCADE_IRQ: Final = 2
 FLOPPY_DMA: Final = 2
 TSC_HZ: Final = 1_000_000_000
@@ -118,8 +128,8 @@ class Board:
         self.port92 = SystemControlPortA(lambda on: self.a20.set_source(A20Source.PORT_92, on), pins.on_reset)
         self.reset_control = ResetControl(pins.on_reset)
         self.keyboard_controller = I8042(
-            self.lines[KEYBOARD_IRQ].source(), lambda on: self.a20.set_source(A20Source.I8042, on), pins.on_reset,
-            self._note, Ps2Keyboard(),
+            self.lines[KEYBOARD_IRQ].source(), self.lines[MOUSE_IRQ].source(),
+            lambda on: self.a20.set_source(A20Source.I8042, on), pins.on_reset, self._note, Ps2Keyboard(),
         )  # fmt: skip
         self.fingers = Fingers(self.keyboard_controller.keyboard)
         self.uart = Uart16550(self.lines[COM1_IRQ].source(), pins.on_serial)

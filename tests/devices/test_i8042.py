@@ -18,10 +18,13 @@ class Board:
 
     def __init__(self) -> None:
         self.irq: list[bool] = []
+        self.aux_irq: list[bool] = []
         self.a20: list[bool] = []
         self.resets: list[str] = []
         self.unmodelled: list[str] = []
-        self.chip = I8042(self.irq.append, self.a20.append, self.resets.append, self.unmodelled.append)
+        self.chip = I8042(
+            self.irq.append, self.aux_irq.append, self.a20.append, self.resets.append, self.unmodelled.append
+        )
 
     def command(self, value: int, *parameters: int) -> None:
         self.chip.write(COMMAND, value)
@@ -65,7 +68,7 @@ def ready(board: Board) -> Board:
     [
         pytest.param(0xAA, 0x55, id="self_test_passes"),
         pytest.param(0xAB, 0x00, id="keyboard_line_passes"),
-        pytest.param(0xA9, 0x01, id="no_mouse_clock_line_low"),
+        pytest.param(0xA9, 0x00, id="mouse_line_passes"),
         pytest.param(0xA4, 0xF1, id="no_password"),
         pytest.param(0xC0, 0xB0, id="input_port"),
         pytest.param(0xD0, 0xC1, id="output_port"),
@@ -90,11 +93,43 @@ def test_ram_reads_back(board: Board) -> None:
         assert board.fetch() == 0x20 | address
 
 
-def test_a_mouse_port_cannot_be_enabled(board: Board) -> None:
-    board.command(0x60, 0x00)
-    board.command(0xA8)
+@pytest.mark.parametrize(("command", "left"), [(0xA8, 0x00), (0xA7, 0x20)])
+def test_the_mouse_port_is_enabled_and_disabled(board: Board, command: int, left: int) -> None:
+    board.command(0x60, 0x20 ^ left)
+    board.command(command)
     board.command(0x20)
-    assert board.fetch() == 0x20
+    assert board.fetch() == left
+
+
+MOUSE_INT = 0x47  # translate, both interrupts, both interfaces enabled
+
+
+def test_the_mouse_answers_through_irq_12(board: Board) -> None:
+    board.command(0x60, MOUSE_INT)
+    board.command(0xD4, 0xFF)
+    assert board.status() & (OBF | AUX | TIMEOUT) == OBF | AUX
+    assert (board.irq, board.aux_irq) == ([], [True])
+    assert board.received() == "fa aa 00"
+    assert board.aux_irq == [True, False] * 3
+    assert board.irq == []
+
+
+def test_a_disabled_mouse_port_keeps_the_answer_back(board: Board) -> None:
+    board.command(0x60, MOUSE_INT | 0x20)
+    board.command(0xD4, 0xF2)
+    assert not board.status() & OBF
+    board.command(0xA8)
+    assert board.received() == "fa 00"
+
+
+def test_a_mouse_byte_comes_back_behind_an_answer_of_the_controller(board: Board) -> None:
+    board.command(0x60, MOUSE_INT)
+    board.command(0xD4, 0xF4)
+    board.command(0x20)
+    assert board.status() & (OBF | AUX) == OBF
+    assert board.chip.read(DATA) == MOUSE_INT
+    assert board.status() & (OBF | AUX) == OBF | AUX
+    assert board.chip.read(DATA) == 0xFA
 
 
 def test_status_tells_commands_from_data(board: Board) -> None:
@@ -195,7 +230,6 @@ def test_an_answer_goes_before_an_unread_scan_code_and_loses_nothing(ready: Boar
     [
         pytest.param(0xD2, 0x5A, 0x5A, OBF, id="as_if_from_the_keyboard"),
         pytest.param(0xD3, 0x5A, 0x5A, OBF | AUX, id="as_if_from_a_mouse"),
-        pytest.param(0xD4, 0xF4, 0xFE, OBF | AUX | TIMEOUT, id="no_mouse_answers"),
     ],
 )
 def test_written_buffer(ready: Board, command: int, parameter: int, answer: int, status: int) -> None:

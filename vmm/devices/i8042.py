@@ -1,17 +1,16 @@
-"""Intel 8042 as the PC's keyboard controller: ports 60h (offset 0) and 64h (offset 4), with its keyboard behind it.
+"""Intel 8042 as the PC's keyboard controller: ports 60h (offset 0) and 64h (offset 4), with a keyboard and a mouse.
 
-One output buffer stands between the keyboard and the processor. It is filled when it is free, the keyboard interface is
+One output buffer stands between the two and the processor. It is filled when it is free, the device's interface is
 enabled, and a byte time has passed since the last one was fetched: a serial frame of eleven bits takes about a
 millisecond, and programs lean on that. A handler hooked before the BIOS reads a scan code at port 60h, and the BIOS
 then reads the same code again.
 
-An answer of the controller itself goes in front of a scan code that has not been fetched; the scan code comes back
+An answer of the controller itself goes in front of a device's byte that has not been fetched; that byte comes back
 after it, so no key is lost.
 
 Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard/Auxiliary Device Controller"; IBM PC/AT Technical
 Reference, "Keyboard Controller".
-Not modelled: an auxiliary port. The controller says so: bit 5 of the command byte stays set and A9h reports its clock
-line low. The security lock and passwords (A4h reports none), parity errors, the diagnostic dump (ACh), the polling
+Not modelled: the security lock and passwords (A4h reports none), parity errors, the diagnostic dump (ACh), the polling
 commands C1h and C2h, pulses on output lines other than the reset.
 """
 
@@ -21,6 +20,7 @@ from enum import IntEnum, IntFlag
 from typing import Any, Final
 
 from vmm.devices.ps2_keyboard import Ps2Keyboard
+from vmm.devices.ps2_mouse import Ps2Mouse
 from vmm.devices.scancodes import translate
 from vmm.devices.snapshot import load_fields, save_fields, wired
 
@@ -100,8 +100,10 @@ class Command(IntEnum):
 
 
 _OBF: Final = int(Status.OBF)
+_AUX: Final = int(Status.AUX)
 _SYS: Final = int(CommandByte.SYS)
 _INT: Final = int(CommandByte.INT)
+_AUX_INT: Final = int(CommandByte.AUX_INT)
 _XLAT: Final = int(CommandByte.XLAT)
 _DISABLE: Final = int(CommandByte.DISABLE)
 _DISABLE_AUX: Final = int(CommandByte.DISABLE_AUX)
@@ -113,25 +115,24 @@ _NONE: Final = -1
 
 TEST_PASSED: Final = 0x55
 LINE_PASSED: Final = 0x00
-CLOCK_STUCK_LOW: Final = 0x01
 NO_PASSWORD: Final = 0xF1
-AUX_TIMED_OUT: Final = 0xFE
-"""What the controller hands over when a device does not answer."""
 
 
 @dataclass(slots=True)
 class I8042:
-    """The controller and its keyboard.
+    """The controller, its keyboard and its mouse.
 
-    `on_irq` is IRQ 1, `on_a20` the gate of address line 20 when it changes (it starts off, as POST leaves it).
-    `on_reset` is told that the guest asked for a reset of the processor, and how. Offsets are 0 and 4.
+    `on_irq` is IRQ 1, `on_aux_irq` IRQ 12, `on_a20` the gate of address line 20 when it changes (it starts off, as POST
+    leaves it). `on_reset` is told that the guest asked for a reset of the processor, and how. Offsets are 0 and 4.
     """
 
     on_irq: Callable[[bool], None] = wired()
+    on_aux_irq: Callable[[bool], None] = wired()
     on_a20: Callable[[bool], None] = wired()
     on_reset: Callable[[str], None] = wired()
     on_unmodelled: Callable[[str], None] = wired()
     keyboard: Ps2Keyboard = field(default_factory=Ps2Keyboard)
+    mouse: Ps2Mouse = field(default_factory=Ps2Mouse)
     now: int = 0
     ram: bytearray = field(default_factory=lambda: bytearray([_DISABLE | _DISABLE_AUX]) + bytearray(_RAM_SIZE - 1))
     """Address 0 is the command byte."""
@@ -140,18 +141,21 @@ class I8042:
     status: int = int(Status.UNLOCKED)
     """The status bits that are kept; SYS comes from the command byte."""
     output_lines: int = _NO_RESET | int(OutputPort.CLOCK | OutputPort.DATA)
-    from_keyboard: bool = False
-    """Whether the byte in the output buffer, fetched or not, came from the keyboard."""
+    from_device: bool = False
+    """Whether the byte in the output buffer, fetched or not, came from the keyboard or the mouse."""
     displaced: int = _NONE
-    """A keyboard byte that an answer of the controller pushed aside."""
+    """A device's byte that an answer of the controller pushed aside,"""
+    displaced_source: int = 0
+    """and the status bits that go with it."""
     awaiting: int = 0
     """The command whose parameter comes next at port 60h."""
     after_break: bool = False
     next_byte_at: int = 0
     irq: bool = False
+    aux_irq: bool = False
 
     def __post_init__(self) -> None:
-        self.keyboard.on_data = self._fill
+        self.keyboard.on_data = self.mouse.on_data = self._fill
         self.keyboard.on_unmodelled = self.on_unmodelled
 
     # -- the bus
@@ -166,7 +170,7 @@ class I8042:
             self.next_byte_at = self.now + BYTE_TIME_NS
             self._drive_irq()
             if self.displaced != _NONE:
-                self._put(self.displaced, from_keyboard=True)
+                self._put(self.displaced, self.displaced_source, from_device=True)
                 self.displaced = _NONE
         return value
 
@@ -193,13 +197,16 @@ class I8042:
         self._fill()
 
     def next_deadline(self) -> int | None:
-        """When the next keyboard byte arrives by itself."""
-        return self.next_byte_at if self._is_open() and self.keyboard.has_data() else None
+        """When the next byte of a device arrives by itself."""
+        waits = (self._is_open(_DISABLE) and self.keyboard.has_data()) or (
+            self._is_open(_DISABLE_AUX) and self.mouse.has_data()
+        )
+        return self.next_byte_at if waits else None
 
     # -- state
 
     def save(self) -> dict[str, Any]:
-        """The state of both chips as JSON-able values."""
+        """The state of all three chips as JSON-able values."""
         return save_fields(self)
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -208,41 +215,48 @@ class I8042:
 
     # -- the output buffer
 
-    def _is_open(self) -> bool:
-        return not (self.status & _OBF or self.ram[0] & _DISABLE)
+    def _is_open(self, disable: int) -> bool:
+        return not (self.status & _OBF or self.ram[0] & disable)
 
     def _fill(self) -> None:
-        """Take the next byte from the keyboard if one may arrive now."""
-        while self._is_open() and self.now >= self.next_byte_at:
+        """Take the next byte from the keyboard, or else from the mouse, if one may arrive now."""
+        while self._is_open(_DISABLE) and self.now >= self.next_byte_at:
             byte = self.keyboard.take()
             if byte is None:
-                return
+                break
             shown: int | None = byte
             if self.ram[0] & _XLAT:
                 shown, self.after_break = translate(byte, self.after_break)
             if shown is not None:
-                self._put(shown, from_keyboard=True)
+                self._put(shown, from_device=True)
+        if self._is_open(_DISABLE_AUX) and self.now >= self.next_byte_at and (byte := self.mouse.take()) is not None:
+            self._put(byte, _AUX, from_device=True)
 
-    def _put(self, value: int, source: int = 0, *, from_keyboard: bool = False) -> None:
+    def _put(self, value: int, source: int = 0, *, from_device: bool = False) -> None:
         """Fill the output buffer; `source` are status bits that go with the byte."""
         self.output = value
-        self.from_keyboard = from_keyboard
+        self.from_device = from_device
         self.status = self.status & ~int(Status.AUX | Status.TIMEOUT) | _OBF | source
         self._drive_irq()
 
     def _answer(self, value: int, source: int = 0) -> None:
-        """An answer of the controller: in front of a keyboard byte that waits."""
-        if self.status & _OBF and self.from_keyboard:
-            self.displaced = self.output
+        """An answer of the controller: in front of a device's byte that waits."""
+        if self.status & _OBF and self.from_device:
+            self.displaced, self.displaced_source = self.output, self.status & _AUX
         self.status &= ~_OBF
         self._drive_irq()
         self._put(value, source)
 
     def _drive_irq(self) -> None:
-        level = bool(self.status & _OBF and not self.status & int(Status.AUX) and self.ram[0] & _INT)
+        full, aux = bool(self.status & _OBF), bool(self.status & _AUX)
+        level = full and not aux and bool(self.ram[0] & _INT)
         if level != self.irq:
             self.irq = level
             self.on_irq(level)
+        level = full and aux and bool(self.ram[0] & _AUX_INT)
+        if level != self.aux_irq:
+            self.aux_irq = level
+            self.on_aux_irq(level)
 
     # -- commands
 
@@ -271,12 +285,12 @@ class I8042:
         elif command == Command.WRITE_AUX_BUFFER:
             self._answer(value, int(Status.AUX))
         elif command == Command.WRITE_AUX:
-            self._answer(AUX_TIMED_OUT, int(Status.AUX | Status.TIMEOUT))
+            self.mouse.write(value)
         else:
             self._write_ram(command & _RAM_MASK, value)
 
     def _write_ram(self, address: int, value: int) -> None:
-        self.ram[address] = value | _DISABLE_AUX if address == 0 else value
+        self.ram[address] = value
         self._drive_irq()
 
     def _write_output_port(self, value: int) -> None:
@@ -311,8 +325,11 @@ class I8042:
     def _enable_keyboard(self) -> None:
         self.ram[0] &= ~_DISABLE
 
-    def _no_aux(self) -> None:
-        """A7h, A8h: there is no auxiliary interface, DISABLE_AUX stays set."""
+    def _disable_aux(self) -> None:
+        self.ram[0] |= _DISABLE_AUX
+
+    def _enable_aux(self) -> None:
+        self.ram[0] &= ~_DISABLE_AUX
 
 
 _TAKES_PARAMETER: Final = frozenset(
@@ -320,9 +337,9 @@ _TAKES_PARAMETER: Final = frozenset(
 )
 _COMMANDS: Final[Mapping[int, Callable[[I8042], None]]] = {
     Command.TEST_PASSWORD: lambda chip: chip._answer(NO_PASSWORD),
-    Command.DISABLE_AUX: I8042._no_aux,
-    Command.ENABLE_AUX: I8042._no_aux,
-    Command.TEST_AUX: lambda chip: chip._answer(CLOCK_STUCK_LOW),
+    Command.DISABLE_AUX: I8042._disable_aux,
+    Command.ENABLE_AUX: I8042._enable_aux,
+    Command.TEST_AUX: lambda chip: chip._answer(LINE_PASSED),
     Command.SELF_TEST: I8042._self_test,
     Command.TEST_KEYBOARD: lambda chip: chip._answer(LINE_PASSED),
     Command.DISABLE_KEYBOARD: I8042._disable_keyboard,
