@@ -4,7 +4,7 @@ import pytest
 
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Cr4
-from vmm.cpu.msr import Msr, rdmsr, rdpmc, rdtsc, wrmsr
+from vmm.cpu.msr import Msr, deposit_update_revision, rdmsr, rdpmc, rdtsc, wrmsr
 from vmm.cpu.vcpu import STALE_ALL
 
 GP = int(Vector.GP)
@@ -55,6 +55,13 @@ def test_platform_id_is_read_only(world):
     world.protected()
     assert rdmsr(world.vcpu, Msr.PLATFORM_ID, 0) == 0
     assert world.fault_of(lambda: wrmsr(world.vcpu, Msr.PLATFORM_ID, 0, 0)) == (GP, 0)
+
+
+def test_cpuid_leaf_1_deposits_the_revision_of_the_microcode(world):
+    """As the SDM has software ask for it: write 0, execute CPUID, read the upper half."""
+    wrmsr(world.vcpu, Msr.BIOS_SIGN_ID, 0, 0)
+    deposit_update_revision(world.vcpu)
+    assert rdmsr(world.vcpu, Msr.BIOS_SIGN_ID, 0) == 1 << 32
 
 
 def test_bios_sign_id_keeps_what_is_written(world):

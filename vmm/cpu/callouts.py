@@ -32,6 +32,7 @@ _EBX: Final = int(Reg.EBX)
 _ZF: Final = int(Eflags.ZF)
 _OF: Final = int(Eflags.OF)
 _IOPL_USER: Final = 3
+_SIGNATURE_LEAF: Final = 1
 
 
 Handler = Callable[[Vcpu, Insn, Platform], None]
@@ -265,6 +266,8 @@ def cache_control(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
 def cpuid_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """CPUID."""
     q = vcpu.state.q
+    if q[_EAX] & MASK32 == _SIGNATURE_LEAF:
+        msr.deposit_update_revision(vcpu)
     q[_EAX], q[_EBX], q[_ECX], q[_EDX] = cpuid.cpuid(q[_EAX] & MASK32)
 
 

@@ -35,6 +35,7 @@ class Msr(IntEnum):
 
 _TSC: Final = int(Msr.TSC)
 _BIOS_SIGN_ID: Final = int(Msr.BIOS_SIGN_ID)
+UPDATE_REVISION: Final = 1
 
 
 def read_tsc(vcpu: Vcpu, now_tsc: int) -> int:
@@ -73,6 +74,14 @@ def wrmsr(vcpu: Vcpu, index: int, value: int, now_tsc: int) -> None:
 def _write_tsc(vcpu: Vcpu, value: int, now_tsc: int) -> None:
     """32 bits are taken, the upper half is cleared, as in all of the P6 family (SDM Vol. 3B, "Time-Stamp Counter")."""
     vcpu.msrs[_TSC] = (value & MASK32) - now_tsc & _MASK64
+
+
+def deposit_update_revision(vcpu: Vcpu) -> None:
+    """CPUID leaf 1 puts the revision of the microcode update, which a BIOS has loaded, into bits 63:32 of BIOS_SIGN_ID.
+
+    Source: SDM Vol. 3A, "Determining the Signature".
+    """
+    vcpu.msrs[_BIOS_SIGN_ID] = UPDATE_REVISION << 32
 
 
 def _write_bios_sign_id(vcpu: Vcpu, value: int, _now_tsc: int) -> None:
