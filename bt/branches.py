@@ -106,17 +106,21 @@ def call_relative(emit: Emitter, insn: Insn) -> None:
     emit.jump(target_of(insn))
 
 
-def _load_target(emit: Emitter, insn: Insn) -> None:
-    """Bring r/m into ECX, zero-extended; a fault there leaves the guest's ECX as it was."""
-    emit.emit(_SAVE_ECX)
+def load_ecx(emit: Emitter, insn: Insn, size: int) -> None:
+    """Bring r/m of `size` bytes, 2 or 4, into ECX, zero-extended; a fault there leaves ECX as it was."""
     override = b"" if insn.segment_override is None else bytes([OVERRIDE_BYTE[insn.segment_override]])
     address = b"\x67" if b"\x67"[0] in insn.prefixes else b""
     operand = b"" if emit.context.code32 else b"\x66"
-    opcode = b"\x8b" if insn.operand_size == 4 else b"\x0f\xb7"
+    opcode = b"\x8b" if size == 4 else b"\x0f\xb7"
     if insn.is_register_form:
         emit.raw(operand + opcode + bytes([0xC0 | Reg.ECX << 3 | insn.modrm & 7]))
     else:
         emit.raw(override + address + operand + opcode + insn.memory.with_reg(Reg.ECX))
+
+
+def _load_target(emit: Emitter, insn: Insn) -> None:
+    emit.emit(_SAVE_ECX)
+    load_ecx(emit, insn, insn.operand_size)
 
 
 def jump_indirect(emit: Emitter, insn: Insn) -> None:

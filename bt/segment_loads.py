@@ -10,7 +10,8 @@ Source: Intel SDM Vol. 2B, "MOV - Move", "POP - Pop a Value from the Stack".
 
 from typing import Final
 
-from bt.decode import OVERRIDE_BYTE, Insn
+from bt.branches import load_ecx
+from bt.decode import Insn
 from bt.emit import FLAGS, S0, S1, S3, S4, Emitter, SiteKind
 from bt.guest import Mode
 from vmm.arch.layout import PAGE_SIZE
@@ -133,10 +134,5 @@ def _read_selector(emit: Emitter, insn: Insn) -> int:
         wide = insn.operand_size == 4
         emit.emit("mov ecx, dword ptr ss:[esp]\nmovzx ecx, cx" if wide else "movzx ecx, word ptr ss:[esp]")
         return insn.operand_size
-    override = b"" if insn.segment_override is None else bytes([OVERRIDE_BYTE[insn.segment_override]])
-    address = b"\x67" if b"\x67"[0] in insn.prefixes else b""
-    if insn.is_register_form:
-        emit.raw(b"\x0f\xb7" + bytes([0xC0 | Reg.ECX << 3 | insn.modrm & 7]))
-    else:
-        emit.raw(override + address + b"\x0f\xb7" + insn.memory.with_reg(Reg.ECX))
+    load_ecx(emit, insn, 2)
     return 0

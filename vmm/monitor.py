@@ -6,13 +6,13 @@ without Python or its lock having a part in it.
 """
 
 import ctypes
-import gc
 import select
 import signal
 import time
 from typing import Any, Final
 
 from bt.translate import Options
+from vmm.collector import collector_at_rest
 from vmm.engines.engine import Leave
 from vmm.engines.machine import TranslatedMachine
 from vmm.engines.report import stats_of
@@ -49,20 +49,13 @@ class Monitor:
     # --- a slice ---------------------------------------------------------------------------------------
 
     def run_slice(self, vm: Vm, host_seconds: float) -> Outcome | None:
-        """Run a VM for about so long; None means that it can go on.
-
-        Python's cycle collector rests meanwhile: a running guest makes no cycles, but long-lived blocks by the ten
-        thousand, and the collector would look at all of them over and over.
-        """
+        """Run a VM for about so long; None means that it can go on."""
         if self._vm is not vm:
             self._take(vm)
-        collects = gc.isenabled()
-        gc.disable()
         try:
-            return self._turns(vm, time.monotonic() + host_seconds)
+            with collector_at_rest():
+                return self._turns(vm, time.monotonic() + host_seconds)
         finally:
-            if collects:
-                gc.enable()
             signal.setitimer(signal.ITIMER_REAL, 0)  # its handler's code lives only as long as our processor
             self._stop = False
 

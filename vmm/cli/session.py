@@ -10,7 +10,6 @@ its end, and so does what the guest writes; it is long while the guest sleeps, w
 """
 
 import contextlib
-import gc
 import json
 import os
 import signal
@@ -37,6 +36,7 @@ from vmm.cli.frontends import (
 from vmm.cli.guest import Guest, Runner, SerialFeed, SerialLog, Typist
 from vmm.cli.options import Ends, Outputs, RunRequest
 from vmm.cli.terminal import WIRE, Input, Line, Output, stdin_descriptor, stdout_descriptor
+from vmm.collector import collector_at_rest
 from vmm.door import ReplayEnd
 from vmm.errors import Unmodelled
 from vmm.outcome import (
@@ -88,15 +88,10 @@ class Session:
     def drive(self, interrupt: "Interrupt") -> Outcome:
         """Run until something ends it. A reset starts the guest anew, unless the user wants it to end the run.
 
-        Python's cycle collector rests till then, between two slices as in them (see `Monitor.run_slice`).
+        Python's cycle collector rests till then, between two slices as in them.
         """
-        collects = gc.isenabled()
-        gc.disable()
-        try:
+        with collector_at_rest():
             return self._drive(interrupt)
-        finally:
-            if collects:
-                gc.enable()
 
     def _drive(self, interrupt: "Interrupt") -> Outcome:
         started = time.monotonic()

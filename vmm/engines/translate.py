@@ -316,9 +316,8 @@ class TranslateEngine:
         self.stats.exits["shadow fill" if result is Fill.MAPPED else result.name.lower()] += 1
         if result is Fill.WATCHED:
             self._store_to_code(la, block, address)
-        elif not self.code.cache.is_on(
-            block.page
-        ):  # the guest's tables, in which bits were set, share a page with this code
+        elif not self.code.cache.is_on(block.page):
+            # the guest's tables, in which bits were set, share a page with this code
             self._rewind(block, address)
             self._resume()
         elif result is Fill.DEVICE:
