@@ -44,5 +44,5 @@ $(READY): pyproject.toml
 		|| { $(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv \
 			&& PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv --quiet --clear .venv; } \
 		|| { echo "no virtual environment: install python3-venv and try again" >&2; exit 1; }
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --config-settings editable_mode=compat --editable '.[dev]'
 	touch $@

@@ -9,12 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Final
 
 import typer
 
 from vmm.cli import fetch
+from vmm.collector import collector_at_rest
 from vmm.errors import ConfigError, VmmError
 from vmm.outcome import EXIT_UNMODELLED, EXIT_USER_MISTAKE, SIGNAL_BASE
 
@@ -40,6 +40,8 @@ _STATE: Final = "Saved machines"
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
             print(f"glassvisor {version('glassvisor')}")
         except PackageNotFoundError:
@@ -133,7 +135,8 @@ def run(
 def program() -> int:
     """`vmm`: as `main`, for a process that ends with it."""
     try:
-        return main()
+        with collector_at_rest():  # while it imports and builds, too: nothing of that is garbage
+            return main()
     finally:
         gc.freeze()  # the collection at Python's own end would look at every block once more
 

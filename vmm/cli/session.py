@@ -205,10 +205,9 @@ def run(request: RunRequest) -> int:
 
 def run_machine(request: RunRequest, guest: Guest, runner: Runner) -> int:
     """Plug the front ends into a machine, run it, report."""
-    console = _stderr_console()
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt(runner).installed())  # for as long as a terminal may be raw
-        writer = _trace_writer(request.outputs, console, stack)
+        writer = _trace_writer(request.outputs, stack)
         guest.on_trace = writer.emit if writer is not None else None
         session = plug_in(request, guest, runner, stack)
         try:
@@ -218,7 +217,7 @@ def run_machine(request: RunRequest, guest: Guest, runner: Runner) -> int:
         interrupt.is_over = True
         for out in session.outs:
             out.is_patient = not isinstance(outcome, TimedOut | Interrupted)
-    return report(request, guest, outcome, console)
+    return report(request, guest, outcome)
 
 
 def plug_in(request: RunRequest, guest: Guest, runner: Runner, stack: contextlib.ExitStack) -> Session:
@@ -296,20 +295,21 @@ def _add_watchers(session: Session, add: Any) -> None:
         add(UntilWatcher(ends.until, guest, log))
 
 
-def _trace_writer(outputs: Outputs, console: "Console", stack: contextlib.ExitStack) -> TraceWriter | None:
+def _trace_writer(outputs: Outputs, stack: contextlib.ExitStack) -> TraceWriter | None:
     if not outputs.trace:
         return None
     file = stack.enter_context(open_text(outputs.trace_file, "--trace-file")) if outputs.trace_file else None
-    return TraceWriter(outputs.trace, console if outputs.trace_console else None, file)
+    return TraceWriter(outputs.trace, _stderr_console() if outputs.trace_console else None, file)
 
 
 def _stderr_console() -> "Console":
+    """Rich takes long to import: a run asks for it when there is something to show."""
     from rich.console import Console
 
     return Console(stderr=True)
 
 
-def report(request: RunRequest, guest: Guest, outcome: Outcome, console: "Console") -> int:
+def report(request: RunRequest, guest: Guest, outcome: Outcome) -> int:
     """What the user gets to see after a run; returns the exit status."""
     from vmm.cli.summary import print_summary
 
@@ -319,7 +319,7 @@ def report(request: RunRequest, guest: Guest, outcome: Outcome, console: "Consol
         save_screenshot(guest, request.outputs.screenshot)
     if isinstance(outcome, Stopped):
         _print_report(outcome.report)
-    print_summary(console, stats, sentence(outcome), status)
+    print_summary(_stderr_console(), stats, sentence(outcome), status)
     if request.outputs.stats is not None:
         _write_stats(stats, request.outputs.stats)
     return status
