@@ -364,7 +364,12 @@ class Counter:
         self._drive_out(self.out())
 
     def _reckon(self) -> None:
-        """Work out the next rise, and until when `advance` has nothing to do."""
+        """Work out the next rise, and until when `advance` has nothing to do. Nobody sees the edges of a pin that is
+        not wired, and counter 1 has one every 15 us.
+        """
+        if self.on_out is None:
+            self.quiet_until = _NEVER if self.load_at is None else self.load_at
+            return
         edges, elapsed = self._edges(), self.elapsed()
         rise = fall = _NEVER
         if self.frozen is None:
