@@ -25,6 +25,7 @@ from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion
 
 _P: Final = int(Pte.P)
+_PS: Final = int(Pte.PS)
 _W: Final = int(Pte.W)
 _U: Final = int(Pte.U)
 _WU: Final = int(Pte.W | Pte.U)
@@ -37,6 +38,8 @@ _LARGEST_PAGE: Final = 2
 _NOTES_MAX: Final = 200_000
 """So many places where a frame can be written may be remembered before those that are not
 such places any more are sought out."""
+_AROUND: Final = 16
+"""So many pages of a large one are filled together: a guest that touches one touches the next."""
 _ALL_SHADOWED: Final = b"\x01" * (_LARGEST_PAGE * ENTRIES)
 """Of the largest page."""
 _NONE_SHADOWED: Final = bytes(_LARGEST_PAGE * ENTRIES)
@@ -100,7 +103,11 @@ class ShadowTables:
         gpa, rights = trace[0], trace[1]
         if write and not rights & _W:  # CR0.WP is clear: the supervisor may, so the user must not come near
             return self._fill_page(table, la, gpa, write, _W)
-        return self._fill_page(table, la, gpa, write, rights & _WU if rights & _D else rights & _U)
+        given = rights & _WU if rights & _D else rights & _U
+        result = self._fill_page(table, la, gpa, write, given)
+        if rights & _PS and result is _MAPPED:
+            self._fill_around(table, la, gpa, given)
+        return result
 
     def note(self, la: int, trace: Trace) -> Table:
         """A walk was made for data or code at a linear address: the table for it, linked into the current space.
@@ -155,6 +162,28 @@ class ShadowTables:
         if rights & _W:
             self._note_writable(page, at)
         return _MAPPED
+
+    def _fill_around(self, table: Table, la: int, gpa: int, rights: int) -> None:
+        """The neighbours of a page of a large one, whose accessed and dirty bits are theirs too."""
+        first = gpa >> PAGE_SHIFT & ~(_AROUND - 1)
+        region = self._memory.region_at(first)
+        if region is None or region.host is None or region.read_only:
+            return
+        if region is not self._memory.region_at(first + _AROUND - 1):
+            return
+        entries, watched = self._entries, self._memory.watched
+        at = (table.page >> 3) + ((la >> PAGE_SHIFT) % ENTRIES & ~(_AROUND - 1))
+        entry = region.host + (first << PAGE_SHIFT) - region.base | _P | _AD | _NX | rights
+        for page in range(first, first + _AROUND):
+            if not entries[at]:
+                if page in watched:
+                    entries[at] = entry & ~_W
+                else:
+                    entries[at] = entry
+                    if rights & _W:
+                        self._note_writable(page, at)
+            at += 1
+            entry += PAGE_SIZE
 
     def _note_writable(self, page: int, at: int) -> None:
         places = self._writable_at.get(page)
