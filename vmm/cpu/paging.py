@@ -233,10 +233,15 @@ class Mmu:
 
     def read_bytes(self, la: int, count: int, user: bool) -> bytes:
         """Read `count` bytes at `la`; may cross pages and wrap at 4 GiB."""
+        if 0 < count <= PAGE_SIZE - (la & PAGE_MASK):
+            return self.memory.read(self.translate(la, False, user), count)
         return b"".join(self.memory.read(gpa, size) for gpa, size in self._pieces(la, count, False, user))
 
     def write_bytes(self, la: int, data: bytes, user: bool) -> None:
         """Write bytes at `la`: all of them, or none and a fault."""
+        if 0 < len(data) <= PAGE_SIZE - (la & PAGE_MASK):
+            self.memory.write(self.translate(la, True, user), data)
+            return
         at = 0
         for gpa, size in self._pieces(la, len(data), True, user):
             self.memory.write(gpa, data[at : at + size])

@@ -222,7 +222,7 @@ def null_outer_segments(vcpu: Vcpu) -> None:
     Source: SDM Vol. 2B, "RET - Return from Procedure": null selectors of any RPL become 0.
     """
     for seg in _OUTER_NULLED:
-        flags = vcpu.segment_flags[seg]
+        flags = vcpu.flags_of(seg)
         is_conforming = flags & _CONFORMING_CODE == _CONFORMING_CODE
         if not flags & PRESENT or (flags >> DPL_SHIFT & 3 < vcpu.cpl and not is_conforming):
             vcpu.set_segment(seg, NULL_SEGMENT)

@@ -43,7 +43,8 @@ _BASE: Final = hw.SEG_BASE
 _BASE_HIGH: Final = hw.SEG_BASE + 1
 _LIMIT: Final = hw.SEG_LIMIT
 _HIDDEN: Final = hw.SEG_FLAGS
-_DATA_SEGMENTS: Final = (Seg.ES, Seg.DS, Seg.FS, Seg.GS)
+_IS_DATA: Final = tuple(seg not in (Seg.CS, Seg.SS) for seg in range(6))
+_DATA_HIDDEN: Final = tuple((seg, _SEGMENT_AT[seg] + hw.SEG_FLAGS) for seg in range(6) if _IS_DATA[seg])
 _USER_DPL: Final = 3
 
 # Descriptor dword 1, as the hidden part of a segment register keeps it.
@@ -307,13 +308,15 @@ class Vcpu:
     @property
     def segment_flags(self) -> list[int]:
         """Descriptor dword 1 of each register as the guest loaded it, DPL not raised."""
-        for seg in _DATA_SEGMENTS:
-            self._take_native_load(seg)
+        d = self.state.d
+        for seg, at in _DATA_HIDDEN:
+            hidden = d[at]
+            if not hidden or hidden & LOADED_NATIVELY:
+                self._take_native_load(seg, hidden)
         return self._segment_flags
 
-    def _take_native_load(self, seg: int) -> None:
+    def _take_native_load(self, seg: int, hidden: int) -> None:
         """Cached code may have loaded a data segment register since we last looked: see `shadow_gdt.py`."""
-        hidden = self.state.d[_SEGMENT_AT[seg] + _HIDDEN]
         if not hidden:  # a null selector
             self._segment_flags[seg] = 0
         elif hidden & LOADED_NATIVELY:
@@ -321,17 +324,21 @@ class Vcpu:
             self._segment_flags[seg] = flags if flags >> DESC_DPL_SHIFT & 3 == _USER_DPL else flags & ~DESC_DPL
             self.state.d[_SEGMENT_AT[seg] + _HIDDEN] = flags
 
+    def flags_of(self, seg: int) -> int:
+        """Descriptor dword 1 of one register as the guest loaded it."""
+        if _IS_DATA[seg]:
+            self._take_native_load(seg, self.state.d[_SEGMENT_AT[seg] + _HIDDEN])
+        return self._segment_flags[seg]
+
     def segment(self, seg: int) -> SegmentRegister:
         """A segment register as the guest loaded it."""
         d, at = self.state.d, _SEGMENT_AT[seg]
-        if seg in _DATA_SEGMENTS:
-            self._take_native_load(seg)
-        return SegmentRegister(d[at] & 0xFFFF, d[at + _BASE], d[at + _LIMIT], self._segment_flags[seg])
+        return SegmentRegister(d[at] & 0xFFFF, d[at + _BASE], d[at + _LIMIT], self.flags_of(seg))
 
     def set_segment(self, seg: int, value: SegmentRegister) -> None:
         """Load a segment register with its hidden part. No check, no CPL change: the caller has done that."""
         d, at = self.state.d, _SEGMENT_AT[seg]
-        if self.segment_flags[seg] != value.flags or d[at + _BASE] != value.base or d[at] != value.selector:
+        if self.flags_of(seg) != value.flags or d[at + _BASE] != value.base or d[at] != value.selector:
             self.segments_changed = True
         d[at] = value.selector
         d[at + _BASE] = value.base

@@ -6,6 +6,7 @@ raised. The engine trusts `hflags` and does not recompute them when a state is r
 full.
 """
 
+from functools import lru_cache
 from typing import Final
 
 from vmm.arch.layout import MASK32, Slot
@@ -37,8 +38,10 @@ _CS_LOW: Final = Slot.CS_LOW >> 2
 _CS_HIGH: Final = Slot.CS_HIGH >> 2
 _RPL_AND_TI: Final = 7
 _DESCRIPTOR_SIZE: Final = 8
+_FLAGS_AT: Final = tuple(hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS for seg in range(6))
 
 
+@lru_cache(maxsize=256)
 def raised(flags: int) -> int:
     """Descriptor flags with DPL 0-2 made 1, and without the bit that marks native loads."""
     flags &= ~LOADED_NATIVELY
@@ -86,7 +89,7 @@ def materialise(vcpu: Vcpu, root: int) -> None:
         q[hw.Q_EFLAGS] = _FLAGS_V86
         for seg in range(6):
             kept = flags[seg] & DESC_B
-            d[hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS] = (_V86_CODE if seg == Seg.CS else _V86_DATA) | kept
+            d[_FLAGS_AT[seg]] = (_V86_CODE if seg == Seg.CS else _V86_DATA) | kept
         d[hw.D_HFLAGS] = hflags | _USER_DPL | hw.HF_ADDSEG | hw.HF_VM
 
 
@@ -94,9 +97,9 @@ def load_data_segment(vcpu: Vcpu, seg: int) -> None:
     """Bring one of ES DS FS GS to the physical CPU; nothing else has changed."""
     d = vcpu.state.d
     if d[hw.D_HFLAGS] & hw.HF_VM:
-        d[hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS] = _V86_DATA
+        d[_FLAGS_AT[seg]] = _V86_DATA
         return
-    d[hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS] = raised(vcpu.segment_flags[seg])
+    d[_FLAGS_AT[seg]] = raised(vcpu.flags_of(seg))
     if vcpu.base(seg):
         d[hw.D_HFLAGS] |= hw.HF_ADDSEG
     vcpu.page[_BASED] = _has_bases(vcpu)
@@ -112,13 +115,13 @@ def refresh_segments(vcpu: Vcpu) -> None:
 
 
 def _load_protected(vcpu: Vcpu) -> None:
-    d, flags = vcpu.state.d, vcpu.segment_flags
-    for seg in range(6):
-        d[hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS] = raised(flags[seg])
+    d = vcpu.state.d
+    for at, flags in zip(_FLAGS_AT, vcpu.segment_flags, strict=True):
+        d[at] = raised(flags)
     vcpu.page[_BASED] = _has_bases(vcpu)
     if vcpu.cpl == 0:
         _describe_cs(vcpu)
-    ss = hw.D_SEGS + Seg.SS * hw.SEG_WORDS + hw.SEG_FLAGS
+    ss = _FLAGS_AT[Seg.SS]
     dpl = _USER_DPL if vcpu.cpl == _USER_DPL else _KERNEL_DPL
     d[ss] = d[ss] & ~DESC_DPL | dpl << DESC_DPL_SHIFT
 
