@@ -1,22 +1,15 @@
 """Control transfers inside the cache.
 
 A direct branch ends in a rel32 that is patched once its target is translated. An indirect one brings its target into
-ECX (the guest's ECX waits in S0) and tries the predicted targets, then the block space's lookup table, then the VMM.
-Nothing here touches the arithmetic flags: MOV, LEA, MOVZX and JECXZ do all of it. CALL pushes the guest's return
-address, never a cache address.
-
-The lookup table has 256 entries in 16-bit code, 65,536 in 32-bit code, indexed by the low bits of the target EIP: two
-words, the negated EIP and the CS-relative address of its block.
+ECX (the guest's ECX waits in S0) and follows the block space's branch table (see `bt.lookup`). Nothing here touches the
+arithmetic flags. CALL pushes the guest's return address, never a cache address.
 """
 
 from typing import Final
 
 from bt.decode import OVERRIDE_BYTE, Insn
-from bt.emit import S0, S1, Emitter, SiteKind
+from bt.emit import S0, Emitter
 from vmm.arch.registers import Reg
-
-NO_PREDICTION: Final = 0xFFFF_FFFF
-LOOKUP_BITS: Final = {False: 8, True: 16}
 
 _SHORT_JUMP: Final = 0xEB
 _RET_IMM16: Final = 0xC2
@@ -24,44 +17,53 @@ _FIRST_LONG_FORM: Final = 0xE8
 """Opcodes below it (70-7F, E0-E3) have an 8-bit displacement; so has EB."""
 
 _SAVE_ECX: Final = "mov dword ptr cs:[{S0}], ecx"
-WAYS: Final = 3
-"""Targets that an indirect branch tries before it looks one up."""
-
-
-def _ways() -> str:
-    """Compare ECX with each predicted target in turn; the differences add up, and `back` undoes them."""
-    tests = "".join(f"lea ecx, [ecx + {{step{way}}}]\n{{o}} jecxz hit{way}\n" for way in range(WAYS))
-    hits = "".join(
-        f"hit{way}:\nmov ecx, dword ptr cs:[{{S0}}]\n{{o}} .byte 0xe9\n.long {{link{way}}}\n" for way in range(WAYS)
-    )
-    return tests + "{o} jmp miss\n" + hits + _LEARN
-
-
-_LEARN: Final = """
-miss:
-    lea ecx, [ecx + {back}]
+_BEGIN: Final = """
     mov dword ptr cs:[{S2}], ecx
     mov dword ptr cs:[{S1}], edx
-    int 0x40
 """
-_LOOK_UP: Final = """
-    %s
-    mov edx, dword ptr cs:[edx*8 + {table}]
-    lea ecx, [ecx + edx]
-    {o} jecxz found
-    int 0x40
-found:
+_LOOK_UP_32: Final = """
+    movzx edx, word ptr cs:[{S2_HIGH}]
+    mov edx, dword ptr cs:[edx*4 + {table}]
+    movzx ecx, ch
+    mov edx, dword ptr cs:[edx + ecx*4]
+    movzx ecx, byte ptr cs:[{S2}]
+    mov edx, dword ptr cs:[edx + ecx*4]
 """
+_LOOK_UP_16: Final = """
+    movzx edx, ch
+    mov edx, dword ptr cs:[edx*4 + {table}]
+    movzx ecx, cl
+    mov edx, dword ptr cs:[edx + ecx*4]
+"""
+_LOOK_UP_LONG_16: Final = (
+    """
+    movzx ecx, word ptr cs:[{S2_HIGH}]
+    mov edx, {nowhere}
+    {o} jecxz inside
+    {o} jmp far_off
+inside:
+    mov ecx, dword ptr cs:[{S2}]
+"""
+    + _LOOK_UP_16
+    + """
+far_off:
+"""
+)
+"""A 32-bit target in 16-bit code: only those below 10000h are in the table."""
 _GO: Final = """
-    %s
-    mov edx, dword ptr cs:[edx*8 + {entry}]
     mov dword ptr cs:[{S3}], edx
     mov edx, dword ptr cs:[{S1}]
     mov ecx, dword ptr cs:[{S0}]
     jmp dword ptr cs:[{S3}]
 """
-_HASH: Final = {False: "movzx edx, cl", True: "movzx edx, cx"}
-_HASH_SAVED: Final = {False: "movzx edx, byte ptr cs:[{S2}]", True: "movzx edx, word ptr cs:[{S2}]"}
+_NOWHERE: Final = _BEGIN + "mov edx, {nowhere}\n" + _GO
+_DISPATCH: Final = {
+    (True, 4): _BEGIN + _LOOK_UP_32 + _GO,
+    (True, 2): _BEGIN + _LOOK_UP_32 + _GO,
+    (False, 4): _BEGIN + _LOOK_UP_LONG_16 + _GO,
+    (False, 2): _BEGIN + _LOOK_UP_16 + _GO,
+}
+"""By CS.D and the size of the target."""
 
 
 def target_of(insn: Insn) -> int:
@@ -126,7 +128,7 @@ def _load_target(emit: Emitter, insn: Insn) -> None:
 def jump_indirect(emit: Emitter, insn: Insn) -> None:
     """JMP r/m16, r/m32."""
     _load_target(emit, insn)
-    dispatch(emit)
+    dispatch(emit, insn.operand_size)
 
 
 def call_indirect(emit: Emitter, insn: Insn) -> None:
@@ -134,7 +136,7 @@ def call_indirect(emit: Emitter, insn: Insn) -> None:
     _load_target(emit, insn)
     emit.mark((Reg.ECX, S0))
     _push_return(emit, insn)
-    dispatch(emit)
+    dispatch(emit, insn.operand_size)
 
 
 def return_near(emit: Emitter, insn: Insn) -> None:
@@ -149,28 +151,18 @@ def return_near(emit: Emitter, insn: Insn) -> None:
         emit.emit(
             "lea esp, [esp + {release}]" if emit.context.stack32 else "lea sp, [esp + {release}]", release=release
         )
-    dispatch(emit)
+    dispatch(emit, insn.operand_size)
 
 
-TRY_WAYS: Final = _ways()
-NO_LEARNING: Final = b"\x66\x90"
-"""Takes the place of the first exit when every way is taken: a NOP of its size."""
+def dispatch(emit: Emitter, size: int) -> None:
+    """Go to the guest EIP in ECX, zero-extended from `size` bytes; the guest's own ECX is in S0.
 
-
-def dispatch(emit: Emitter) -> None:
-    """Go to the guest EIP in ECX; the guest's own ECX is in S0.
-
-    The first exit, before the lookup, is there to learn: as long as a way is free, a new target takes it.
+    A target that the VMM must see leads nowhere, with the target in S2 and all registers as the guest has them.
     """
-    code32 = emit.context.code32
+    window = emit.window
     emit.mark((Reg.ECX, S0))
-    empty = {f"step{way}": 0 for way in range(1, WAYS)} | {f"link{way}": 0 for way in range(WAYS)}
-    fields = emit.emit(TRY_WAYS, step0=-NO_PREDICTION, back=NO_PREDICTION, **empty)
-    learning = emit.site_here(SiteKind.INDIRECT)
-    learning.steps = (*(fields[f"step{way}"] for way in range(WAYS)), fields["back"])
-    learning.links = tuple(fields[f"link{way}"] for way in range(WAYS))
-    emit.emit(_LOOK_UP % _HASH[code32], table=emit.window.lookup_offset)
-    emit.site_here(SiteKind.INDIRECT)
-    emit.mark((Reg.ECX, S0), (Reg.EDX, S1))
-    emit.emit(_GO % _HASH_SAVED[code32], entry=emit.window.lookup_offset + 4)
-    emit.land_together(learning.links, NO_PREDICTION)
+    if window.lookup == window.nowhere:
+        emit.emit(_NOWHERE, nowhere=window.nowhere - window.cs_base)
+        return
+    text = _DISPATCH[emit.context.code32, size]
+    emit.emit(text, table=window.lookup - window.cs_base, nowhere=window.nowhere - window.cs_base)

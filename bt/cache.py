@@ -13,30 +13,27 @@ area that is full, empties the whole cache. A dropped block leaves a tombstone: 
 branches chained to it find their way through the VMM.
 """
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from bt.branches import LOOKUP_BITS, NO_LEARNING, NO_PREDICTION
 from bt.decode import Insn
 from bt.emit import CALLOUT_VECTOR, Mark, Site, SiteKind, Translation
 from bt.guest import Context
+from bt.lookup import BranchTable, CacheFull, LookupArea
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT
 
 _ALIGN: Final = 4
-_ENTRY: Final = 8
 _JUMP_SIZE: Final = 5
+_NEAR: Final = 4
+"""So many blocks before an EIP are asked whether it is theirs."""
 _EXIT: Final = bytes([0xCD, CALLOUT_VECTOR])
 
 
 VERSIONS_MAX: Final = 256
 BLOCKS_MAX: Final = 150_000
 """Of one arena, dead ones included: bounds what the VMM remembers about them."""
-
-
-class CacheFull(Exception):
-    """No room: empty the cache and try again."""
 
 
 @dataclass(slots=True)
@@ -69,7 +66,7 @@ class Arena:
 
 @dataclass(slots=True, eq=False)
 class BlockSpace:
-    """All blocks of one CS.base and context. `lookup` is the linear address of its branch table.
+    """All blocks of one CS.base and context. `table` leads cached code to those that it may branch to indirectly.
 
     `known` are all its code pages. `steps` holds the blocks that run one instruction: it is of no page, so no change of
     a translation switches it off.
@@ -77,30 +74,12 @@ class BlockSpace:
 
     cs_base: int
     context: Context
-    lookup: int
-    table: memoryview
+    table: BranchTable
     known: dict[tuple[int, tuple[int, ...], bool], "CodePage"] = field(default_factory=dict)
     steps: "CodePage" = field(init=False)
 
     def __post_init__(self) -> None:
         self.steps = CodePage(self, 0, (), False)
-
-    def remember(self, eip: int, entry: int) -> None:
-        """Let cached code find a block: `entry` is its CS-relative address."""
-        index = (eip & ((1 << LOOKUP_BITS[self.context.code32]) - 1)) * 2
-        self.table[index] = -eip & MASK32
-        self.table[index + 1] = entry
-
-    def forget(self, eip: int) -> None:
-        """Take a block out of the branch table."""
-        index = (eip & ((1 << LOOKUP_BITS[self.context.code32]) - 1)) * 2
-        if self.table[index] == -eip & MASK32:
-            self.table[index] = _no_tag(index)
-
-
-def _no_tag(index: int) -> int:
-    """A tag that no EIP with this index has: entry 0 must not match EIP 0, nor any other entry its own index."""
-    return MASK32 if index == 0 else 0
 
 
 @dataclass(slots=True, eq=False)
@@ -120,6 +99,10 @@ class CodePage:
     is_trusted: bool = False
     on_in: set["CodeView"] = field(default_factory=set)
     blocks: dict[int, "Block"] = field(default_factory=dict)
+    """Those that may be found, by the EIP at which they begin."""
+    starts: list[int] = field(default_factory=list)
+    """Their EIPs, in ascending order, unless they check themselves."""
+    entrances: dict[int, "Entrance"] = field(default_factory=dict)
     versions: dict[int, list[tuple[bytes, "Block"]]] = field(default_factory=dict)
     """Blocks that depend on no write-protection, with their source: self-checking ones, and steps."""
     extents: list[tuple[int, int]] = field(default_factory=list)
@@ -128,12 +111,50 @@ class CodePage:
     used: int = 0
     end: int = 0
 
+    def find(self, eip: int) -> "Entrance | None":
+        """Where to enter for an EIP: the start of a block, or of an instruction in one."""
+        return self.entrances.get(eip) or self._inside(eip)
+
+    def _inside(self, eip: int) -> "Entrance | None":
+        """An instruction of a block that begins a little before becomes an entrance when it is asked for.
+
+        Not one in the shadow of STI or of a load of SS: a guest that loops there would never be at a boundary.
+        """
+        starts, blocks = self.starts, self.blocks
+        at = bisect_right(starts, eip)
+        for start in starts[max(at - _NEAR, 0) : at]:
+            block = blocks[start]
+            if eip - start < block.size:
+                offset = block.translation.offset_of(eip)
+                if offset is not None and block.may_open(offset):
+                    return self.open(block, eip, offset)
+        return None
+
+    def open(self, block: "Block", eip: int, offset: int) -> "Entrance":
+        """Let a block be entered at an offset."""
+        address = block.address + offset
+        entrance = Entrance(block, eip, address, address - self.space.cs_base & MASK32)
+        block.entrances.append(entrance)
+        self.entrances[eip] = entrance
+        return entrance
+
+    def hide(self, block: "Block") -> None:
+        """Let nobody find a block any more."""
+        if self.blocks.get(block.eip) is block:
+            del self.blocks[block.eip]
+            if not self.self_check:
+                self.starts.remove(block.eip)
+        for entrance in block.entrances:
+            if self.entrances.get(entrance.eip) is entrance:
+                del self.entrances[entrance.eip]
+
     def find_version(self, eip: int, source: bytes) -> "Block | None":
         """A block made earlier from these very bytes; one that checks itself is found by its EIP again."""
         for made_from, block in self.versions.get(eip, ()):
             if block.alive and source.startswith(made_from):
                 if self.self_check:
                     self.blocks[eip] = block
+                    self.entrances[eip] = block.entrances[0]
                 return block
         return None
 
@@ -146,7 +167,7 @@ class CodePage:
 
     def forget_blocks(self) -> None:
         """Let go of all blocks: the cache is empty."""
-        for blocks in (self.blocks, self.versions, self.placed, self.addresses):
+        for blocks in (self.blocks, self.starts, self.entrances, self.versions, self.placed, self.addresses):
             blocks.clear()
 
     def changed(self, data: bytes) -> list["Block"]:
@@ -172,15 +193,15 @@ class CodeView:
     on_at: dict[int, list[CodePage]] = field(default_factory=dict)
     pages: dict[tuple[BlockSpace, int], CodePage] = field(default_factory=dict)
 
-    def find(self, space: BlockSpace, eip: int) -> "Block | None":
-        """The block of a space for a guest EIP, if there is one that may run."""
+    def find(self, space: BlockSpace, eip: int) -> "Entrance | None":
+        """Where to enter a space's blocks for a guest EIP, if there is one that may run."""
         number = (space.cs_base + eip & MASK32) >> PAGE_SHIFT
         page = self.pages.get((space, number))
-        if page is not None and (block := page.blocks.get(eip)) is not None:
-            return block
+        if page is not None and (found := page.find(eip)) is not None:
+            return found
         for page in self.on_at.get(number, ()):
-            if page.space is space and page.number == number and (block := page.blocks.get(eip)) is not None:
-                return block
+            if page.space is space and page.number == number and (found := page.find(eip)) is not None:
+                return found
         return None
 
     def switch_on(self, page: CodePage) -> None:
@@ -227,14 +248,26 @@ class CodeView:
 
 
 @dataclass(slots=True, eq=False)
-class Block:
-    """A block in the cache. `address` is linear, `entry` relative to CS.base."""
+class Entrance:
+    """Where a block may be entered, for a guest EIP. `address` is linear, `entry` relative to CS.base."""
 
-    page: CodePage
+    block: "Block"
     eip: int
     address: int
     entry: int
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """A block in the cache. `address` is linear, `entry` relative to CS.base, `size` in bytes of guest code."""
+
+    page: CodePage
+    eip: int
+    size: int
+    address: int
+    entry: int
     translation: Translation
+    entrances: list[Entrance] = field(default_factory=list)
     alive: bool = True
 
     @property
@@ -247,6 +280,13 @@ class Block:
         """Linear address behind its code."""
         return self.address + len(self.translation.code)
 
+    def may_open(self, offset: int) -> bool:
+        """Is an instruction out of shadows, and could it become a tombstone beside the entrances that there are?"""
+        address = self.address + offset
+        return offset not in self.translation.shadowed and all(
+            abs(each.address - address) >= len(_EXIT) for each in self.entrances
+        )
+
     def mark_at(self, address: int) -> Mark:
         """Which guest instruction the code at a linear cache address belongs to."""
         return self.translation.mark_at(address - self.address)
@@ -256,22 +296,19 @@ class Block:
 class CodeCache:
     """The cache of one VM.
 
-    `kernel` and `user` are the arenas by privilege class; `lookup_view` and `lookup_base` the memory for branch tables.
+    `kernel` and `user` are the arenas by privilege class, `lookup` the memory for branch tables.
     `forget_code(start, end)` makes the physical CPU drop what it made of those linear addresses. `view` says what is on
     in the current address space.
     """
 
     kernel: Arena
     user: Arena
-    lookup_view: memoryview
-    lookup_base: int
+    lookup: LookupArea
     forget_code: Callable[[int, int], None]
     view: CodeView
     spaces: dict[tuple[int, Context], BlockSpace] = field(default_factory=dict)
     sites: dict[int, tuple[Site, Block]] = field(default_factory=dict)
     by_frame: dict[int, list[CodePage]] = field(default_factory=dict)
-    _lookup_used: int = 0
-    _empty_tables: dict[Context, int] = field(default_factory=dict)
     flushes: int = 0
 
     def arena(self, context: Context) -> Arena:
@@ -284,22 +321,9 @@ class CodeCache:
         """The block space for a CS.base and context, made when first asked for. Raises: CacheFull."""
         found = self.spaces.get((cs_base, context))
         if found is None:
-            size = (1 << LOOKUP_BITS[context.code32]) * _ENTRY
-            start = self._lookup_used
-            if start + size > len(self.lookup_view):
-                raise CacheFull
-            self._lookup_used = start + size
-            table = self.lookup_view[start : start + size].cast("I")
-            table[0] = _no_tag(0)
-            found = BlockSpace(cs_base, context, self.lookup_base + start, table)
+            found = BlockSpace(cs_base, context, BranchTable(self.lookup, cs_base, context.code32))
             self.spaces[cs_base, context] = found
         return found
-
-    def empty_table(self, context: Context) -> int:
-        """Linear address of a branch table that never has an entry."""
-        if context not in self._empty_tables:
-            self._empty_tables[context] = self.space(-1, context).lookup
-        return self._empty_tables[context]
 
     def block_at(self, address: int) -> Block | None:
         """The block, dead or alive, whose code holds a linear address."""
@@ -353,7 +377,8 @@ class CodeCache:
         page.used = start + size + (-size % _ALIGN)
         arena.view[start : start + size] = translation.code
         address = arena.base + start
-        block = Block(page, translation.eip, address, address - page.space.cs_base & MASK32, translation)
+        entry = address - page.space.cs_base & MASK32
+        block = Block(page, translation.eip, len(translation.source), address, entry, translation)
         arena.blocks += 1
         page.addresses.append(address)
         page.placed.append(block)
@@ -371,58 +396,51 @@ class CodeCache:
         for view in page.on_in:
             view.map_code(page.space.context, start >> PAGE_SHIFT, count, True)
 
-    def publish(self, block: Block) -> None:
-        """Let a placed block be found by its EIP, and link its direct branches to blocks that are there already."""
-        page = block.page
+    def publish(self, block: Block) -> Entrance:
+        """Let a placed block be found by its EIP, and by those at which calls return into it; link its direct branches
+        to blocks that are there already. Raises: CacheFull.
+        """
+        page, made = block.page, block.translation
+        if not page.self_check and block.eip not in page.blocks:
+            insort(page.starts, block.eip)
         page.blocks[block.eip] = block
-        for site in block.translation.sites:
+        start = page.open(block, block.eip, 0)
+        for offset, eip in made.returns:
+            back = page.entrances.get(eip) or page.open(block, eip, offset)
+            page.space.table.remember(eip, back.entry)
+        for site in made.sites:
             if site.kind is SiteKind.LINK:
-                target = self.view.find(page.space, site.target)
+                target = self._known(page, site.target)
                 if target is not None:
-                    self._put_branch(block, site.patch, target)
+                    self._join(block, site, target)
+        return start
+
+    def _known(self, page: CodePage, eip: int) -> Entrance | None:
+        """Where to enter for the target of a branch on a page. Instructions inside other pages' blocks, and blocks that
+        cross pages, are left for the moment at which the branch is taken."""
+        space = page.space
+        number = (space.cs_base + eip & MASK32) >> PAGE_SHIFT
+        if number == page.number:
+            return page.find(eip)
+        there = self.view.pages.get((space, number))
+        return None if there is None else there.entrances.get(eip)
 
     def retire(self, block: Block) -> None:
-        """Stop finding a self-checking block by its EIP; its code stays, for its source may come back."""
-        self._hide(block)
-        block.space.forget(block.eip)
-
-    def _hide(self, block: Block) -> None:
-        page = block.page
-        if page.blocks.get(block.eip) is block:
-            del page.blocks[block.eip]
+        """Stop finding a block; the code of a self-checking one stays, for its source may come back."""
+        block.page.hide(block)
+        for entrance in block.entrances:
+            block.space.table.forget(entrance.eip)
 
     # --- chaining --------------------------------------------------------------------------------------
 
-    def link(self, block: Block, site: Site, target: Block) -> None:
+    def link(self, block: Block, site: Site, target: Entrance) -> None:
         """Let the branch at a LINK site go straight to `target`."""
-        self._patch_branch(block, site.patch, target)
+        self._join(block, site, target)
+        self.forget_code(block.address + site.patch, block.address + site.patch + 4)
 
-    def predict(self, block: Block, site: Site, target: Block) -> None:
-        """Let the indirect branch at a learning INDIRECT site try `target` too."""
-        way = len(site.targets)
-        site.targets = (*site.targets, target.eip)
-        free = [NO_PREDICTION] * (len(site.links) - len(site.targets))
-        predicted = [0, *site.targets, *free, 0]
-        for number in (way, way + 1):
-            step = predicted[number] - predicted[number + 1] & MASK32
-            self._put(block, site.steps[number], step.to_bytes(4, "little"))
-        self._put_branch(block, site.links[way], target)
-        if free:
-            self._put(block, site.steps[-1], NO_PREDICTION.to_bytes(4, "little"))
-        else:
-            self._put(block, site.steps[-1], target.eip.to_bytes(4, "little"))
-            self._put(block, site.offset - len(_EXIT), NO_LEARNING)
-        self.forget_code(block.address + site.steps[0], block.address + site.offset)
-        if not free:
-            site.links = ()
-
-    def _put_branch(self, block: Block, offset: int, target: Block) -> None:
-        after = block.address + offset + 4
-        self._put(block, offset, (target.address - after & MASK32).to_bytes(4, "little"))
-
-    def _patch_branch(self, block: Block, offset: int, target: Block) -> None:
-        self._put_branch(block, offset, target)
-        self.forget_code(block.address + offset, block.address + offset + 4)
+    def _join(self, block: Block, site: Site, target: Entrance) -> None:
+        after = block.address + site.patch + 4
+        self._put(block, site.patch, (target.address - after & MASK32).to_bytes(4, "little"))
 
     def _put(self, block: Block, offset: int, data: bytes) -> None:
         arena = self.arena(block.page.space.context)
@@ -437,19 +455,25 @@ class CodeCache:
             return
         block.alive = False
         self.retire(block)
-        insn = Insn(block.eip, b"", "", "", block.translation.code32)
-        self.sites[block.address + len(_EXIT)] = (Site(SiteKind.LINK, len(_EXIT), insn, block.eip), block)
-        self._put(block, 0, _EXIT)
-        self.forget_code(block.address, block.address + len(_EXIT))
+        for entrance in block.entrances:
+            offset = entrance.address - block.address
+            insn = Insn(entrance.eip, b"", "", "", block.translation.code32)
+            site = Site(SiteKind.LINK, offset + len(_EXIT), insn, entrance.eip)
+            self.sites[entrance.address + len(_EXIT)] = (site, block)
+            self._put(block, offset, _EXIT)
+            self.forget_code(entrance.address, entrance.address + len(_EXIT))
 
-    def redirect(self, dead: Block, site: Site, target: Block) -> None:
+    def redirect(self, dead: Block, site: Site, target: Entrance) -> None:
         """Let those who still branch to a dropped block reach the one that took its place."""
         prefix = b"" if dead.space.context.code32 else b"\x66"
-        after = dead.address + len(prefix) + _JUMP_SIZE
-        if after > dead.end or dead.space is not target.space:
+        address = dead.address + site.offset - len(_EXIT)
+        after = address + len(prefix) + _JUMP_SIZE
+        is_crowded = any(address < each.address < after for each in dead.entrances)
+        if after > dead.end or is_crowded or dead.space is not target.block.space:
             return
-        self._put(dead, 0, prefix + b"\xe9" + (target.address - after & MASK32).to_bytes(4, "little"))
-        self.forget_code(dead.address, after)
+        branch = prefix + b"\xe9" + (target.address - after & MASK32).to_bytes(4, "little")
+        self._put(dead, address - dead.address, branch)
+        self.forget_code(address, after)
 
     def clear(self) -> None:
         """Forget everything. The caller unmaps all code, lets all views forget theirs, and makes the physical CPU
@@ -458,11 +482,11 @@ class CodeCache:
             for page in arena.owners:
                 for block in page.placed:
                     block.alive = False
+                    block.entrances.clear()
                 page.forget_blocks()  # they and their page hold each other, and Python's collector may rest
             arena.owners.clear()
             arena.blocks = 0
-        self.lookup_view[: self._lookup_used] = bytes(self._lookup_used)
-        self._lookup_used = 0
-        for store in (self.spaces, self.sites, self.by_frame, self._empty_tables):
+        self.lookup.clear()
+        for store in (self.spaces, self.sites, self.by_frame):
             store.clear()
         self.flushes += 1

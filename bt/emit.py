@@ -1,6 +1,6 @@
 """The emitter: one block's code in the making, with everything the VMM must know about it later."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, auto
@@ -20,14 +20,14 @@ S0, S1, S2, S3, S4 = range(5)
 """Scratch words. By convention S0 keeps the guest's ECX, S1 its EDX or EAX, S2 a value for a callout."""
 FLAGS: Final = 8
 """In the place of a register: the arithmetic flags, as LAHF and SETO AL leave them in AX."""
-_SCRATCH_NAMES: Final = tuple(f"S{index}" for index in range(SCRATCH_WORDS))
+_SCRATCH_NAMES: Final = {f"S{index}": 4 * index for index in range(SCRATCH_WORDS)} | {"S2_HIGH": 4 * S2 + 2}
+"""Byte offsets of scratch words; S2_HIGH is the high half of S2."""
 
 
 class SiteKind(IntEnum):
     """Why cached code leaves the cache."""
 
     LINK = 0  # a direct branch whose target is not chained yet
-    INDIRECT = auto()  # a RET or indirect branch that neither prediction nor lookup knows
     CALLOUT = auto()  # an instruction for the VMM
     FINISH = auto()  # the end of an inline sequence that found it needs the VMM after all
     STALE = auto()  # a self-checking block found its bytes changed
@@ -39,17 +39,13 @@ class Site:
     """One `int` in a block. `offset` is that of the byte after it, which is the EIP an exit shows.
 
     `insn` is the guest instruction, `target` the guest EIP of a LINK, `patch` the offset of the rel32 that a LINK
-    patches. An INDIRECT that can still learn has `steps`, the offsets of the differences between successive predicted
-    targets and of what undoes them, `links`, those of the rel32 of each way, and `targets`, what it has learned.
+    patches.
     """
 
-    __slots__ = ("_insn", "kind", "links", "offset", "patch", "steps", "target", "targets")
+    __slots__ = ("_insn", "kind", "offset", "patch", "target")
 
     def __init__(self, kind: SiteKind, offset: int, insn: Insn | Place, target: int = 0, patch: int = 0) -> None:
         self.kind, self.offset, self._insn, self.target, self.patch = kind, offset, insn, target, patch
-        self.steps: tuple[int, ...] = ()
-        self.links: tuple[int, ...] = ()
-        self.targets: tuple[int, ...] = ()
 
     @property
     def insn(self) -> Insn:
@@ -60,14 +56,10 @@ class Site:
 
     def moved(self, by: int, insn: Insn) -> "Site":
         """The same exit of another instruction, `by` bytes further on."""
-        site = Site(self.kind, self.offset + by, insn, self.target, self.patch + by)
-        if self.links:
-            site.steps = tuple([step + by for step in self.steps])
-            site.links = tuple([link + by for link in self.links])
-        return site
+        return Site(self.kind, self.offset + by, insn, self.target, self.patch + by)
 
     def _key(self) -> tuple[object, ...]:
-        return (self.kind, self.offset, self.insn, self.target, self.patch, self.steps, self.links, self.targets)
+        return (self.kind, self.offset, self.insn, self.target, self.patch)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Site) and self._key() == other._key()
@@ -105,6 +97,7 @@ class Translation:
 
     `source` are the bytes that it was made from, `count` instructions at `eip`; `shadowed` the offsets at which a guest
     instruction begins that follows STI, MOV SS or POP SS; `positions` are the marks, and `changes` what was rewritten.
+    `returns` are the places to which its calls return: (offset, EIP).
     """
 
     code: bytes
@@ -116,6 +109,7 @@ class Translation:
     positions: list[Position]
     sites: list[Site]
     changes: list[Change]
+    returns: list[tuple[int, int]]
 
     @property
     def rewritten(self) -> tuple[tuple[Insn, int, int], ...]:
@@ -131,6 +125,14 @@ class Translation:
     def starts(self) -> dict[int, int]:
         """The offset of each guest instruction's first byte, and its EIP."""
         return {offset: eip for offset, eip, restore in self.positions if not restore}
+
+    def offset_of(self, eip: int) -> int | None:
+        """Where the code of the guest instruction at an EIP begins, or None if no instruction begins there."""
+        at = bisect_left(self.positions, eip, key=itemgetter(1))
+        if at == len(self.positions) or self.positions[at][1] != eip:
+            return None
+        offset, _, restore = self.positions[at]
+        return None if restore else offset
 
     @property
     def source_size(self) -> int:
@@ -157,7 +159,7 @@ def _fill(text: str, window: Window, code32: bool) -> _Filled:
         if name in Slot.__members__:
             value = window.slot(Slot[name])
         elif name in _SCRATCH_NAMES:
-            value = window.scratch_word(_SCRATCH_NAMES.index(name))
+            value = window.scratch_word(_SCRATCH_NAMES[name])
         else:
             left.append((offset, name))
             continue
@@ -195,8 +197,8 @@ class Emitter:
     """Collects code. `window` gives the CS-relative addresses that templates need."""
 
     __slots__ = (
-        "_kept", "changes", "code", "context", "insn", "positions", "shadow_next", "shadowed", "sites", "waiting",
-        "window",
+        "_kept", "changes", "code", "context", "insn", "positions", "returns", "shadow_next", "shadowed",
+        "sites", "waiting", "window",
     )  # fmt: skip
 
     def __init__(self, context: Context, window: Window) -> None:
@@ -206,6 +208,7 @@ class Emitter:
         self.positions: list[Position] = []
         self.sites: list[Site] = []
         self.changes: list[Change] = []
+        self.returns: list[tuple[int, int]] = []
         self.insn: Insn
         self.shadow_next = False
         self.waiting: list[tuple[int, int, Insn | Place]] = []
@@ -317,16 +320,10 @@ class Emitter:
             self.sites.append(Site(SiteKind.LINK, len(code), insn, target & MASK32, at))
         self.waiting.clear()
 
-    def land_together(self, places: tuple[int, ...], target: int) -> None:
-        """Place one exit for several rel32 that templates have left."""
-        for at in places:
-            self.code[at : at + 4] = (len(self.code) - at - 4).to_bytes(4, "little")
-        self.site(SiteKind.LINK, target & MASK32).patch = places[0]
-
     def finish(self, eip: int, source: bytes, count: int) -> Translation:
         """The finished block."""
         self.land()
         return Translation(
             bytes(self.code), eip, self.context.code32, source, count, self.shadowed, self.positions, self.sites,
-            self.changes,
+            self.changes, self.returns,
         )  # fmt: skip

@@ -51,6 +51,7 @@ class Window:
     """Where cached code of one privilege class finds the VMM's pages; linear addresses.
 
     `page` is the vCPU page (or its read-only view), `scratch` a writable page, `lookup` the block space's branch table,
+    `nowhere` where targets lead that are not in it; a block that is to find no other has `nowhere` for its table.
     `shadowed` a byte for each of the guest's linear pages: not 0, if a translation of it may be in the shadow tables.
     `gdt_sources` are two pages of descriptors that ring 0 may load by itself (see `bt.segment_loads`).
     """
@@ -58,6 +59,7 @@ class Window:
     page: int
     scratch: int
     lookup: int
+    nowhere: int
     cs_base: int
     shadowed: int = 0
     gdt_sources: int = 0
@@ -66,11 +68,6 @@ class Window:
         """CS-relative address of a word of the vCPU page."""
         return self.page + slot - self.cs_base & MASK32
 
-    def scratch_word(self, index: int) -> int:
-        """CS-relative address of a scratch word."""
-        return self.scratch + Slot.SCRATCH + 4 * index - self.cs_base & MASK32
-
-    @property
-    def lookup_offset(self) -> int:
-        """CS-relative address of the branch table."""
-        return self.lookup - self.cs_base & MASK32
+    def scratch_word(self, offset: int) -> int:
+        """CS-relative address of a byte of the scratch words."""
+        return self.scratch + Slot.SCRATCH + offset - self.cs_base & MASK32

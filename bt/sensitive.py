@@ -403,4 +403,4 @@ def iretd(emit: Emitter, insn: Insn) -> None:
     emit.emit(_IRET_READ, flat=base, flat_high=base + 4)
     emit.emit(_IRET + "done:")
     emit.site_here(SiteKind.CALLOUT)
-    dispatch(emit)
+    dispatch(emit, insn.operand_size)

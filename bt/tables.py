@@ -289,7 +289,7 @@ def never_inline(insn: Insn, entry: Translator) -> Translator:
 _BRANCH: Final = {0xE8: b"\xe9", 0xE9: b"\xe9", 0xEB: b"\xe9"}
 
 
-_ANYWHERE: Final = Window(0, 0, 0, 0)
+_ANYWHERE: Final = Window(0, 0, 0, 0, 0)
 
 
 def _keeps_its_bytes(insn: Insn, entry: Translator) -> bool:
@@ -305,10 +305,21 @@ class Treatment:
 
     `entry` None: its own bytes. `ends`: it ends a block. `replays`: its code does not depend on its EIP. `stores`: it
     writes memory, None as long as nobody has asked. `branch`: a direct branch in 32-bit code, and the opcode of its
-    rel32 form.
+    rel32 form. `returns`: a CALL, which comes back to what follows it.
     """
 
-    __slots__ = ("branch", "casts_shadow", "ends", "entry", "is_plain", "is_sensitive", "name", "replays", "stores")
+    __slots__ = (
+        "branch",
+        "casts_shadow",
+        "ends",
+        "entry",
+        "is_plain",
+        "is_sensitive",
+        "name",
+        "replays",
+        "returns",
+        "stores",
+    )
 
     def __init__(self, insn: Insn) -> None:
         self.name = name = insn.name
@@ -322,6 +333,7 @@ class Treatment:
         self.casts_shadow = casts_shadow(insn)
         self.is_sensitive = is_sensitive(insn)
         self.is_plain = entry is None and not self.is_sensitive
+        self.returns = name == "call"
         self.replays = name not in BRANCHES or name == "ret"
         self.stores: bool | None = None
         self.branch = b""

@@ -1,7 +1,7 @@
 """The translator: guest bytes in, a block out.
 
-A block is scanned until a control transfer, the end of its page, or `limit` instructions. What becomes of each
-instruction is the business of `bt.tables`.
+A block is scanned until a control transfer from which nothing comes back, the end of its page, or `limit`
+instructions. What becomes of each instruction is the business of `bt.tables`.
 """
 
 from dataclasses import dataclass
@@ -141,12 +141,20 @@ class _Scan:
                 self._branch(shape)
             else:
                 self._special(shape)
-            if treatment.ends:
+            if treatment.ends and not (treatment.returns and self._continues()):
                 return True
             raw = self._source[self.start : self.at]
             if self._is_full(treatment.casts_shadow) or (self._options.self_check and self._stores(shape, raw)):
                 break
         return False
+
+    def _continues(self) -> bool:
+        """Behind a CALL: go on with what it returns to, if there is an instruction?"""
+        options = self._options
+        if options.self_check or self.count >= options.limit or self._tree.find(self._source, self.at) is None:
+            return False
+        self._emit.returns.append((len(self._emit.code), self._eip + self.at & MASK32))
+        return True
 
     def _branch(self, shape: "Shape[Treatment]") -> None:
         """Jcc, JMP and CALL with a displacement, in 32-bit code: as `bt.branches` has them, in one go."""

@@ -1,7 +1,8 @@
 """Translated code on the physical CPU: one guest instruction in, the whole state after it out.
 
 The rig stands for the engine: the vCPU page, its user view, the scratch page and branch tables are mapped, blocks go
-into a real `CodeCache`, and a run ends at the first exit, which is named by its site or is a fault.
+into a real `CodeCache`, and a run ends at the first exit: one named by its site, a fault, or the fetch fault of an
+indirect branch that led nowhere.
 """
 
 import random
@@ -10,10 +11,12 @@ from typing import Final
 
 from cpu_rig import CODE, DATA, EXIT, NX, STACK, P, Rig, U, W
 
-from bt.cache import Arena, Block, CacheFull, CodeCache, CodeView
+from bt.cache import Arena, Block, CodeCache, CodeView
 from bt.emit import Mark, Site, Translation
 from bt.guest import Context, Mode, Window
-from bt.translate import BlockTranslator, Options
+from bt.lookup import BranchTable, CacheFull, LookupArea
+from bt.translate import DEFAULT_OPTIONS, BlockTranslator, Options
+from vmm.arch.exceptions import PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SIZE, Slot
 from vmm.arch.registers import ARITHMETIC, Eflags, Reg, Seg
 from vmm.hw import state as hw
@@ -31,6 +34,7 @@ ALL_FLAGS: Final = [
 ]
 """The six arithmetic flags and DF, in all combinations."""
 
+FETCH: Final = int(PageFault.I)
 SLOTS: Final = [slot for slot in Slot if slot is not Slot.SCRATCH]
 
 
@@ -121,10 +125,12 @@ def some_state(seed: int, flags: int) -> State:
 
 @dataclass
 class Outcome:
-    """How one run ended: at a site, or with a fault (vector, error code, CR2) that belongs to `mark`."""
+    """How one run ended: at a site, with a branch that led nowhere (`missed`; S2 is its target), or with a fault
+    (vector, error code, CR2) that belongs to `mark`."""
 
     state: State
     site: Site | None = None
+    missed: bool = False
     fault: tuple[int, int, int] | None = None
     mark: Mark | None = None
     scratch: list[int] = field(default_factory=list)
@@ -145,10 +151,11 @@ class InlineRig(Rig):
         self.cache = CodeCache(
             Arena(self.memory.window(CODE, CODE_PAGES * PAGE_SIZE), CODE),
             Arena(self.memory.window(USER_CODE, CODE_PAGES * PAGE_SIZE), USER_CODE),
-            self.memory.window(LOOKUP, LOOKUP_SIZE), LOOKUP, self.cpu.forget_code, CodeView(lambda *_: None),
+            LookupArea(self.memory.window(LOOKUP, LOOKUP_SIZE), LOOKUP), self.cpu.forget_code,
+            CodeView(lambda *_: None),
         )  # fmt: skip
         self.translator = BlockTranslator()
-        self._placed: dict[tuple[World, bytes], Block] = {}
+        self._placed: dict[tuple[World, bytes, int, Options], Block] = {}
 
     def clear(self) -> None:
         """Empty the cache."""
@@ -156,33 +163,36 @@ class InlineRig(Rig):
         self.cpu.forget_all_code()
         self._placed.clear()
 
-    def window(self, world: World) -> Window:
-        """Where code finds the VMM's pages in this world."""
-        table = self.cache.space(world.cs_base, world.context).lookup
-        if world.user:
-            return Window(VIEW, SCRATCH, table, world.cs_base)
-        return Window(PAGE, PAGE, table, world.cs_base)
+    def table(self, world: World) -> BranchTable:
+        """The branch table of this world."""
+        return self.cache.space(world.cs_base, world.context).table
 
-    def translate(self, world: World, code: bytes, eip: int = GUEST_EIP, **options: bool) -> Translation:
+    def window(self, world: World, step: bool = False) -> Window:
+        """Where code finds the VMM's pages in this world; a step finds no branch table."""
+        nowhere = self.cache.lookup.nowhere
+        table = nowhere if step else self.table(world).root
+        page, scratch = (VIEW, SCRATCH) if world.user else (PAGE, PAGE)
+        return Window(page, scratch, table, nowhere, world.cs_base)
+
+    def translate(self, world: World, code: bytes, eip: int, options: Options) -> Translation:
         """Translate all of `code` as one block."""
-        made = Options(**options)
-        return self.translator.translate(code, eip, world.context, self.window(world), made)
+        return self.translator.translate(code, eip, world.context, self.window(world, options.step), options)
 
-    def place(self, world: World, code: bytes, eip: int = GUEST_EIP, **options: bool) -> Block:
-        """Translate and place it, once for each world and code."""
-        if (world, code) not in self._placed:
-            self._placed[world, code] = self.place_new(world, code, eip, **options)
-        return self._placed[world, code]
+    def place(self, world: World, code: bytes, eip: int = GUEST_EIP, options: Options = DEFAULT_OPTIONS) -> Block:
+        """Translate and place it, once; the branch table does not know it."""
+        key = (world, code, eip, options)
+        if key not in self._placed:
+            try:
+                self._placed[key] = self._place(world, code, eip, options)
+            except CacheFull:
+                self.clear()
+                self._placed[key] = self._place(world, code, eip, options)
+        return self._placed[key]
 
-    def place_new(self, world: World, code: bytes, eip: int = GUEST_EIP, **options: bool) -> Block:
-        """Translate and place it again: a block that has learned nothing."""
+    def _place(self, world: World, code: bytes, eip: int, options: Options) -> Block:
         space = self.cache.space(world.cs_base, world.context)
-        page = self.cache.page(space, (world.cs_base + eip & MASK32) >> 12, (0,), False)
-        try:
-            return self.cache.place(page, self.translate(world, code, eip, **options))
-        except CacheFull:
-            self.clear()
-            return self.place_new(world, code, eip, **options)
+        page = self.cache.page(space, (world.cs_base + eip & MASK32) >> 12, (0,), options.self_check)
+        return self.cache.place(page, self.translate(world, code, eip, options))
 
     def go(self, world: World, block: Block, before: State) -> Outcome:
         """Enter a block with a state; what the first exit shows."""
@@ -196,10 +206,13 @@ class InlineRig(Rig):
         if seen.vector == EXIT:
             site, _ = self.cache.sites[address]
             return Outcome(after, site, scratch=scratch)
+        if address == self.cache.lookup.nowhere:
+            assert (seen.vector, seen.error_code & FETCH, seen.cr2) == (Vector.PF, FETCH, address)
+            return Outcome(after, missed=True, scratch=scratch)
         found = self.cache.block_at(address)
         assert found is not None
         mark = found.mark_at(address)
-        return Outcome(after, None, (seen.vector, seen.error_code, seen.cr2), mark, scratch)
+        return Outcome(after, fault=(seen.vector, seen.error_code, seen.cr2), mark=mark, scratch=scratch)
 
     def rewound(self, outcome: Outcome) -> State:
         """The state as the guest must see it after a fault: registers out of their scratch words."""

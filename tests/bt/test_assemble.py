@@ -89,10 +89,9 @@ def _texts() -> Iterator[tuple[str, str]]:
     yield "popf user", sensitive._POPF_USER + sensitive._POPF_ARITHMETIC + "done:"
     yield "cli", sensitive._CLI
     yield "sti", sensitive._STI + "none:"
-    yield "ways", branches.TRY_WAYS
-    for code32 in (False, True):
-        yield f"look up {code32}", branches._LOOK_UP % branches._HASH[code32]
-        yield f"go {code32}", branches._GO % branches._HASH_SAVED[code32]
+    for (code32, size), text in branches._DISPATCH.items():
+        yield f"dispatch {size} {code32}", text
+    yield "nowhere", branches._NOWHERE
     yield "save", branches._SAVE_ECX
     yield "close", sensitive._STORE_CLOSE
 

@@ -1,4 +1,4 @@
-"""The cache: placing, finding, chaining, dropping; and what cached code reads from the branch tables."""
+"""The cache: placing, finding, entering, chaining, dropping; and what of it the branch tables know."""
 
 from itertools import pairwise
 
@@ -7,18 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bt import cache as cache_module
-from bt.branches import LOOKUP_BITS, NO_LEARNING
-from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache, CodePage, CodeView
-from bt.emit import CALLOUT_VECTOR, SiteKind
+from bt.cache import Arena, Block, BlockSpace, CodeCache, CodePage, CodeView, Entrance
+from bt.emit import CALLOUT_VECTOR, Mark, Site, SiteKind, Translation
 from bt.guest import Context, Mode, Window
-from bt.translate import BlockTranslator, Options
+from bt.lookup import CacheFull, LookupArea
+from bt.translate import BLOCK_LIMIT, DEFAULT_OPTIONS, BlockTranslator, Options
 from vmm.arch.layout import MASK32
 
 KERNEL32 = Context(Mode.PROTECTED, 0, True, True)
 KERNEL16 = Context(Mode.REAL, 0, False, False)
 USER = Context(Mode.PROTECTED, 3, True, True)
 KERNEL_BASE, USER_BASE, LOOKUP_BASE = 0xF400_0000, 0xF580_0000, 0xF640_0000
-TABLE_32, TABLE_16 = 8 << 16, 8 << 8
+LEAF = 4 << 8
+TABLE_32, TABLE_16 = (4 << 16) + 2 * LEAF, 2 * LEAF
 EXIT = bytes([0xCD, CALLOUT_VECTOR])
 TRANSLATOR = BlockTranslator()
 
@@ -26,7 +27,7 @@ TRANSLATOR = BlockTranslator()
 class World:
     """A cache over plain memory; `forgotten` are the ranges that the CPU was told to forget."""
 
-    def __init__(self, arena_size: int = 1 << 16, lookup_size: int = 2 * TABLE_32) -> None:
+    def __init__(self, arena_size: int = 1 << 16, lookup_size: int = 4 * TABLE_32) -> None:
         self.forgotten: list[tuple[int, int]] = []
         self.mapped: set[tuple[bool, int]] = set()
         self.other: set[tuple[bool, int]] = set()
@@ -34,7 +35,7 @@ class World:
         self.lookup = memoryview(bytearray(lookup_size))
         self.view = CodeView(self._map)
         self.cache = CodeCache(
-            Arena(self.kernel, KERNEL_BASE), Arena(self.user, USER_BASE), self.lookup, LOOKUP_BASE,
+            Arena(self.kernel, KERNEL_BASE), Arena(self.user, USER_BASE), LookupArea(self.lookup, LOOKUP_BASE),
             lambda start, end: self.forgotten.append((start, end)), self.view,
         )  # fmt: skip
 
@@ -60,20 +61,64 @@ class World:
             self.cache.view.switch_on(page)
         return page
 
-    def find(self, eip: int, space: BlockSpace) -> Block | None:
-        """The block for an EIP that may run now."""
+    def enter(self, eip: int, space: BlockSpace) -> Entrance | None:
+        """Where to enter for an EIP now."""
         return self.cache.view.find(space, eip)
 
+    def find(self, eip: int, space: BlockSpace) -> Block | None:
+        """The block for an EIP that may run now."""
+        found = self.enter(eip, space)
+        return None if found is None else found.block
+
+    def translate(
+        self, page: CodePage, eip: int, code: bytes = b"\x90", options: Options = DEFAULT_OPTIONS
+    ) -> Translation:
+        """Translate a block for a code page."""
+        space = page.space
+        window = Window(0x7500_0000, 0x7500_0000, space.table.root, LOOKUP_BASE, space.cs_base)
+        return TRANSLATOR.translate(code, eip, space.context, window, options)
+
     def block(
-        self, eip: int, code: str = "90", context: Context = KERNEL32, cs_base: int = 0, frames: tuple[int, ...] = (1,)
+        self,
+        eip: int,
+        code: str = "90",
+        context: Context = KERNEL32,
+        cs_base: int = 0,
+        frames: tuple[int, ...] = (1,),
+        limit: int = BLOCK_LIMIT,
     ) -> Block:
         """Translate, place and publish a block."""
         page = self.page((eip + cs_base & MASK32) >> 12, context, cs_base, frames)
-        window = Window(0x7500_0000, 0x7500_0000, page.space.lookup, cs_base)
-        made = TRANSLATOR.translate(bytes.fromhex(code), eip, context, window, Options())
-        block = self.cache.place(page, made)
-        self.cache.publish(block)
+        block = self.cache.place(page, self.translate(page, eip, bytes.fromhex(code), Options(limit)))
+        start = self.cache.publish(block)
+        assert (start.block, start.eip, start.address, start.entry) == (block, eip, block.address, block.entry)
         return block
+
+    def checked(self, eip: int, code: str = "90c3") -> Block:
+        """One that checks itself, on a code page that is on."""
+        page = self.cache.page(self.cache.space(0, KERNEL32), eip >> 12, (1,), True)
+        if not self.cache.is_on(page):
+            self.cache.view.switch_on(page)
+        block = self.cache.place(page, self.translate(page, eip, bytes.fromhex(code), Options(self_check=True)))
+        self.cache.publish(block)
+        page.add_version(block)
+        return block
+
+    def tombstone(self, dead: Block, offset: int = 0) -> Site:
+        """The exit that a dropped block has at an entrance."""
+        site, owner = self.cache.sites[dead.address + offset + len(EXIT)]
+        assert (site.kind, owner, site.offset) == (SiteKind.LINK, dead, offset + len(EXIT))
+        assert self.code(dead)[offset : site.offset] == EXIT
+        return site
+
+    def look_up(self, space: BlockSpace, eip: int) -> int | None:
+        """What cached code finds in the branch table: a CS-relative address, or None if that is nowhere."""
+        base = space.cs_base
+        at = space.table.root
+        for digit in (eip >> 16, eip >> 8 & 0xFF, eip & 0xFF)[0 if space.context.code32 else 1 :]:
+            offset = at + 4 * digit - LOOKUP_BASE
+            at = int.from_bytes(self.lookup[offset : offset + 4], "little") + base & MASK32
+        return None if at == LOOKUP_BASE else at - base & MASK32
 
     def is_mapped(self, block: Block) -> bool:
         """May the processor fetch from it?"""
@@ -143,13 +188,13 @@ def test_a_cache_address_belongs_to_a_guest_instruction(world: World) -> None:
 
 
 def test_spaces_differ_by_base_and_by_every_part_of_the_context() -> None:
-    small = World(lookup_size=8 * TABLE_16)
+    small = World(lookup_size=6 * TABLE_16)
     contexts = [
         (0, KERNEL16), (0x10, KERNEL16), (0, Context(Mode.V86, 3, False, False)),
         (0, Context(Mode.REAL, 0, False, True)), (0, Context(Mode.V86, 3, False, False, iopl3=True)),
     ]  # fmt: skip
     spaces = [small.cache.space(*key) for key in contexts]
-    assert len({space.lookup for space in spaces}) == len(contexts)
+    assert len({space.table.root for space in spaces}) == len(contexts)
     assert [small.cache.space(*key) for key in contexts] == spaces
 
 
@@ -170,77 +215,158 @@ def test_too_many_blocks_are_told(world: World, monkeypatch: pytest.MonkeyPatch)
         world.block(3 << 12, frames=(3,))
 
 
-def test_a_full_lookup_area_is_told(world: World) -> None:
+def test_a_full_lookup_area_is_told() -> None:
+    world = World(lookup_size=4 + 2 * TABLE_32)
     world.cache.space(0, KERNEL32)
     world.cache.space(1, KERNEL32)
     with pytest.raises(CacheFull):
         world.cache.space(2, KERNEL16)
 
 
-# --- branch tables -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("room", [0, LEAF])
+def test_a_full_lookup_area_is_told_when_a_return_site_has_no_place(room: int) -> None:
+    """It needs a leaf, or a leaf and a middle table."""
+    world = World(lookup_size=4 + TABLE_32 + room)
+    world.block(0x1_0000)
+    with pytest.raises(CacheFull):
+        world.block(0x1_1000, "e80000000090", frames=(2,))
 
 
-def look_up(space: BlockSpace, eip: int) -> int | None:
-    """What the inline lookup does: the entry, if the negated tag and the EIP add up to 0."""
-    index = (eip & (1 << LOOKUP_BITS[space.context.code32]) - 1) * 2
-    return space.table[index + 1] if space.table[index] + eip & MASK32 == 0 else None
+# --- entrances ---------------------------------------------------------------------------------------------
 
-
-EIPS = st.one_of(st.integers(0, MASK32), st.sampled_from([0, 1, 0xFF, 0x100, 0xFFFF, 0x1_0000, 0xFFFF_0000, MASK32]))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    steps=st.lists(st.tuples(st.sampled_from(["remember", "forget", "ask"]), EIPS), max_size=40),
-    context=st.sampled_from([KERNEL32, KERNEL16]),
+SPACES = pytest.mark.parametrize(
+    ("context", "cs_base"),
+    [(KERNEL32, 0), (USER, 0), (KERNEL32, 0xFFF0_0000), (KERNEL16, 0x10), (KERNEL16, 0xFFFF_0000)],
+    ids=["kernel", "user", "based", "16", "16, wraps"],
 )
-def test_a_branch_table_never_answers_for_an_eip_that_it_was_not_told(
-    steps: list[tuple[str, int]], context: Context
+CPUIDS = "0fa2" * 3
+"""An exit of two bytes for each: instructions that are as near to each other as entrances may be."""
+
+
+@SPACES
+def test_a_block_is_entered_at_its_instructions_and_nowhere_else(world: World, context: Context, cs_base: int) -> None:
+    block = world.block(0x1000, "0fa20fa29ceb00", context, cs_base)
+    for eip in range(0xFF0, 0x1020):
+        found = world.enter(eip, block.space)
+        assert (found is not None) == (eip in (0x1000, 0x1002, 0x1004, 0x1005))
+        if found is not None:
+            assert (found.block, found.eip, found.entry) == (block, eip, found.address - cs_base & MASK32)
+            assert block.mark_at(found.address) == Mark(found.address - block.address, eip)
+            assert world.enter(eip, block.space) is found
+    assert len(block.entrances) == 4
+
+
+def test_a_block_that_goes_on_with_a_jump_is_not_entered_behind_its_end(world: World) -> None:
+    block = world.block(0x1000, CPUIDS, limit=2)
+    assert block.translation.offset_of(0x1004) is not None
+    assert world.enter(0x1004, block.space) is None
+
+
+def test_a_block_that_checks_itself_is_entered_at_its_start_alone(world: World) -> None:
+    """Only there it looks at its source."""
+    block = world.checked(0x1000, CPUIDS + "c3")
+    assert world.find(0x1000, block.space) is block
+    assert [world.enter(eip, block.space) for eip in range(0x1001, 0x1008)] == [None] * 7
+
+
+@pytest.mark.parametrize("code", ["fb40eb00", "8ed040eb00", "1740eb00"], ids=["sti", "mov ss", "pop ss"])
+def test_a_block_is_not_entered_in_a_shadow(world: World, code: str) -> None:
+    """STI; JMP to itself: the JMP's block must not be that of the STI, in which it is no boundary for interrupts."""
+    context = KERNEL32 if code.startswith("fb") else KERNEL16
+    block = world.block(0x1000, code, context)
+    shadowed = 0x1000 + code.index("40") // 2
+    assert world.enter(shadowed, block.space) is None
+    assert world.find(shadowed + 1, block.space) is block
+
+
+def test_no_two_entrances_share_a_byte_of_their_tombstones(world: World) -> None:
+    """INC is one byte long: a start, an entrance asked for and a return site each keep the next byte to themselves."""
+    block = world.block(0x1000, "40404040e80001000040404040c3")
+    for eip, is_open in ((0x1001, False), (0x1003, True), (0x1002, False), (0x1004, False), (0x100A, False)):
+        assert (world.find(eip, block.space) is block) == is_open
+    heir = world.block(0x1001, "40eb00")
+    assert (world.find(0x1001, block.space), world.find(0x1003, block.space)) == (heir, block)
+
+
+def test_an_instruction_of_several_blocks_is_found_in_one_of_them(world: World) -> None:
+    """Three blocks made of the middle of instructions lie between."""
+    block = world.block(0x1000, "0fa2" * 8)
+    others = [world.block(0x1000 + at, "0fa2", limit=1) for at in (1, 3, 5)]
+    assert world.find(0x1008, block.space) is block
+    assert [world.find(other.eip, block.space) for other in others] == others
+
+
+def test_an_entrance_is_found_while_its_page_is_on(world: World) -> None:
+    block = world.block(0x1000, CPUIDS)
+    world.cache.switch_off(block.page)
+    assert world.enter(0x1002, block.space) is None
+    world.cache.view.switch_on(block.page)
+    assert world.find(0x1002, block.space) is block
+
+
+@SPACES
+def test_a_return_site_is_an_entrance_that_the_branch_table_knows(world: World, context: Context, cs_base: int) -> None:
+    size = 5 if context.code32 else 3
+    back = 0x1000 + size
+    block = world.block(0x1000, "e8" + "00" * (size - 1) + "40c3", context, cs_base)
+    ((offset, eip),) = block.translation.returns
+    found = world.enter(back, block.space)
+    assert found is not None
+    assert (found.block, eip, found.address) == (block, back, block.address + offset)
+    assert [world.look_up(block.space, each) for each in (0x1000, back, back + 1)] == [None, found.entry, None]
+
+
+def test_a_return_site_that_has_an_entrance_keeps_it(world: World) -> None:
+    there = world.block(0x1005, "40c3")
+    block = world.block(0x1000, "e80001000040c3")
+    assert block.translation.returns
+    assert world.find(0x1005, block.space) is there
+    assert world.look_up(block.space, 0x1005) == there.entry
+    world.cache.drop(block)
+    assert world.find(0x1005, block.space) is there
+    assert world.look_up(block.space, 0x1005) == there.entry
+
+
+@pytest.mark.parametrize(("code", "limit"), [("e800010000", BLOCK_LIMIT), ("e80001000040", 1)], ids=["end", "limit"])
+def test_a_call_that_ends_its_block_has_no_return_site(world: World, code: str, limit: int) -> None:
+    block = world.block(0x1000, code, limit=limit)
+    assert world.enter(0x1005, block.space) is None
+    assert world.look_up(block.space, 0x1005) is None
+
+
+PIECES = st.sampled_from(["40", "0fa2", "9c", "fb", "b801000000", "e800000000", "ffd1", "7400", "8ed0", "c3"])
+ASKED = st.tuples(st.booleans(), st.integers(0, 40))
+
+
+@settings(max_examples=150, deadline=None)
+@given(pieces=st.lists(PIECES, min_size=1, max_size=14), steps=st.lists(ASKED, min_size=1, max_size=20))
+def test_whoever_is_led_to_a_block_comes_to_the_instruction_that_he_looked_for(
+    pieces: list[str], steps: list[tuple[bool, int]]
 ) -> None:
-    space = World().cache.space(0, context)
-    known: dict[int, int] = {}
-    for number, (step, eip) in enumerate(steps):
-        if step == "remember":
-            space.remember(eip, number)
-            known[eip] = number
-        elif step == "forget":
-            space.forget(eip)
-            known.pop(eip, None)
-        found = look_up(space, eip)
-        assert found is None or found == known.get(eip)
-        if step == "remember":
-            assert found == number
-
-
-@pytest.mark.parametrize("context", [KERNEL32, KERNEL16], ids=["32", "16"])
-def test_an_empty_branch_table_answers_for_no_index(world: World, context: Context) -> None:
-    space = world.cache.space(0, context)
-    for index in range(1 << LOOKUP_BITS[context.code32]):
-        assert look_up(space, index) is None
-    assert look_up(space, 0xFFFF_0000) is None
-
-
-@pytest.mark.parametrize("eip", [0, 1, 0x10, 0xFFFF_0000])
-def test_a_forgotten_eip_is_forgotten(world: World, eip: int) -> None:
-    space = world.cache.space(0, KERNEL32)
-    space.remember(eip, 0x55)
-    assert look_up(space, eip) == 0x55
-    space.forget(eip)
-    assert look_up(space, eip) is None
-    assert look_up(space, 0) is None
-
-
-def test_forgetting_leaves_another_eip_in_the_same_place(world: World) -> None:
-    space = world.cache.space(0, KERNEL32)
-    space.remember(0x1_0010, 0x55)
-    space.forget(0x10)
-    assert look_up(space, 0x1_0010) == 0x55
-
-
-def test_the_empty_table_is_shared_and_empty(world: World) -> None:
-    first = world.cache.empty_table(KERNEL16)
-    assert world.cache.empty_table(KERNEL16) == first
-    assert world.cache.space(0, KERNEL16).lookup != first
+    """By the view or by the branch table, whatever was made and dropped before. Blocks are made as they are missed."""
+    world, code = World(), bytes.fromhex("".join(pieces)) + b"\x90" * 15
+    page = world.page(1)
+    for is_dropped, at in steps:
+        eip = 0x1000 + min(at, len(code) - 15)
+        found = world.enter(eip, page.space)
+        if found is None:
+            made = world.block(eip, code[eip - 0x1000 :].hex())
+            found = world.enter(eip, page.space)
+            assert (found is not None, made.eip) == (True, eip)
+        if is_dropped:
+            assert found is not None
+            world.cache.drop(found.block)
+        for each in range(0x1000, 0x1000 + len(code)):
+            entry = world.look_up(page.space, each)
+            entries = {entrance.entry for entrance in page.entrances.values() if entrance.eip == each}
+            for linear in entries if entry is None else entries | {entry}:
+                block = world.cache.block_at(linear)
+                assert block is not None
+                assert (block.alive, block.mark_at(linear)) == (True, Mark(linear - block.address, each))
+        for block in page.placed:
+            addresses = sorted(entrance.address for entrance in block.entrances)
+            assert all(later - earlier >= len(EXIT) for earlier, later in pairwise(addresses))
+            assert block.alive or all(world.tombstone(block, address - block.address) for address in addresses)
 
 
 # --- chaining ----------------------------------------------------------------------------------------------
@@ -249,27 +375,17 @@ def test_the_empty_table_is_shared_and_empty(world: World) -> None:
 def test_linking_lets_a_branch_go_straight_to_its_target(world: World) -> None:
     source, target = world.block(0x1000, "eb0e"), world.block(0x1010)
     site = source.translation.sites[0]
-    world.cache.link(source, site, target)
+    world.cache.link(source, site, target.entrances[0])
     assert world.branch_target(source, site.patch) == target.address
     assert world.forgotten == [(source.address + site.patch, source.address + site.patch + 4)]
 
 
-@pytest.mark.parametrize("context", [KERNEL32, USER, KERNEL16], ids=["kernel", "user", "16"])
-def test_predictions_are_steps_from_one_target_to_the_next_and_back(world: World, context: Context) -> None:
-    source = world.block(0x1000, "c3", context)
-    site = next(site for site in source.translation.sites if site.kind is SiteKind.INDIRECT)
-    links = site.links
-    for number, eip in enumerate((0x1234, 0x8_0000, 0x10)):
-        target = world.block(eip, context=context)
-        world.cache.predict(source, site, target)
-        assert world.branch_target(source, links[number]) == target.address
-        code = world.code(source)
-        steps = [int.from_bytes(code[at : at + 4], "little") for at in site.steps]
-        assert sum(steps) & MASK32 == 0
-        assert [-sum(steps[: way + 1]) & MASK32 for way in range(number + 1)] == list(site.targets)
-    learning_exit = site.offset - len(NO_LEARNING)
-    assert world.code(source)[learning_exit : site.offset] == NO_LEARNING
-    assert site.links == ()
+def test_publishing_links_branches_into_the_middle_of_blocks(world: World) -> None:
+    target = world.block(0x1010, CPUIDS)
+    source = world.block(0x1000, "eb10")
+    assert world.branch_target(source, source.translation.sites[0].patch) == target.address + 2
+    loop = world.block(0x1020, "0fa20fa2ebfc")
+    assert world.branch_target(loop, loop.translation.sites[-1].patch) == loop.address + 2
 
 
 # --- dropping ----------------------------------------------------------------------------------------------
@@ -277,12 +393,13 @@ def test_predictions_are_steps_from_one_target_to_the_next_and_back(world: World
 
 def test_a_dropped_block_is_found_no_more(world: World) -> None:
     block = world.block(0x1000)
-    block.space.remember(0x1000, block.entry)
+    block.space.table.remember(0x1000, block.entry)
+    assert world.look_up(block.space, 0x1000) == block.entry
     world.cache.drop(block)
     assert not block.alive
     assert block.page.blocks == {}
     assert world.find(0x1000, block.space) is None
-    assert look_up(block.space, 0x1000) is None
+    assert world.look_up(block.space, 0x1000) is None
 
 
 @pytest.mark.parametrize("context", [KERNEL32, USER, KERNEL16], ids=["kernel", "user", "16"])
@@ -290,10 +407,32 @@ def test_a_dropped_block_leaves_an_exit_for_those_who_branch_to_it(world: World,
     block = world.block(0x1000, context=context)
     world.forgotten.clear()
     world.cache.drop(block)
-    assert world.code(block).startswith(EXIT)
-    site, owner = world.cache.sites[block.address + len(EXIT)]
-    assert (site.kind, site.target, owner) == (SiteKind.LINK, 0x1000, block)
+    assert world.tombstone(block).target == 0x1000
     assert world.forgotten == [(block.address, block.address + len(EXIT))]
+
+
+def test_a_dropped_block_leaves_an_exit_at_each_entrance_and_no_way_to_it(world: World) -> None:
+    """One asked for, one to which a CALL returns; the branch table knew them all."""
+    block = world.block(0x1000, "40e80001000040" + CPUIDS)
+    space = block.space
+    asked = world.enter(0x1009, space)
+    assert asked is not None
+    for entrance in block.entrances:
+        space.table.remember(entrance.eip, entrance.entry)
+    world.forgotten.clear()
+    world.cache.drop(block)
+    assert [entrance.eip for entrance in block.entrances] == [0x1000, 0x1006, 0x1009]
+    for entrance in block.entrances:
+        assert world.tombstone(block, entrance.address - block.address).target == entrance.eip
+        assert (entrance.address, entrance.address + len(EXIT)) in world.forgotten
+        assert (world.enter(entrance.eip, space), world.look_up(space, entrance.eip)) == (None, None)
+    assert (block.page.entrances, block.page.starts, len(world.forgotten)) == ({}, [], 3)
+
+
+def test_what_is_no_entrance_of_a_dropped_block_keeps_its_code(world: World) -> None:
+    block = world.block(0x1000, "b801000000b802000000c3")
+    world.cache.drop(block)
+    assert world.code(block) == EXIT + block.translation.code[len(EXIT) :]
 
 
 def test_dropping_twice_does_nothing(world: World) -> None:
@@ -334,8 +473,7 @@ def test_a_tombstone_can_point_to_the_new_block(world: World, context: Context) 
     dead = world.block(0x1000, context=context)
     world.cache.drop(dead)
     target = world.block(0x1000, context=context)
-    site, _ = world.cache.sites[dead.address + len(EXIT)]
-    world.cache.redirect(dead, site, target)
+    world.cache.redirect(dead, world.tombstone(dead), target.entrances[0])
     prefix = b"" if context.code32 else b"\x66"
     assert world.code(dead).startswith(prefix + b"\xe9")
     assert world.branch_target(dead, len(prefix) + 1) == target.address
@@ -347,8 +485,7 @@ def test_a_tombstone_too_small_for_a_jump_stays_an_exit(world: World) -> None:
     assert len(dead.translation.code) < 5
     world.cache.drop(dead)
     target = world.block(0x1000)
-    site, _ = world.cache.sites[dead.address + len(EXIT)]
-    world.cache.redirect(dead, site, target)
+    world.cache.redirect(dead, world.tombstone(dead), target.entrances[0])
     assert world.code(dead) == EXIT
     assert world.code(target) == target.translation.code
 
@@ -357,9 +494,61 @@ def test_a_tombstone_never_leads_into_another_space(world: World) -> None:
     dead = world.block(0x1000)
     world.cache.drop(dead)
     elsewhere = world.block(0x1000, cs_base=0x10)
-    site, _ = world.cache.sites[dead.address + len(EXIT)]
-    world.cache.redirect(dead, site, elsewhere)
+    world.cache.redirect(dead, world.tombstone(dead), elsewhere.entrances[0])
     assert world.code(dead).startswith(EXIT)
+
+
+@pytest.mark.parametrize("context", [KERNEL32, KERNEL16], ids=["32", "16"])
+@pytest.mark.parametrize("before", [0, 2], ids=["start", "inside"])
+def test_a_tombstone_inside_a_block_can_point_to_the_new_block_by_itself(
+    world: World, context: Context, before: int
+) -> None:
+    """To its start, or to the same instruction further on in it. The rest of the dropped block stays as it is."""
+    dead = world.block(0x1000, "66e80001000090c3" if not context.code32 else "e80001000090c3", context)
+    ((offset, back),) = dead.translation.returns
+    world.cache.drop(dead)
+    expected, site = world.code(dead), world.tombstone(dead, offset)
+    world.block(back - before, "0fa2" * 8, context)
+    heir = world.enter(back, dead.space)
+    assert heir is not None
+    world.forgotten.clear()
+    world.cache.redirect(dead, site, heir)
+    opcode = b"\xe9" if context.code32 else b"\x66\xe9"
+    end = offset + len(opcode) + 4
+    assert world.code(dead)[offset:].startswith(opcode)
+    assert world.branch_target(dead, end - 4) == heir.address
+    assert world.code(dead)[:offset] + world.code(dead)[end:] == expected[:offset] + expected[end:]
+    assert world.forgotten == [(dead.address + offset, dead.address + end)]
+
+
+@pytest.mark.parametrize("apart", [2, 4, 6])
+def test_a_tombstone_too_near_to_the_next_for_a_jump_stays_an_exit(world: World, apart: int) -> None:
+    """A jump over another entrance would be torn by its tombstone, or tear it."""
+    dead = world.block(0x1000, "0fa2" * 6)
+    assert world.enter(0x1000 + apart, dead.space) is not None
+    world.cache.drop(dead)
+    first, second = world.tombstone(dead), world.tombstone(dead, apart)
+    heir = world.block(0x1000, "0fa2" * 6)
+    world.forgotten.clear()
+    world.cache.redirect(dead, first, heir.entrances[0])
+    jumps = apart > 5
+    assert (world.code(dead)[0] == 0xE9, bool(world.forgotten)) == (jumps, jumps)
+    assert world.code(dead)[apart : apart + len(EXIT)] == EXIT
+    inside = world.enter(0x1000 + apart, heir.space)
+    assert inside is not None
+    world.cache.redirect(dead, second, inside)
+    assert world.branch_target(dead, apart + 1) == inside.address
+    assert jumps or world.code(dead)[: len(EXIT)] == EXIT
+
+
+def test_a_tombstone_inside_at_the_end_of_its_block_stays_an_exit(world: World) -> None:
+    dead = world.block(0x1000, "0fa2f4")
+    assert world.enter(0x1002, dead.space) is not None
+    world.cache.drop(dead)
+    target = world.block(0x1002)
+    world.cache.redirect(dead, world.tombstone(dead, 2), target.entrances[0])
+    assert world.code(dead) == EXIT + EXIT
+    assert world.code(target) == target.translation.code
 
 
 # --- code pages --------------------------------------------------------------------------------------------
@@ -475,18 +664,13 @@ def test_a_version_comes_back_for_its_own_bytes_alone(world: World) -> None:
 
 
 def test_a_retired_block_that_checks_itself_is_found_by_its_eip_again(world: World) -> None:
-    page = world.cache.page(world.cache.space(0, KERNEL32), 1, (1,), True)
-    world.cache.view.switch_on(page)
-    window = Window(0x7500_0000, 0x7500_0000, page.space.lookup, 0)
-    made = TRANSLATOR.translate(b"\x90\xc3", 0x1000, KERNEL32, window, Options(self_check=True))
-    block = world.cache.place(page, made)
-    world.cache.publish(block)
-    page.add_version(block)
-    block.space.remember(0x1000, block.entry)
+    block = world.checked(0x1000)
+    block.space.table.remember(0x1000, block.entry)
+    start = world.enter(0x1000, block.space)
     world.cache.retire(block)
-    assert (world.find(0x1000, block.space), look_up(block.space, 0x1000)) == (None, None)
-    assert page.find_version(0x1000, b"\x90\xc3") is block
-    assert world.find(0x1000, block.space) is block
+    assert (world.find(0x1000, block.space), world.look_up(block.space, 0x1000)) == (None, None)
+    assert block.page.find_version(0x1000, b"\x90\xc3") is block
+    assert world.enter(0x1000, block.space) is start
 
 
 def test_the_oldest_of_too_many_versions_is_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,15 +683,17 @@ def test_the_oldest_of_too_many_versions_is_forgotten(world: World, monkeypatch:
 
 
 def test_clearing_forgets_everything(world: World) -> None:
-    block = world.block(0x1000)
-    block.space.remember(0x1000, block.entry)
+    block = world.block(0x1000, "e80001000090")
+    assert world.look_up(block.space, 0x1005) is not None
     world.cache.clear()
     world.view.forget()
     assert (block.alive, world.cache.is_on(block.page)) == (False, False)
     assert (world.cache.spaces, world.cache.sites, world.cache.by_frame, world.view.on_at) == ({}, {}, {}, {})
     assert world.cache.flushes == 1
-    assert not any(world.lookup)
-    assert world.block(0x2000).address == KERNEL_BASE
+    assert (block.entrances, block.page.entrances, block.page.starts) == ([], {}, [])
+    again = world.block(0x2000)
+    assert (again.address, again.space.table.root) == (KERNEL_BASE, block.space.table.root)
+    assert world.look_up(again.space, 0x1005) is None
 
 
 # --- what the MMU must be told -----------------------------------------------------------------------------
@@ -516,8 +702,7 @@ def test_clearing_forgets_everything(world: World) -> None:
 def test_a_block_placed_while_its_page_is_off_is_not_mapped(world: World) -> None:
     page = world.page(1)
     world.cache.switch_off(page)
-    window = Window(0x7500_0000, 0x7500_0000, page.space.lookup, 0)
-    block = world.cache.place(page, TRANSLATOR.translate(b"\x90\xc3", 0x1000, KERNEL32, window, Options()))
+    block = world.cache.place(page, world.translate(page, 0x1000, b"\x90\xc3"))
     world.cache.publish(block)
     assert (world.is_mapped(block), world.find(0x1000, block.space)) == (False, None)
     world.cache.view.switch_on(page)
@@ -533,15 +718,25 @@ def test_publishing_does_not_link_to_what_is_off(world: World) -> None:
     assert world.branch_target(source, site.patch) == source.address + site.offset - len(EXIT)
 
 
-def test_publishing_links_across_code_pages_and_to_crossing_blocks(world: World) -> None:
-    other, across = world.block(0x3000, frames=(3,)), world.block(0x1FFE, "b801000000", frames=(1, 2))
-    for target, code in ((other, "e9fb1f0000"), (across, "e9f90f0000")):
-        source = world.block(0x1000, code)
-        assert world.branch_target(source, source.translation.sites[0].patch) == target.address
+def test_publishing_links_across_code_pages(world: World) -> None:
+    target = world.block(0x3000, frames=(3,))
+    source = world.block(0x1000, "e9fb1f0000")
+    assert world.branch_target(source, source.translation.sites[0].patch) == target.address
+
+
+def test_a_branch_to_a_crossing_block_is_linked_when_it_is_taken(world: World) -> None:
+    target = world.block(0x1FFE, "b801000000", frames=(1, 2))
+    source = world.block(0x1000, "e9f90f0000")
+    site = source.translation.sites[0]
+    assert world.branch_target(source, site.patch) == source.address + site.offset - len(EXIT)
+    found = world.enter(site.target, source.space)
+    assert found is not None
+    world.cache.link(source, site, found)
+    assert world.branch_target(source, site.patch) == target.address
 
 
 def test_publishing_never_links_to_another_space() -> None:
-    world = World(lookup_size=3 * TABLE_32)
+    world = World()
     world.block(0x1010, context=USER)
     world.block(0x1010, cs_base=0x10)
     source = world.block(0x1000, "eb0e")
@@ -552,8 +747,7 @@ def test_publishing_never_links_to_another_space() -> None:
 def test_a_block_of_more_than_a_page_takes_several_and_all_are_mapped(world: World) -> None:
     """POPFD is long."""
     page = world.page(1)
-    window = Window(0x7500_0000, 0x7500_0000, page.space.lookup, 0)
-    made = TRANSLATOR.translate(b"\x9d" * 200, 0x1000, KERNEL32, window, Options(limit=200))
+    made = world.translate(page, 0x1000, b"\x9d" * 200, Options(limit=200))
     assert len(made.code) > 1 << 12
     block = world.cache.place(page, made)
     pages = range(block.address - KERNEL_BASE >> 12, (block.end - 1 - KERNEL_BASE >> 12) + 1)
@@ -579,14 +773,14 @@ def test_extents_that_touch_become_one_run_of_code(world: World) -> None:
 
 def test_switching_off_twice_does_nothing(world: World) -> None:
     page = world.page(1)
-    world.cache.switch_off(page)
-    world.cache.switch_off(page)
+    world.view.switch_off(page)
+    world.view.switch_off(page)
     assert (world.cache.view.on_at, world.cache.is_on(page)) == ({}, False)
 
 
 def test_all_code_of_a_linear_page_is_known_whatever_its_space() -> None:
     """What INVLPG switches off: kernel, user, other bases, and what crosses into the page."""
-    world = World(lookup_size=3 * TABLE_32)
+    world = World()
     world.page(1)
     crossing = world.block(0xFFE, "b801000000", frames=(1, 2)).page
     pages = {world.page(1), world.page(1, USER), world.page(1, cs_base=0x10), crossing}
@@ -622,20 +816,9 @@ def test_steps_are_of_no_page_and_stay_on_whatever_changes_its_translation(world
     world.view.switch_on(space.steps)
     for number in range(3):
         world.view.switch_off_at(number)
-    window = Window(0x7500_0000, 0x7500_0000, space.lookup, 0)
-    block = world.cache.place(space.steps, TRANSLATOR.translate(b"\x90", 0x1000, KERNEL32, window, Options(1, True)))
+    block = world.cache.place(space.steps, world.translate(space.steps, 0x1000, options=Options(1, True)))
     assert world.is_mapped(block)
     assert (world.find(0x1000, space), world.cache.by_frame, world.cache.view.on_at) == (None, {}, {})
-
-
-def test_a_prediction_stands_when_its_target_is_dropped_and_leads_to_the_tombstone(world: World) -> None:
-    source, target = world.block(0x1000, "c3"), world.block(0x1234)
-    site = next(site for site in source.translation.sites if site.kind is SiteKind.INDIRECT)
-    link = site.links[0]
-    world.cache.predict(source, site, target)
-    world.cache.drop(target)
-    assert world.branch_target(source, link) == target.address
-    assert world.code(target).startswith(EXIT)
 
 
 def test_dropping_a_crossing_block_leaves_its_page_on(world: World) -> None:
@@ -686,7 +869,7 @@ def test_what_is_mapped_and_found_is_what_is_on(steps: list[tuple[str, int, tupl
             for view in (world.view, other):
                 is_on = view in each.on_in
                 found = [view.find(each.space, block.eip) for block in placed if block.alive]
-                assert all((block is not None and block.page is each) == is_on for block in found)
+                assert all((entrance is not None and entrance.block.page is each) == is_on for entrance in found)
                 assert (each in view.on_at.get(each.number, ())) == is_on == (each in view.on)
 
 
@@ -697,7 +880,7 @@ def _do(world: World, other: CodeView, what: str, page: CodePage, blocks: dict[C
         _turn_on(other if what == "other" else world.view, page)
     match what:
         case "block" if not page.blocks:
-            blocks.setdefault(page, []).append(_place_one(cache, page))
+            blocks.setdefault(page, []).append(_place_one(world, page))
         case "off":
             cache.switch_off(page)
         case "off there":
@@ -721,9 +904,8 @@ def _turn_on(view: CodeView, page: CodePage) -> None:
         view.switch_on(page)
 
 
-def _place_one(cache: CodeCache, page: CodePage) -> Block:
+def _place_one(world: World, page: CodePage) -> Block:
     eip = (page.number << 12) + (0xFFE if len(page.frames) > 1 else 0x10)
-    window = Window(0x7500_0000, 0x7500_0000, page.space.lookup, 0)
-    block = cache.place(page, TRANSLATOR.translate(b"\xb8\1\0\0\0", eip, page.space.context, window, Options(1)))
-    cache.publish(block)
+    block = world.cache.place(page, world.translate(page, eip, b"\xb8\1\0\0\0", Options(1)))
+    world.cache.publish(block)
     return block

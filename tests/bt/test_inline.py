@@ -7,6 +7,7 @@ is compared: registers, flags, the vCPU page, the data page, the stack.
 from collections.abc import Iterator
 
 import pytest
+from cpu_rig import DATA
 from inline_rig import (
     ALL_FLAGS,
     GUEST_EIP,
@@ -22,9 +23,9 @@ from inline_rig import (
 )  # fmt: skip
 
 from bt.assemble import assemble
-from bt.branches import WAYS
 from bt.cache import Block
-from bt.emit import S0, S1, S2, Site, SiteKind
+from bt.emit import S2, SiteKind
+from bt.translate import Options
 from vmm.arch.exceptions import Vector
 from vmm.arch.layout import MASK32, Slot
 from vmm.arch.registers import ARITHMETIC, Reg
@@ -371,45 +372,21 @@ def test_a_direct_call_pushes_the_guests_return_address(rig: InlineRig, world: W
         assert outcome.state == before.pushed(GUEST_EIP + len(code), size)
 
 
-def _learning(block: Block) -> Site:
-    return next(site for site in block.translation.sites if site.kind is SiteKind.INDIRECT)
-
-
-def _fill_ways(rig: InlineRig, world: World, block: Block) -> None:
-    """Let a branch learn targets that nobody jumps to, until it has no way left."""
-    site = _learning(block)
-    while len(site.targets) < len(site.links):
-        rig.cache.predict(block, site, rig.place_new(world, b"\x90", 0x7100 + len(site.targets)))
-
-
 def _indirect(rig: InlineRig, world: World, code: bytes, before: State, after: State) -> None:
-    """All ways: to the VMM to learn, through each prediction, through the lookup table, to the VMM at last."""
-    space = rig.cache.space(world.cs_base, world.context)
-    target = rig.place_new(world, b"\x90", TARGET)
-    arrived = (target.translation.sites[0], after)
-    for decoys in range(WAYS):
-        block = rig.place_new(world, code)
-        site = _learning(block)
-        outcome = rig.go(world, block, before)
-        assert outcome.site is site, outcome.fault
-        assert outcome.scratch[S2] == TARGET
-        assert outcome.state.but(ecx=outcome.scratch[S0], edx=outcome.scratch[S1]) == after
-        for number in range(decoys):
-            rig.cache.predict(block, site, rig.place_new(world, b"\x90", 0x7200 + number))
-        rig.cache.predict(block, site, target)
-        predicted = rig.go(world, block, before)
-        assert (predicted.site, predicted.state) == arrived
-    block = rig.place_new(world, code)
-    _fill_ways(rig, world, block)
-    space.remember(TARGET, target.entry)
-    looked_up = rig.go(world, block, before)
-    assert (looked_up.site, looked_up.state) == arrived
-    space.forget(TARGET)
-    missed = rig.go(world, block, before)
-    assert missed.site is not None
-    assert (missed.site.kind, missed.scratch[S2]) == (SiteKind.INDIRECT, TARGET)
-    assert missed.site is not _learning(block)
-    assert missed.state.but(ecx=missed.scratch[S0], edx=missed.scratch[S1]) == after
+    """Nowhere while the branch table does not have the target, to its block while it does."""
+    table = rig.table(world)
+    block, target = rig.place(world, code), rig.place(world, b"\x90", TARGET)
+    _misses(rig, world, block, before, after)
+    table.remember(TARGET, target.entry)
+    found = rig.go(world, block, before)
+    assert (found.site, found.state) == (target.translation.sites[0], after)
+    table.forget(TARGET)
+    _misses(rig, world, block, before, after)
+
+
+def _misses(rig: InlineRig, world: World, block: Block, before: State, after: State) -> None:
+    outcome = rig.go(world, block, before)
+    assert (outcome.missed, outcome.scratch[S2], outcome.state) == (True, TARGET, after)
 
 
 INDIRECT_REGS = [reg for reg in Reg if reg is not Reg.ESP]
@@ -484,32 +461,132 @@ def test_a_branch_whose_stack_faults_leaves_no_trace(rig: InlineRig, world: Worl
 
 
 @params(WORLDS)
-def test_the_lookup_never_answers_for_another_target(rig: InlineRig, world: World) -> None:
-    """Targets that share a table entry, and EIP 0 in an empty table, go to the VMM."""
-    space = rig.cache.space(world.cs_base, world.context)
-    block = rig.place(world, b"\x66\xff\xe0" if not world.context.code32 else b"\xff\xe0")
-    _fill_ways(rig, world, block)
-    before = some_state(1, 0)
-    for eip in (0, 0x100, 0x1_0000, 0x1_0100, MASK32):
-        outcome = rig.go(world, block, before.but(eax=eip))
-        assert outcome.site is not None
-        assert outcome.scratch[S2] == (eip if outcome.site.kind is SiteKind.INDIRECT else outcome.scratch[S2])
-    other = rig.place(world, b"\x90", 0x1_0100)
-    space.remember(0x1_0100, other.entry)
-    for eip in (0x100, 0x2_0100, 0x8000_0100):
-        outcome = rig.go(world, block, before.but(eax=eip))
-        assert outcome.site is not None
-        assert (outcome.site.kind, outcome.scratch[S2]) == (SiteKind.INDIRECT, eip)
-    assert rig.go(world, block, before.but(eax=0x1_0100)).site is other.translation.sites[0]
+@SIZES
+@pytest.mark.parametrize("code", [b"\xc3", b"\xff\xe2"], ids=["ret", "jmp edx"])
+def test_the_branch_of_a_step_goes_nowhere_whatever_the_table_holds(
+    rig: InlineRig, world: World, size: int, code: bytes
+) -> None:
+    step = rig.place(world, sized(code, size, world), options=Options(limit=1, step=True))
+    rig.table(world).remember(TARGET, rig.place(world, b"\x90", TARGET).entry)
+    for before in list(states())[::8]:
+        before = before.but(edx=TARGET).stored(STACK_POINTER, TARGET, size, on_stack=True)
+        _misses(rig, world, step, before, before.but(esp=STACK_POINTER + (size if code == b"\xc3" else 0)))
 
 
-def test_a_target_of_all_ones_goes_to_the_vmm_with_its_own_value(rig: InlineRig) -> None:
-    """FFFFFFFFh is also what an empty prediction holds."""
-    world = WORLDS["kernel32"]
-    outcome = rig.go(world, rig.place(world, b"\xff\xe0"), some_state(3, 0).but(eax=MASK32))
-    assert outcome.site is not None
-    assert (outcome.site.kind, outcome.site.target) == (SiteKind.LINK, MASK32)
-    assert outcome.state == some_state(3, 0).but(eax=MASK32)
+FLAT_KERNELS = {name: world for name, world in KERNELS.items() if world.context.is_flat_kernel}
+CODE_SEGMENT = 0x18
+GDT_AT = 0x800
+
+
+@params(FLAT_KERNELS)
+def test_iretd_to_the_code_segment_that_is_loaded_branches_by_the_table(rig: InlineRig, world: World) -> None:
+    for seed in range(16):
+        rig.clear()
+        before = some_state(seed, ALL_FLAGS[seed * 37 % 128])
+        image = before.regs[Reg.EAX] & ~0x1B_4100  # NT, TF, RF, VM and their like are for the VMM
+        before = before.but(GDT_BASE=DATA + GDT_AT, CS=CODE_SEGMENT, FLAGS=before.slots[Slot.FLAGS] & ~0x4000)
+        for at, value in enumerate((TARGET, 0xDEAD_0000 | CODE_SEGMENT, image)):
+            before = before.stored(STACK_POINTER + 4 * at, value, 4, on_stack=True)
+        for at, slot in enumerate((Slot.CS_LOW, Slot.CS_HIGH)):
+            before = before.stored(GDT_AT + CODE_SEGMENT + 4 * at, before.slots[slot], 4)
+        after = before.but(
+            esp=STACK_POINTER + 12, flags=image & (ARITHMETIC | DF), IF=image & IF, FLAGS=image & FLAGS_32
+        )  # fmt: skip
+        _indirect(rig, world, b"\xcf", before, after)
+
+
+TARGETS = (
+    0, 1, 0xFF, 0x100, 0xFFFF, 0x1_0000, 0x1_0100, 0x2_0100, 0x8000_0100, 0xFFFF_0000, 0xFFFF_FF00, MASK32,
+)  # fmt: skip
+"""Some that share their low byte, their low half, their high half or all but one bit."""
+
+
+@SIZES
+@params(WORLDS)
+def test_the_table_never_answers_for_another_target(rig: InlineRig, world: World, size: int) -> None:
+    """16-bit operands cut the target; 16-bit code has no entry for one above FFFFh."""
+    table, before = rig.table(world), some_state(1, 0)
+    block, target = rig.place(world, sized(b"\xff\xe0", size, world)), rig.place(world, b"\x90", TARGET)
+    for told in TARGETS:
+        table.remember(told, target.entry)
+        for eax in TARGETS:
+            outcome = rig.go(world, block, before.but(eax=eax))
+            asked = eax & ((1 << 8 * size) - 1)
+            answers = asked == told and (world.context.code32 or told <= 0xFFFF)
+            assert (outcome.site is target.translation.sites[0], outcome.missed) == (answers, not answers)
+            assert outcome.state == before.but(eax=eax)
+            assert answers or outcome.scratch[S2] == asked
+        table.forget(told)
+
+
+@SIZES
+@params(WORLDS)
+def test_an_empty_table_leads_every_target_nowhere(rig: InlineRig, world: World, size: int) -> None:
+    block, before = rig.place(world, sized(b"\xff\xe0", size, world)), some_state(2, 0)
+    for eax in TARGETS:
+        outcome = rig.go(world, block, before.but(eax=eax))
+        assert (outcome.missed, outcome.scratch[S2]) == (True, eax & ((1 << 8 * size) - 1))
+
+
+def test_a_table_answers_in_its_own_space_only(rig: InlineRig) -> None:
+    """The same target in code of several CS bases and contexts."""
+    jump, before = {True: b"\xff\xe0", False: b"\x66\xff\xe0"}, some_state(3, 0).but(eax=TARGET)
+    for one in WORLDS.values():
+        rig.table(one).remember(TARGET, rig.place(one, b"\x90", GUEST_EIP + 8).entry)
+        for other in WORLDS.values():
+            outcome = rig.go(other, rig.place(other, jump[other.context.code32]), before)
+            assert outcome.missed == (other is not one)
+        rig.table(one).forget(TARGET)
+
+
+CALLEE = GUEST_EIP + 0x100
+
+
+def _call(world: World, size: int) -> bytes:
+    """CALL CALLEE, and behind it an instruction that shows that it ran."""
+    length = size + 1 if world.context.code32 == (size == 4) else size + 2
+    call = sized(b"\xe8" + (CALLEE - GUEST_EIP - length).to_bytes(size, "little"), size, world)
+    return call + assemble("lea eax, [eax + 1]", world.context.code32)
+
+
+@SIZES
+@params(WORLDS)
+def test_a_return_goes_on_in_the_middle_of_the_block_that_called(rig: InlineRig, world: World, size: int) -> None:
+    code = _call(world, size)
+    caller, callee = rig.place(world, code), rig.place(world, sized(b"\xc3", size, world), CALLEE)
+    ((_, back),) = caller.translation.returns
+    rig.cache.publish(caller)
+    call, behind = sorted(caller.translation.sites, key=lambda site: site.insn.eip)
+    rig.cache.link(caller, call, rig.cache.publish(callee))
+    for before in list(states())[::8]:
+        outcome = rig.go(world, caller, before)
+        assert (outcome.site, behind.target) == (behind, GUEST_EIP + len(code))
+        after = before.pushed(back, size).but(esp=STACK_POINTER, eax=before.regs[Reg.EAX] + 1)
+        assert outcome.state == after
+
+
+@SIZES
+@params(WORLDS)
+def test_who_comes_back_to_a_dropped_block_leaves_and_then_goes_to_the_one_in_its_place(
+    rig: InlineRig, world: World, size: int
+) -> None:
+    """By a branch that was linked to the return site, and by the branch table."""
+    caller = rig.place(world, _call(world, size))
+    ((offset, back),) = caller.translation.returns
+    rig.cache.publish(caller)
+    jump, by_table = rig.place(world, b"\xeb\x00", back - 2), rig.place(world, sized(b"\xff\xe0", size, world), CALLEE)
+    rig.cache.link(jump, jump.translation.sites[0], caller.page.entrances[back])
+    rig.cache.drop(caller)
+    before = some_state(4, ALL_FLAGS[77]).but(eax=back)
+    linked, missed = rig.go(world, jump, before), rig.go(world, by_table, before)
+    assert linked.site is not None
+    assert (linked.site.kind, linked.site.target, linked.state) == (SiteKind.LINK, back, before)
+    assert (missed.missed, missed.scratch[S2], missed.state) == (True, back, before)
+    assert rig.cache.sites[caller.address + offset + 2] == (linked.site, caller)
+    heir = rig.place(world, b"\x90", back)
+    rig.cache.redirect(caller, linked.site, rig.cache.publish(heir))
+    outcome = rig.go(world, jump, before)
+    assert (outcome.site, outcome.state) == (heir.translation.sites[0], before)
 
 
 # --- self-checking blocks ----------------------------------------------------------------------------------
@@ -525,7 +602,7 @@ def test_a_self_checking_block_runs_while_its_source_is_the_same(rig: InlineRig,
         data = bytearray(before.data)
         data[0x100 : 0x100 + len(code)] = code
         before = before.but(data=bytes(data))
-        block = rig.place(world, code, eip, self_check=True)
+        block = rig.place(world, code, eip, Options(self_check=True))
         outcome = rig.go(world, block, before)
         assert outcome.site is not None
         assert outcome.site.kind is SiteKind.LINK

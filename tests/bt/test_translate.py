@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bt.decode import MAX_LENGTH, Insn
-from bt.emit import CALLOUT_VECTOR, Emitter, SiteKind, Translation
+from bt.emit import CALLOUT_VECTOR, S3, Emitter, SiteKind, Translation
 from bt.guest import Context, Mode, Window
 from bt.innocuous import INNOCUOUS
 from bt.tables import (
@@ -27,7 +27,7 @@ from bt.tables import (
 from bt.translate import BLOCK_LIMIT, BlockTranslator, NeedsMoreBytes, Options
 
 TRANSLATOR = BlockTranslator()
-WINDOW = Window(0x7500_0000, 0x7500_0000, 0x7600_0000, 0)
+WINDOW = Window(0x7500_0000, 0x7500_0000, 0x7600_0800, 0x7600_0000, 0)
 EIP = 0x1000
 EXIT = bytes([0xCD, CALLOUT_VECTOR])
 MODES = {False: capstone.CS_MODE_16, True: capstone.CS_MODE_32}
@@ -221,6 +221,43 @@ def test_a_block_ends_at_a_control_transfer() -> None:
     assert (translation.source_size, kinds(translation)) == (4, [SiteKind.LINK])
 
 
+def test_a_block_goes_on_behind_a_call_and_knows_where_it_returns() -> None:
+    """By displacement, by register and by memory, each with and without an operand-size prefix."""
+    translation = translate("e800010000 40 66e80001 40 ffd1 40 66ff13 40 c3 40")
+    names = [insn.mnemonic for insn in insns_of(translation)]
+    assert names == ["call", "inc"] * 4 + ["ret"]
+    assert [eip - EIP for _, eip in translation.returns] == [5, 10, 13, 17]
+    assert [translation.offset_of(eip) for _, eip in translation.returns] == [at for at, _ in translation.returns]
+
+
+@pytest.mark.parametrize("call", ["e800010000", "66e80001", "ffd1", "ff13"])
+@pytest.mark.parametrize(
+    ("before", "behind", "options"),
+    [
+        pytest.param("90", "", {}, id="at the end of the page"),
+        pytest.param("90", "b80000", {}, id="before an instruction that the page cuts off"),
+        pytest.param("90", "40", {"limit": 2}, id="at the limit"),
+        pytest.param("90fb", "40", {"limit": 2}, id="in a shadow, behind the limit"),
+        pytest.param("", "40", {"limit": 1, "step": True}, id="in a step"),
+        pytest.param("90", "40", {"self_check": True}, id="in a block that checks itself"),
+    ],
+)
+def test_a_call_ends_its_block(call: str, before: str, behind: str, options: dict[str, int]) -> None:
+    made = Options(**options)  # type: ignore[arg-type]
+    translation = TRANSLATOR.translate(bytes.fromhex(before + call + behind), EIP, KERNEL, WINDOW, made)
+    assert (translation.source, translation.returns) == (bytes.fromhex(before + call), [])
+
+
+def test_the_code_of_an_instruction_is_found_by_its_eip_alone() -> None:
+    """Not by an EIP inside it, nor by the one behind the block."""
+    translation = translate("b8000000009c9d0fa2eb00")
+    starts = {EIP, EIP + 5, EIP + 6, EIP + 7, EIP + 9}
+    for eip in range(EIP - 1, EIP + translation.source_size + 1):
+        offset = translation.offset_of(eip)
+        assert (offset is not None) == (eip in starts)
+        assert offset is None or translation.starts[offset] == eip
+
+
 def test_a_block_goes_on_behind_a_callout_that_returns() -> None:
     translation = translate("0fa2ec0f31eb00")
     assert [insn.mnemonic for insn in insns_of(translation)] == ["cpuid", "in", "rdtsc", "jmp"]
@@ -332,7 +369,11 @@ ANY_CODE = st.lists(
     ),
     min_size=1, max_size=20,
 ).map(b"".join)  # fmt: skip
-WINDOWS = [WINDOW, Window(0xF500_0000, 0xF500_1000, 0xF600_0000, 0xF_FFF0)]
+WINDOWS = [
+    WINDOW,
+    Window(0xF500_0000, 0xF500_1000, 0xF600_0800, 0xF600_0000, 0xF_FFF0),
+    Window(0xF500_0000, 0xF500_1000, 0xF600_0000, 0xF600_0000, 0),
+]
 
 
 @settings(max_examples=500, deadline=None)
@@ -349,7 +390,8 @@ def test_any_bytes_make_a_sound_block(
     assert translation == TRANSLATOR.translate(code, eip, context, window, options)
     _check_coverage(translation, code, eip, options)
     _check_marks(translation)
-    _check_sites(translation)
+    _check_sites(translation, window)
+    _check_returns(translation, options)
     _check_rewritten(translation, context)
     insns = list(capstone.Cs(capstone.CS_ARCH_X86, MODES[context.code32]).disasm_lite(translation.code, 0))
     assert sum(size for _, size, _, _ in insns) == len(translation.code)
@@ -370,7 +412,7 @@ def _check_coverage(translation: Translation, code: bytes, eip: int, options: Op
     for insn in insns_of(translation):
         assert insn.eip == at & 0xFFFF_FFFF
         at += len(insn.raw)
-    assert all(insn.name not in ENDS_BLOCK for insn in insns_of(translation)[:-1])
+    assert all(insn.name == "call" or insn.name not in ENDS_BLOCK for insn in insns_of(translation)[:-1])
 
 
 def _check_marks(translation: Translation) -> None:
@@ -389,8 +431,17 @@ def _check_marks(translation: Translation) -> None:
     assert translation.shadowed <= translation.starts.keys()
 
 
-def _check_sites(translation: Translation) -> None:
-    """Each site stands behind an exit, each link's branch goes to it, no two are in one place."""
+def _check_returns(translation: Translation, options: Options) -> None:
+    """Every CALL but the last instruction returns into the block, unless that checks itself."""
+    calls = [insn.next_eip for insn in insns_of(translation)[:-1] if insn.name == "call"]
+    assert [eip for _, eip in translation.returns] == calls
+    assert all(translation.starts[offset] == eip for offset, eip in translation.returns)
+    assert not (options.self_check and calls)
+
+
+def _check_sites(translation: Translation, window: Window) -> None:
+    """Each site stands behind an exit, each link's branch goes to it, no two are in one place. The block ends in an
+    exit or in the jump of an indirect branch."""
     offsets = [site.offset for site in translation.sites]
     assert len(set(offsets)) == len(offsets)
     for site in translation.sites:
@@ -399,7 +450,9 @@ def _check_sites(translation: Translation) -> None:
         if site.kind is SiteKind.LINK:
             displacement = int.from_bytes(translation.code[site.patch : site.patch + 4], "little", signed=True)
             assert site.patch + 4 + displacement == site.offset - len(EXIT)
-    assert translation.code.endswith(EXIT)
+    away = b"\xff\x25" + window.scratch_word(4 * S3).to_bytes(4, "little")
+    is_indirect = insns_of(translation)[-1].name in ("call", "iretd", "jmp", "ret")
+    assert translation.code.endswith(EXIT) or (is_indirect and translation.code.endswith(away))
 
 
 def _check_rewritten(translation: Translation, context: Context) -> None:

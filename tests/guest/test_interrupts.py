@@ -266,7 +266,7 @@ def test_a_shadow_reaches_over_the_end_of_a_page(bench, mode, shadowing):
 
 
 @pytest.mark.parametrize("mode", KERNEL_MODES, ids=str)
-@pytest.mark.parametrize("body", ["ebfe", "90ebfd", "fafbebfc", "9c9debfc", "40ebfd"])
+@pytest.mark.parametrize("body", ["ebfe", "90ebfd", "fbebfe", "fafbebfc", "9c9debfc", "40ebfd"])
 def test_an_endless_loop_is_preempted_and_takes_interrupts(bench, mode, body):
     bench.start(mode, bytes.fromhex(body))
     for _ in range(5):

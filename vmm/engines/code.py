@@ -10,10 +10,11 @@ is left writable, and its blocks check their own source.
 from time import perf_counter
 from typing import Final
 
-from bt.cache import Arena, Block, BlockSpace, CacheFull, CodeCache, CodePage
+from bt.cache import Arena, Block, BlockSpace, CodeCache, CodePage, Entrance
 from bt.decode import MAX_LENGTH, Insn
 from bt.emit import SiteKind
 from bt.guest import Context, Mode, Window
+from bt.lookup import BranchTable, CacheFull, LookupArea
 from bt.tables import INLINE
 from bt.translate import BlockTranslator, Options
 from vmm.arch.exceptions import gp
@@ -54,14 +55,14 @@ class TranslatedCode:
         self.cache = CodeCache(
             Arena(view.window(parts["kernel_cache"].host, KERNEL_CACHE_SIZE), 0),
             Arena(view.window(parts["user_cache"].host, USER_CACHE_SIZE), 0),
-            view.window(parts["lookup"].host, LOOKUP_SIZE), 0, phys.forget_code, self.shadow.space.code,
+            LookupArea(view.window(parts["lookup"].host, LOOKUP_SIZE), 0), phys.forget_code, self.shadow.space.code,
         )  # fmt: skip
         self._scratch_kernel = view.window(parts["vcpu_page"].host, PAGE_SIZE).cast("I")[Slot.SCRATCH >> 2 :]
         self._scratch_user = view.window(parts["user_scratch"].host, PAGE_SIZE).cast("I")[Slot.SCRATCH >> 2 :]
         self._spaces: dict[tuple[int, int, tuple[int, ...]], BlockSpace] = {}
         self._rewrites: dict[int, int] = {}
         self.self_checked: set[int] = set()
-        self.space = BlockSpace(0, Context(Mode.REAL, 0, False, False), 0, memoryview(b""))
+        self.space = BlockSpace(0, Context(Mode.REAL, 0, False, False), BranchTable(self.cache.lookup, 0, False))
         self.scratch: memoryview
         self.stats = EngineStats()
         self.observer: Observer | None = None
@@ -74,8 +75,7 @@ class TranslatedCode:
     def select_space(self) -> None:
         vcpu = self._vcpu
         mode = Mode.REAL if vcpu.is_real else Mode.V86 if vcpu.is_v86 else Mode.PROTECTED
-        flags = vcpu.segment_flags
-        code32, stack32 = bool(flags[Seg.CS] & DESC_B), bool(flags[Seg.SS] & DESC_B)
+        code32, stack32 = bool(vcpu.flags_of(Seg.CS) & DESC_B), bool(vcpu.flags_of(Seg.SS) & DESC_B)
         iopl3 = vcpu.cpl > 0 and vcpu.iopl == 3
         stops = tuple(la for la, _ in vcpu.execution_breakpoints) if vcpu.dr[7] & _BREAKPOINT_ENABLES else ()
         key = (vcpu.base(Seg.CS), mode | vcpu.cpl << 2 | code32 << 4 | stack32 << 5 | iopl3 << 6, stops)
@@ -95,45 +95,60 @@ class TranslatedCode:
 
     def _window(self, space: BlockSpace, step: bool) -> Window:
         hole = self._hole
-        lookup = self.cache.empty_table(space.context) if step else space.lookup  # a step finds no other block
+        nowhere = self.cache.lookup.nowhere
+        lookup = nowhere if step else space.table.root
         if space.context.is_user:
-            return Window(hole.linear("user_view"), hole.linear("user_scratch"), lookup, space.cs_base)
+            return Window(hole.linear("user_view"), hole.linear("user_scratch"), lookup, nowhere, space.cs_base)
         page = hole.linear("vcpu_page")
-        return Window(page, page, lookup, space.cs_base, hole.linear("shadowed"), hole.linear("gdt_sources"))
+        return Window(page, page, lookup, nowhere, space.cs_base, hole.linear("shadowed"), hole.linear("gdt_sources"))
 
     # --- blocks -------------------------------------------------------------------------------------
 
-    def find(self, eip: int) -> Block:
-        """The block for a guest EIP in the current space. Raises: GuestFault of the fetch."""
-        block = self.cache.view.find(self.space, eip)
-        return block if block is not None else self._make(eip)
+    def find(self, eip: int) -> Entrance:
+        """Where to enter for a guest EIP in the current space. Raises: GuestFault of the fetch."""
+        found = self.cache.view.find(self.space, eip)
+        return found if found is not None else self._make(eip)
 
-    def _make(self, eip: int) -> Block:
+    def _make(self, eip: int) -> Entrance:
         """Switch the code page of an EIP on, and translate if it has no block there. Raises: GuestFault."""
         page, source = self._fetch(eip)
-        block = page.blocks.get(eip)
-        if block is not None:
-            return block
-        started = perf_counter()
-        if page.self_check and (block := page.find_version(eip, source)) is not None:
-            return block
-        limit = 1 if len(page.frames) > 1 or self._has_breakpoint(page) else self._options.limit
+        found = page.find(eip)
+        if found is not None:
+            return found
+        if page.self_check and page.find_version(eip, source) is not None:
+            return page.entrances[eip]
         try:
-            block = self._place(page, eip, source, self.options_for(limit, page.self_check))
+            return self._add(page, eip, source)
         except CacheFull:
             self._clear_cache()
             self.select_space()
             return self._make(eip)
+
+    def _add(self, page: CodePage, eip: int, source: bytes) -> Entrance:
+        """Translate the block at an EIP of a page. Raises: CacheFull."""
+        started = perf_counter()
+        limit = 1 if len(page.frames) > 1 or self._has_breakpoint(page) else self._options.limit
+        block = self._place(page, eip, source, self.options_for(limit, page.self_check))
         if page.self_check:
             page.add_version(block)
-        self.cache.publish(block)
+        entrance = self.cache.publish(block)
         self._count(block, perf_counter() - started)
-        return block
+        return entrance
 
     def _has_breakpoint(self, page: CodePage) -> bool:
         """Then its blocks are of one instruction, so that none runs past the breakpoint."""
         stops = page.space.context.breakpoints
         return bool(stops) and any(la >> PAGE_SHIFT == page.number for la in stops)
+
+    def remember(self, target: Entrance) -> Entrance:
+        """Let cached code branch to an entrance of the current space by itself: that one, or what it now is."""
+        try:
+            self.space.table.remember(target.eip, target.entry)
+            return target
+        except CacheFull:
+            self._clear_cache()
+            self.select_space()
+            return self._make(target.eip)
 
     def step(self, eip: int, source: bytes | None = None) -> Block:
         """A block of one instruction at an EIP, made from `source` if that is given. Raises: GuestFault."""
@@ -175,7 +190,7 @@ class TranslatedCode:
             page = self._switched_on(la >> PAGE_SHIFT, (self._walk(la) >> PAGE_SHIFT,))
         gpa = page.frames[0] << PAGE_SHIFT | la & PAGE_MASK
         source = self._memory.read(gpa, min(PAGE_SIZE - (la & PAGE_MASK), room, _SOURCE_MAX))
-        if len(source) >= MAX_LENGTH or self._is_whole(source):
+        if self._is_enough(source):
             return page, source
         if len(source) < room:
             return self._fetch_crossing(la, page, source, room)
@@ -185,7 +200,7 @@ class TranslatedCode:
         """An instruction that goes on in the next page. Raises: GuestFault: #PF; #GP(0) at the end of the segment."""
         second = self._walk(la + len(source) & MASK32)
         source += self._memory.read(second, min(MAX_LENGTH, room) - len(source))
-        if len(source) < MAX_LENGTH and not self._is_whole(source):
+        if not self._is_enough(source):
             raise gp()
         frames = (page.frames[0], second >> PAGE_SHIFT)
         return self._switched_on(la >> PAGE_SHIFT, frames), source
@@ -198,9 +213,9 @@ class TranslatedCode:
         self.shadow.note(la, trace)
         return trace[0]
 
-    def _is_whole(self, source: bytes) -> bool:
+    def _is_enough(self, source: bytes) -> bool:
         """Is the first instruction all there?"""
-        return self._translator.is_whole(source, self.space.context.code32)
+        return len(source) >= MAX_LENGTH or self._translator.is_whole(source, self.space.context.code32)
 
     def _switched_on(self, number: int, frames: tuple[int, ...]) -> CodePage:
         self_check = bool(self.self_checked) and not self.self_checked.isdisjoint(frames)
@@ -313,7 +328,7 @@ class TranslatedCode:
         hole = self._hole
         self.cache.kernel.base = hole.linear("kernel_cache")
         self.cache.user.base = hole.linear("user_cache")
-        self.cache.lookup_base = hole.linear("lookup")
+        self.cache.lookup.base = hole.linear("lookup")
 
     def move_hole(self, la: int) -> None:
         """The guest uses the hole's window for itself: take another one."""

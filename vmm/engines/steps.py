@@ -106,8 +106,11 @@ class Stepper:
         """The step's block at `vcpu.eip`, and the instruction if its REP was taken off. Raises: GuestFault: the
         fetch."""
         block = self._code.step(self._vcpu.eip)
-        insn = block.translation.sites[-1].insn
-        if not one_iteration or not repeats(insn) or not self._vcpu.reg(Reg.ECX, insn.address_size):
+        sites = block.translation.sites
+        if not one_iteration or not sites:  # RET and indirect branches have none
+            return block, None
+        insn = sites[-1].insn
+        if not repeats(insn) or not self._vcpu.reg(Reg.ECX, insn.address_size):
             return block, None
         source = bytes(byte for byte in insn.prefixes if byte not in _REPEATS) + insn.raw[len(insn.prefixes) :]
         return self._code.step(insn.eip, source), insn

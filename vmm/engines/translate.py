@@ -10,13 +10,13 @@ Blocks and the shadow tables are the business of `code.py`, instructions that ru
 from collections.abc import Callable
 from typing import Final
 
-from bt.cache import Block
-from bt.emit import CALLOUT_VECTOR, FLAGS, S0, S1, S2, Site, SiteKind
+from bt.cache import Block, Entrance
+from bt.emit import CALLOUT_VECTOR, FLAGS, S2, Site, SiteKind
 from bt.tables import ENDS_BLOCK
 from bt.translate import DEFAULT_OPTIONS, Options
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
-from vmm.arch.registers import Eflags, Reg, Seg
+from vmm.arch.registers import Eflags, Seg
 from vmm.cpu import callouts, events
 from vmm.cpu.events import EventKind, TripleFault
 from vmm.cpu.shadow import Fill
@@ -71,7 +71,6 @@ class TranslateEngine:
         self._audited = False
         handlers = {
             SiteKind.LINK: self._link,
-            SiteKind.INDIRECT: self._indirect,
             SiteKind.CALLOUT: self._callout,
             SiteKind.FINISH: self._finish,
             SiteKind.STALE: self._stale,
@@ -163,23 +162,15 @@ class TranslateEngine:
             (self.code.cache.link if block.alive else self.code.cache.redirect)(block, site, target)
         self._phys.state.q[hw.Q_EIP] = target.entry
 
-    def _indirect(self, site: Site, block: Block) -> None:
-        """A RET or indirect branch that neither prediction nor lookup knew: teach them."""
+    def _indirect(self) -> None:
+        """A RET or indirect branch whose target is not in the branch table: put it there."""
         self.stats.exits["indirect"] += 1
-        q, scratch = self._phys.state.q, self.code.scratch
-        q[Reg.ECX], q[Reg.EDX] = scratch[S0], scratch[S1]
-        generation = self.code.cache.flushes
-        target = self._target(scratch[S2])
-        if target is None:
-            return
-        if self.code.cache.flushes == generation:
-            if len(site.targets) < len(site.links) and block.alive:
-                self.code.cache.predict(block, site, target)
-            target.page.space.remember(target.eip, target.entry)
-        q[hw.Q_EIP] = target.entry
+        target = self._target(self.code.scratch[S2])
+        if target is not None:
+            self._phys.state.q[hw.Q_EIP] = self.code.remember(target).entry
 
-    def _target(self, eip: int) -> Block | None:
-        """The block of the current space that a branch to `eip` goes to, or None: something else has to be done first,
+    def _target(self, eip: int) -> Entrance | None:
+        """Where a branch to `eip` enters the current space, or None: something else has to be done first,
         and has been."""
         self._vcpu.eip = eip
         if self._step is not None:
@@ -276,6 +267,9 @@ class TranslateEngine:
         state = self._phys.state
         code = state.d[hw.D_ERROR_CODE]
         if block is None:
+            if address == self.code.cache.lookup.nowhere:
+                self._indirect()
+                return
             raise Unmodelled(f"exception {vector} outside the cache, at {address:#x}")
         if vector == Vector.PF:
             self._page_fault(state.q[hw.Q_CR + 2] & MASK32, code, block, address)
@@ -339,15 +333,16 @@ class TranslateEngine:
     def _fetch_fault(self, block: Block, address: int) -> None:
         """Code came to a block whose page is off: find what now is at its EIP."""
         self.stats.exits["fetch"] += 1
-        if address != block.address:
+        mark = block.mark_at(address)
+        if address != block.address + mark.offset or mark.restore:
             self._rewind(block, address)
             self._resume()
             return
-        target = self._target(block.eip)
+        target = self._target(mark.eip)
         if target is None:
             return
-        if target is not block:
-            target.page.space.remember(target.eip, target.entry)
+        if target.address != address:
+            target = self.code.remember(target)
         self._phys.state.q[hw.Q_EIP] = target.entry
 
     def _store_to_code(self, la: int, block: Block, address: int) -> None:
@@ -539,6 +534,9 @@ class TranslateEngine:
             if site.kind is not SiteKind.TRACE:
                 values = {"target": site.target} if site.kind is SiteKind.LINK else {}
                 observer.exit(site.kind.name.lower(), site.insn.eip, site.insn, values)
+            return
+        if address == self.code.cache.lookup.nowhere:
+            observer.exit("indirect", self.code.scratch[S2], None, {})
             return
         block = self.code.cache.block_at(address)
         eip = block.mark_at(address).eip if block is not None else 0
