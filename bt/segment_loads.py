@@ -77,7 +77,7 @@ _COMPARE: Final = """
     jne slow
     mov edx, ecx
     and edx, 0xff8
-    je slow
+    je load
     lea ecx, [edx + 7]
     cmp ecx, dword ptr cs:[{GDT_LIMIT}]
     ja slow
@@ -109,7 +109,8 @@ done:
 
 
 def _from_shadow_gdt(emit: Emitter, insn: Insn, seg: int) -> None:
-    """The load, in 32-bit code of ring 0 on a 32-bit stack; RPL 1 and 2, null and the LDT are for the VMM.
+    """The load, in 32-bit code of ring 0 on a 32-bit stack; RPL 1 and 2 and the LDT are for the VMM. A null selector
+    needs no descriptor.
 
     What the load itself still checks is RPL against DPL, and it checks it as the SDM says. If it faults, the arithmetic
     flags come back out of S4.
@@ -121,7 +122,7 @@ def _from_shadow_gdt(emit: Emitter, insn: Insn, seg: int) -> None:
     emit.mark((Reg.ECX, S0), (Reg.EDX, S1), (Reg.EAX, S3), (FLAGS, S4))
     base = -emit.window.cs_base
     sources = emit.window.gdt_sources + base + (0 if seg in _FLAT else PAGE_SIZE)
-    load = f".byte 0x8e, {0xC0 | seg << 3 | Reg.ECX:#x}\n" + (f"lea esp, [esp + {release}]" if release else "")
+    load = f"load:\n.byte 0x8e, {0xC0 | seg << 3 | Reg.ECX:#x}\n" + (f"lea esp, [esp + {release}]" if release else "")
     emit.emit(
         _COMPARE + load + _CLOSE, low=base, high=base + 4, source=sources, source_high=sources + 4,
     )  # fmt: skip

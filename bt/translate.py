@@ -69,7 +69,7 @@ class BlockTranslator:
     def instructions(self, made: Translation) -> list[Insn]:
         """The guest instructions of a block, for those who look at it."""
         found = list(self._decoder.decode(made.source, made.eip, made.code32))
-        return found or [no_instruction(made.source, made.eip, made.code32)]
+        return found or [made.sites[0].insn]  # one byte that is no instruction
 
     def translate(
         self, source: bytes, eip: int, context: Context, window: Window, options: Options = DEFAULT_OPTIONS

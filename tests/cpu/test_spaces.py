@@ -242,6 +242,10 @@ def test_what_one_space_has_filled_is_there_for_the_other(sharing: World) -> Non
     sharing.put(0x7000, 5, 0x3_5000 | RIGHTS)
     sharing.access(SHARED + 0x2000)
     assert (sharing.shows(SHARED), sharing.shows(SHARED + 0x2000)) == (0x3_0000, 0x3_5000)
+    assert (sharing.runs(SHARED), sharing.runs(LA)) == (0x3_0000, 0x1_0000)
+    sharing.load(OTHER)
+    sharing.put(0x7000, 3, 0x5_0000 | RIGHTS)
+    sharing.load(ONE)
     assert sharing.runs(SHARED) is None
 
 
@@ -250,6 +254,15 @@ def test_a_table_that_another_space_has_is_looked_through_before_it_is_shared(sh
     sharing.put(0x7000, 5, 0x3_5000 | RIGHTS)
     sharing.access(SHARED + 0x2000)
     assert (sharing.shows(SHARED), sharing.shows(SHARED + 0x2000)) == (None, 0x3_5000)
+    assert sharing.runs(SHARED) is None
+
+
+def test_code_that_crosses_into_another_table_is_not_shared(sharing: World) -> None:
+    sharing.load(OTHER)
+    sharing.shadow.space.code.switch_on(CodePage(sharing.code, SHARED >> 12, (0x30, 0x31), False))
+    sharing.load(ONE)
+    sharing.access(SHARED)
+    assert [page.frames for page in sharing.shadow.space.code.on_at[SHARED >> 12]] == [(0x30,)]
 
 
 def test_invlpg_drops_a_page_in_all_spaces(sharing: World) -> None:
@@ -271,6 +284,7 @@ def test_equal_addresses_with_other_rights_above_are_not_shared(sharing: World) 
     assert sharing.access(SHARED, user=True) is None
     assert sharing.access(SHARED) is Fill.MAPPED
     assert not sharing.entry(SHARED) & U
+    assert sharing.runs(SHARED) is None
     sharing.load(OTHER)
     assert sharing.entry(SHARED) & U
 

@@ -136,6 +136,17 @@ def test_a_null_selector_is_loaded_and_taken_back(bench):
     assert bench.vcpu.selector(Seg.FS) == FLAT
 
 
+@pytest.mark.parametrize("seg", [Seg.ES, Seg.DS, Seg.FS, Seg.GS])
+@pytest.mark.parametrize("selector", [0, 3])
+def test_a_null_selector_never_leaves_the_cache(bench, seg, selector):
+    code = encode(RING0, "8e", reg=seg, rm=0)
+    before, after = bench.run_case(code, RING0, eax=0xABCD_0000 | selector, eflags=ARITHMETIC_SET)
+    assert after == before | {seg.name.lower(): after[seg.name.lower()]}
+    loaded = bench.vcpu.segment(seg)
+    assert (loaded.selector, loaded.base, loaded.limit, loaded.flags) == (selector, 0, 0, 0)
+    assert loads(bench) == 0
+
+
 def test_the_accessed_bit_that_the_guest_cleared_is_set_again(bench):
     start(
         bench,

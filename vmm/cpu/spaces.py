@@ -161,12 +161,21 @@ class AddressSpace:
         return self._roots[-1 if real else 0]
 
     def link(self, table: Table) -> None:
-        """Hang a table in."""
+        """Hang a table in. What was made from its entries is true here, too, so code that is on where it hangs already
+        comes on: a new process has the kernel's code at once."""
+        if table.spaces:
+            self._share_code(table.spaces[-1].code, table.number * ENTRIES)
         self.links[table.number] = table
         table.spaces.append(self)
         self._sources = None
         for root in self._roots:
             root.set_directory(table.number, table.page | TABLE_RIGHTS)
+
+    def _share_code(self, there: CodeView, first: int) -> None:
+        for number in [number for number in there.on_at if 0 <= number - first < ENTRIES]:
+            for page in there.on_at[number]:
+                if len(page.frames) == 1 and page not in self.code.on:
+                    self.code.switch_on(page)
 
     def unlink(self, table: Table) -> None:
         """Take a table out; no code of its pages runs here any more. The caller flushes the TLB."""
