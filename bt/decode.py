@@ -17,6 +17,7 @@ LEGACY_PREFIXES: Final = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf
 SEGMENT_PREFIXES: Final = {0x26: 0, 0x2E: 1, 0x36: 2, 0x3E: 3, 0x64: 4, 0x65: 5}
 OVERRIDE_BYTE: Final = {seg: byte for byte, seg in SEGMENT_PREFIXES.items()}
 _DS, _SS = 3, 2
+_IMMEDIATE_PORT: Final = frozenset((0xE4, 0xE5, 0xE6, 0xE7))
 _SSE2_ONLY: Final = frozenset((0x6C, 0x6D, 0xD6, 0xE6))
 """Second opcode bytes that mean something only behind 66h: PUNPCKLQDQ, PUNPCKHQDQ, MOVQ, CVTTPD2DQ."""
 _MODRM_ONE: Final = frozenset(
@@ -102,6 +103,16 @@ class Insn:
     def falls_to(self) -> int:
         """EIP once it is done and has not branched: 16 bits of it in 16-bit code."""
         return self.next_eip & (0xFFFF_FFFF if self.code32 else 0xFFFF)
+
+    @_Kept
+    def immediate_port(self) -> int | None:
+        """The port that IN or OUT names itself; None where DX does."""
+        return self.tail[0] if self.opcode in _IMMEDIATE_PORT else None
+
+    @_Kept
+    def port_width(self) -> int:
+        """Bytes that IN, OUT, INS or OUTS moves."""
+        return self.operand_size if self.opcode & 1 else 1
 
     @_Kept
     def prefixes(self) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum, auto
 from functools import lru_cache
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bt.assemble import template
 from bt.decode import Insn, Place, insn_at
@@ -39,13 +39,14 @@ class Site:
     """One `int` in a block. `offset` is that of the byte after it, which is the EIP an exit shows.
 
     `insn` is the guest instruction, `target` the guest EIP of a LINK, `patch` the offset of the rel32 that a LINK
-    patches.
+    patches. `plan` is where whoever carries the exit out keeps what it has worked out.
     """
 
-    __slots__ = ("_insn", "kind", "offset", "patch", "target")
+    __slots__ = ("_insn", "kind", "offset", "patch", "plan", "target")
 
     def __init__(self, kind: SiteKind, offset: int, insn: Insn | Place, target: int = 0, patch: int = 0) -> None:
         self.kind, self.offset, self._insn, self.target, self.patch = kind, offset, insn, target, patch
+        self.plan: Any = None
 
     @property
     def insn(self) -> Insn:

@@ -5,9 +5,10 @@ back. It may change EIP, segments, mode: everything. Ports, time and CPUID come 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from bt.decode import Insn
+from bt.tables import ENDS_BLOCK
 from bt.translate import OVERLONG
 from vmm.arch.exceptions import Vector, gp, ud
 from vmm.arch.layout import MASK32
@@ -469,3 +470,26 @@ def finish_inline(vcpu: Vcpu, insn: Insn, scratch: int) -> None:
         control.popf(vcpu, scratch, insn.operand_size)
     else:
         vcpu.interrupt_shadow = True
+
+
+class Plan(NamedTuple):
+    """How an instruction is carried out, as far as its bytes decide.
+
+    `is_quiet`: it changes no mode, so the code behind it follows in the same block, unless `ends_block`. `segment`: of
+    ES DS FS GS the one that it loads.
+    """
+
+    insn: Insn
+    name: str
+    handler: Handler
+    is_quiet: bool
+    ends_block: bool
+    segment: int | None
+
+
+def plan(insn: Insn) -> Plan:
+    """Work out how to carry an instruction out."""
+    name = insn.name
+    is_quiet = name in QUIET or (name == "mov" and is_quiet_mov(insn))
+    segment = data_segment_loaded(insn) if name in SEGMENT_LOADS and not is_quiet else None
+    return Plan(insn, name, HANDLERS.get(name, undefined), is_quiet, name in ENDS_BLOCK, segment)

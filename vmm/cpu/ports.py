@@ -13,6 +13,8 @@ from vmm.cpu import control
 from vmm.cpu.vcpu import Vcpu
 
 _DF: Final = int(Eflags.DF)
+_EAX: Final = int(Reg.EAX)
+_EDX: Final = int(Reg.EDX)
 
 
 class Platform(Protocol):
@@ -25,29 +27,23 @@ class Platform(Protocol):
     def tsc(self) -> int: ...
 
 
-_IMMEDIATE_PORT: Final = frozenset((0xE4, 0xE5, 0xE6, 0xE7))
-
-
 def _port(vcpu: Vcpu, insn: Insn) -> int:
-    return insn.tail[0] if insn.opcode in _IMMEDIATE_PORT else vcpu.reg(Reg.EDX, 2)
-
-
-def _port_width(insn: Insn) -> int:
-    return insn.operand_size if insn.opcode & 1 else 1
+    port = insn.immediate_port
+    return vcpu.reg(_EDX, 2) if port is None else port
 
 
 def in_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """IN AL | AX | EAX (SDM Vol. 2A, "IN - Input from Port")."""
-    port, width = _port(vcpu, insn), _port_width(insn)
+    port, width = _port(vcpu, insn), insn.port_width
     control.check_io(vcpu, port, width)
-    vcpu.set_reg(Reg.EAX, width, platform.port_read(port, width))
+    vcpu.set_reg(_EAX, width, platform.port_read(port, width))
 
 
 def out(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """OUT (SDM Vol. 2B, "OUT - Output to Port")."""
-    port, width = _port(vcpu, insn), _port_width(insn)
+    port, width = _port(vcpu, insn), insn.port_width
     control.check_io(vcpu, port, width)
-    platform.port_write(port, width, vcpu.reg(Reg.EAX, width))
+    platform.port_write(port, width, vcpu.reg(_EAX, width))
 
 
 def _string_io(vcpu: Vcpu, insn: Insn, platform: Platform, index: int, transfer: Callable[[int, int], None]) -> None:
@@ -55,7 +51,7 @@ def _string_io(vcpu: Vcpu, insn: Insn, platform: Platform, index: int, transfer:
 
     `transfer(linear address, count of items)` moves items at ascending addresses inside one page, or one item anywhere.
     """
-    width = _port_width(insn)
+    width = insn.port_width
     size = insn.address_size
     mask = (1 << 8 * size) - 1
     seg = Seg.ES if index == Reg.EDI else insn.segment_override
@@ -76,7 +72,7 @@ def _string_io(vcpu: Vcpu, insn: Insn, platform: Platform, index: int, transfer:
 
 def ins(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """INSB INSW INSD, REP too: the port is read only when memory takes the data (SDM Vol. 2A, "INS/INSB/INSW/INSD")."""
-    port, width, user = vcpu.reg(Reg.EDX, 2), _port_width(insn), vcpu.cpl == 3
+    port, width, user = vcpu.reg(Reg.EDX, 2), insn.port_width, vcpu.cpl == 3
     control.check_io(vcpu, port, width)
 
     def transfer(la: int, count: int) -> None:
@@ -88,7 +84,7 @@ def ins(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
 
 def outs(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """OUTSB OUTSW OUTSD, REP too (SDM Vol. 2B, "OUTS/OUTSB/OUTSW/OUTSD")."""
-    port, width, user = vcpu.reg(Reg.EDX, 2), _port_width(insn), vcpu.cpl == 3
+    port, width, user = vcpu.reg(Reg.EDX, 2), insn.port_width, vcpu.cpl == 3
     control.check_io(vcpu, port, width)
 
     def transfer(la: int, count: int) -> None:

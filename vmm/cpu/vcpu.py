@@ -356,6 +356,10 @@ class Vcpu:
         """The hidden base, 32 bits."""
         return self.state.d[_SEGMENT_AT[seg] + _BASE]
 
+    def limit(self, seg: int) -> int:
+        """The hidden limit in bytes, 32 bits."""
+        return self.state.d[_SEGMENT_AT[seg] + _LIMIT]
+
     # --- system registers ------------------------------------------------------------------------------
 
     cr0 = _page_register(Slot.CR0)

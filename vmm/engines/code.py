@@ -36,6 +36,10 @@ _HOLE_CANDIDATES: Final = tuple(range(0xF400_0000, 0x8000_0000, -HOLE_SIZE))
 _SOURCE_MAX: Final = 1024
 """Bytes that the translator is shown at once; a block has far fewer."""
 _BREAKPOINT_ENABLES: Final = 0xFF
+_REAL, _V86, _PROTECTED = (int(mode) for mode in Mode)
+_CS: Final = int(Seg.CS)
+_SS: Final = int(Seg.SS)
+_USER_RING: Final = 3
 
 
 class TranslatedCode:
@@ -73,15 +77,17 @@ class TranslatedCode:
     # --- spaces ----------------------------------------------------------------------------------------
 
     def select_space(self) -> None:
-        vcpu = self._vcpu
-        mode = Mode.REAL if vcpu.is_real else Mode.V86 if vcpu.is_v86 else Mode.PROTECTED
-        code32, stack32 = bool(vcpu.flags_of(Seg.CS) & DESC_B), bool(vcpu.flags_of(Seg.SS) & DESC_B)
-        iopl3 = vcpu.cpl > 0 and vcpu.iopl == 3
+        """Go to the block space of the registers."""
+        vcpu, cpl = self._vcpu, self._vcpu.cpl
+        mode = _REAL if vcpu.is_real else _V86 if vcpu.is_v86 else _PROTECTED
+        bits = (4 if vcpu.flags_of(_CS) & DESC_B else 0) | (8 if vcpu.flags_of(_SS) & DESC_B else 0)
+        if cpl and vcpu.iopl == _USER_RING:
+            bits |= 16
         stops = tuple(la for la, _ in vcpu.execution_breakpoints) if vcpu.dr[7] & _BREAKPOINT_ENABLES else ()
-        key = (vcpu.base(Seg.CS), mode | vcpu.cpl << 2 | code32 << 4 | stack32 << 5 | iopl3 << 6, stops)
+        key = (vcpu.base(_CS), mode | bits | cpl << 5, stops)
         space = self._spaces.get(key)
         if space is None:
-            context = Context(mode, vcpu.cpl, code32, stack32, iopl3, stops)
+            context = Context(Mode(mode), cpl, bool(bits & 4), bool(bits & 8), bool(bits & 16), stops)
             try:
                 space = self.cache.space(key[0], context)
             except CacheFull:
@@ -91,7 +97,7 @@ class TranslatedCode:
         self.space = space
         if self.observer is not None:
             self.observer.mode(_mode_name(space.context))
-        self.scratch = self._scratch_user if space.context.is_user else self._scratch_kernel
+        self.scratch = self._scratch_user if cpl == _USER_RING else self._scratch_kernel
 
     def _window(self, space: BlockSpace, step: bool) -> Window:
         hole = self._hole
@@ -181,7 +187,7 @@ class TranslatedCode:
 
         Raises: GuestFault: #PF; #GP(0) for an instruction that is not inside the segment limit.
         """
-        room = self._vcpu.segment(Seg.CS).limit - eip + 1
+        room = self._vcpu.limit(_CS) - eip + 1
         if room <= 0:
             raise gp()
         la = self.space.cs_base + eip & MASK32

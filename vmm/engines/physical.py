@@ -7,7 +7,7 @@ full.
 """
 
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from vmm.arch.layout import MASK32, Slot
 from vmm.arch.registers import Cr0, Cr4, Eflags, Seg
@@ -33,11 +33,13 @@ _TSS_AVAILABLE_32: Final = DESC_P | 9 << 8
 _TSS_LIMIT: Final = 0x67
 _FIXED_HFLAGS: Final = hw.HF_PE
 _BASED: Final = Slot.BASED >> 2
+_CS_REGISTER: Final = int(Seg.CS)
 _CS: Final = Slot.CS >> 2
 _CS_LOW: Final = Slot.CS_LOW >> 2
 _CS_HIGH: Final = Slot.CS_HIGH >> 2
 _RPL_AND_TI: Final = 7
 _DESCRIPTOR_SIZE: Final = 8
+_ES_BASE, _SS_BASE, _DS_BASE = (hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_BASE for seg in (Seg.ES, Seg.SS, Seg.DS))
 _FLAGS_AT: Final = tuple(hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS for seg in range(6))
 
 
@@ -67,6 +69,38 @@ def load_fixed(vcpu: Vcpu, hole: Hole) -> None:
         d[at + hw.SEG_FLAGS] = flags
 
 
+class _Attributes(NamedTuple):
+    """What the physical CPU holds for one mode: EFLAGS, `hflags` without ADDSEG, and the flags of the segments."""
+
+    eflags: int
+    hflags: int
+    segments: tuple[int, ...]
+
+
+@lru_cache(maxsize=256)
+def _attributes(cr0: int, cr4: int, cpl: int, segmented: bool, flags: tuple[int, ...]) -> _Attributes:
+    """Remembered: a guest goes to and fro between a few modes. `segmented`: protected mode, without V86."""
+    hflags = (
+        _FIXED_HFLAGS | (hw.HF_CS32 if flags[Seg.CS] & DESC_B else 0) | (hw.HF_SS32 if flags[Seg.SS] & DESC_B else 0)
+    )
+    hflags |= (hw.HF_MP if cr0 & _MP else 0) | (hw.HF_EM if cr0 & _EM else 0) | (hw.HF_TS if cr0 & _TS else 0)
+    hflags |= hw.HF_OSFXSR if cr4 & _OSFXSR else 0
+    if segmented:
+        hflags |= (_USER_DPL if cpl == _USER_DPL else _KERNEL_DPL) | (0 if hflags & hw.HF_CS32 else hw.HF_ADDSEG)
+        return _Attributes(_FLAGS_PROTECTED, hflags, _raised_all(cpl, flags))
+    kept = [each & DESC_B for each in flags]
+    segments = tuple([(_V86_CODE if seg == Seg.CS else _V86_DATA) | kept[seg] for seg in range(6)])
+    return _Attributes(_FLAGS_V86, hflags | _USER_DPL | hw.HF_ADDSEG | hw.HF_VM, segments)
+
+
+@lru_cache(maxsize=256)
+def _raised_all(cpl: int, flags: tuple[int, ...]) -> tuple[int, ...]:
+    """Of all segments in protected mode; the DPL of SS is the physical CPL."""
+    made = [raised(each) for each in flags]
+    made[Seg.SS] = made[Seg.SS] & ~DESC_DPL | (_USER_DPL if cpl == _USER_DPL else _KERNEL_DPL) << DESC_DPL_SHIFT
+    return tuple(made)
+
+
 def materialise(vcpu: Vcpu, root: int) -> None:
     """Put mode, privilege, control registers and segment attributes where the physical CPU looks for them."""
     q, d = vcpu.state.q, vcpu.state.d
@@ -74,23 +108,14 @@ def materialise(vcpu: Vcpu, root: int) -> None:
     q[hw.Q_CR] = _BASE_CR0 | cr0 & _GUEST_CR0
     q[hw.Q_CR + 3] = root
     q[hw.Q_CR + 4] = _BASE_CR4 | cr4 & _OSFXSR
-    flags = vcpu.segment_flags
-    hflags = (
-        _FIXED_HFLAGS | (hw.HF_CS32 if flags[Seg.CS] & DESC_B else 0) | (hw.HF_SS32 if flags[Seg.SS] & DESC_B else 0)
-    )
-    hflags |= (hw.HF_MP if cr0 & _MP else 0) | (hw.HF_EM if cr0 & _EM else 0) | (hw.HF_TS if cr0 & _TS else 0)
-    hflags |= hw.HF_OSFXSR if cr4 & _OSFXSR else 0
-    if vcpu.is_protected and not vcpu.is_v86:
-        q[hw.Q_EFLAGS] = _FLAGS_PROTECTED
-        _load_protected(vcpu)
-        cpl = _USER_DPL if vcpu.cpl == _USER_DPL else _KERNEL_DPL
-        d[hw.D_HFLAGS] = hflags | cpl | (hw.HF_ADDSEG if _has_bases(vcpu) or not hflags & hw.HF_CS32 else 0)
-    else:
-        q[hw.Q_EFLAGS] = _FLAGS_V86
-        for seg in range(6):
-            kept = flags[seg] & DESC_B
-            d[_FLAGS_AT[seg]] = (_V86_CODE if seg == Seg.CS else _V86_DATA) | kept
-        d[hw.D_HFLAGS] = hflags | _USER_DPL | hw.HF_ADDSEG | hw.HF_VM
+    segmented = vcpu.is_protected and not vcpu.is_v86
+    flags = tuple(vcpu.segment_flags)
+    made = _attributes(cr0 & _GUEST_CR0, cr4 & _OSFXSR, vcpu.cpl, segmented, flags)
+    q[hw.Q_EFLAGS], d[hw.D_HFLAGS], segments = made
+    for at, value in zip(_FLAGS_AT, segments, strict=True):
+        d[at] = value
+    if segmented:
+        _tell_of_segments(vcpu)
 
 
 def load_data_segment(vcpu: Vcpu, seg: int) -> None:
@@ -109,35 +134,38 @@ def refresh_segments(vcpu: Vcpu) -> None:
     """Bring segment registers to the physical CPU when mode, privilege and control registers are as they were."""
     d = vcpu.state.d
     if not d[hw.D_HFLAGS] & hw.HF_VM:  # in V86 their attributes are always the same
-        _load_protected(vcpu)
-        if _has_bases(vcpu):
-            d[hw.D_HFLAGS] |= hw.HF_ADDSEG
+        for at, value in zip(_FLAGS_AT, _raised_all(vcpu.cpl, tuple(vcpu.segment_flags)), strict=True):
+            d[at] = value
+        _tell_of_segments(vcpu)
 
 
-def _load_protected(vcpu: Vcpu) -> None:
-    d = vcpu.state.d
-    for at, flags in zip(_FLAGS_AT, vcpu.segment_flags, strict=True):
-        d[at] = raised(flags)
-    vcpu.page[_BASED] = _has_bases(vcpu)
+def _tell_of_segments(vcpu: Vcpu) -> None:
+    """What the vCPU page says of the segment registers."""
+    has_bases = _has_bases(vcpu)
+    vcpu.page[_BASED] = has_bases
+    if has_bases:
+        vcpu.state.d[hw.D_HFLAGS] |= hw.HF_ADDSEG
     if vcpu.cpl == 0:
-        _describe_cs(vcpu)
-    ss = _FLAGS_AT[Seg.SS]
-    dpl = _USER_DPL if vcpu.cpl == _USER_DPL else _KERNEL_DPL
-    d[ss] = d[ss] & ~DESC_DPL | dpl << DESC_DPL_SHIFT
+        cs = vcpu.segment(_CS_REGISTER)
+        page = vcpu.page
+        page[_CS], page[_CS_LOW], page[_CS_HIGH] = _descriptor_of(
+            cs.selector, cs.base, cs.limit, cs.flags, vcpu.gdtr[1]
+        )
 
 
-def _describe_cs(vcpu: Vcpu) -> None:
-    """Put into the vCPU page what the GDT must hold for an IRET to this CS to change nothing of the register."""
-    page, cs = vcpu.page, vcpu.segment(Seg.CS)
-    gdt_limit = vcpu.gdtr[1]
-    if not cs.selector or cs.selector & _RPL_AND_TI or cs.selector + _DESCRIPTOR_SIZE > gdt_limit + 1:
-        page[_CS] = MASK32
-        return
-    limit = cs.limit >> 12 if cs.flags & DESC_G else cs.limit
-    page[_CS] = cs.selector
-    page[_CS_LOW] = (cs.base & 0xFFFF) << 16 | limit & 0xFFFF
-    page[_CS_HIGH] = cs.base & 0xFF00_0000 | cs.base >> 16 & 0xFF | limit & 0xF_0000 | cs.flags
+@lru_cache(maxsize=64)
+def _descriptor_of(selector: int, base: int, limit: int, flags: int, gdt_limit: int) -> tuple[int, int, int]:
+    """Selector and descriptor that the GDT must hold for an IRET to this CS to change nothing of the register."""
+    if not selector or selector & _RPL_AND_TI or selector + _DESCRIPTOR_SIZE > gdt_limit + 1:
+        return MASK32, 0, 0
+    limit = limit >> 12 if flags & DESC_G else limit
+    return (
+        selector,
+        (base & 0xFFFF) << 16 | limit & 0xFFFF,
+        base & 0xFF00_0000 | base >> 16 & 0xFF | limit & 0xF_0000 | flags,
+    )
 
 
 def _has_bases(vcpu: Vcpu) -> bool:
-    return bool(vcpu.base(Seg.DS) | vcpu.base(Seg.ES) | vcpu.base(Seg.SS))
+    d = vcpu.state.d
+    return bool(d[_DS_BASE] | d[_ES_BASE] | d[_SS_BASE])

@@ -12,12 +12,12 @@ from typing import Final
 
 from bt.cache import Block, Entrance
 from bt.emit import CALLOUT_VECTOR, FLAGS, S2, Site, SiteKind
-from bt.tables import ENDS_BLOCK
 from bt.translate import DEFAULT_OPTIONS, Options
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
 from vmm.arch.registers import Eflags, Seg
 from vmm.cpu import callouts, events
+from vmm.cpu.callouts import Plan
 from vmm.cpu.events import EventKind, TripleFault
 from vmm.cpu.shadow import Fill
 from vmm.cpu.shadow_gdt import ShadowGdt
@@ -188,8 +188,11 @@ class TranslateEngine:
 
     def _callout(self, site: Site, block: Block) -> None:
         """An instruction for the VMM."""
-        insn, vcpu = site.insn, self._vcpu
-        name = insn.name
+        plan: Plan | None = site.plan
+        if plan is None:
+            plan = site.plan = callouts.plan(site.insn)
+        insn, name, handler, is_quiet, ends_block, segment = plan
+        vcpu = self._vcpu
         self.stats.callouts[name] += 1
         vcpu.eip = insn.falls_to
         vcpu.interrupt_shadow = False
@@ -198,7 +201,7 @@ class TranslateEngine:
         if observer is not None:
             observer.before_callout(insn)
         try:
-            callouts.HANDLERS.get(name, callouts.undefined)(vcpu, insn, self._board)
+            handler(vcpu, insn, self._board)
         except GuestFault as fault:
             if vcpu.tr is task:  # after a task switch the fault is the new task's
                 vcpu.eip = insn.eip
@@ -209,25 +212,25 @@ class TranslateEngine:
         if self._step is not None:
             self._step.trap = self._step.trap and not _hides_trap(name, vcpu)
             self._finish_step()
-        elif name in callouts.QUIET or (name == "mov" and callouts.is_quiet_mov(insn)):
-            self._carry_on(name, block)
-        elif name in callouts.SEGMENT_LOADS and (seg := callouts.data_segment_loaded(insn)) is not None:
-            physical.load_data_segment(vcpu, seg)
+        elif is_quiet:
+            self._carry_on(ends_block, block)
+        elif segment is not None:
+            physical.load_data_segment(vcpu, segment)
             vcpu.segments_changed = False
             if vcpu.cpl == 0 and vcpu.is_protected:
-                self._shadow_gdt.learn(vcpu, seg)
-            self._carry_on(name, block)
+                self._shadow_gdt.learn(vcpu, segment)
+            self._carry_on(ends_block, block)
         else:
             self._resume()
 
-    def _carry_on(self, name: str, block: Block) -> None:
+    def _carry_on(self, ends_block: bool, block: Block) -> None:
         """After a callout that changed no mode: the code behind it follows in the same block."""
         vcpu = self._vcpu
         if vcpu.stale:
             self.code.refresh()
         if (
-            name in ENDS_BLOCK
-            or not self.code.cache.is_on(block.page)
+            ends_block
+            or block.page not in self.code.cache.view.on
             or self._leave is not None
             or (vcpu.page[_PENDING] and vcpu.page[_IF])
         ):
