@@ -17,7 +17,8 @@ from vmm.engines.engine import Leave
 from vmm.engines.machine import TranslatedMachine
 from vmm.engines.report import stats_of
 from vmm.engines.translate import TranslateEngine
-from vmm.hw.cpu import NEVER, PhysicalCpu
+from vmm.hw.cpu import PhysicalCpu
+from vmm.hw.hooks import NEVER
 from vmm.machine import Vm
 from vmm.outcome import Halted, Outcome, TripleFault
 from vmm.tracing import Tracer

@@ -12,7 +12,6 @@ they are in `eflags`. `run` and its end convert, so everybody else sees the lazy
 """
 
 import ctypes
-import mmap
 import platform
 from collections.abc import Callable
 from typing import Any, Final
@@ -27,102 +26,18 @@ from vmm.arch.registers import ARITHMETIC, Cr0, Cr4, Eflags
 from vmm.errors import EngineMismatch, VmmError
 from vmm.hw import state as hw
 from vmm.hw.calibrate import check_layout
+from vmm.hw.hooks import NEVER, AuditHook, BlockHook, ExitHook
 from vmm.hw.memory import PhysicalMemory
 from vmm.hw.state import CpuState
 
 SUPPORTED_ENGINE: Final = "2.1.4"
 TCG_BUFFER: Final = 64 << 20
-NEVER: Final = (1 << 63) - 1
 
 _DF: Final = int(Eflags.DF)
-_HOOK_INTR: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
-_HOOK_INVALID: Final = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
-_UD: Final = 6
 
 
 def _ctl_code(control: int, direction: int, arguments: int) -> int:
     return control | arguments << 26 | direction << 30
-
-
-class _BlockHook:
-    """Host code for UC_HOOK_BLOCK: count the block; at the limit, tail-call `uc_emu_stop`.
-
-    `cells[0]` counts the blocks, `cells[1]` is the limit; while `cells[2]` is 0 nothing is counted, for the count in
-    memory makes each block wait for the one before. Writing 0 to the limit and 1 to `cells[2]`, from a signal handler
-    too, stops the engine at the next block. System V calling convention: RDI holds the engine handle, for the callee as
-    for us.
-    """
-
-    def __init__(self) -> None:
-        self._code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-        self.cells = (ctypes.c_uint64 * 3)(0, NEVER, 0)
-        cells = ctypes.addressof(self.cells)
-        stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value or 0
-        code = (
-            b"\x48\xb8" + cells.to_bytes(8, "little")  # mov rax, cells
-            + b"\x83\x78\x10\x00"                      # cmp dword ptr [rax + 16], 0
-            + b"\x75\x01\xc3"                          # jne count; ret
-            + b"\x48\xff\x00"                          # count: inc qword ptr [rax]
-            + b"\x48\x8b\x08"                          # mov rcx, [rax]
-            + b"\x48\x3b\x48\x08"                      # cmp rcx, [rax + 8]
-            + b"\x73\x01\xc3"                          # jae stop; ret
-            + b"\x48\xb8" + stop.to_bytes(8, "little")  # stop: mov rax, uc_emu_stop
-            + b"\xff\xe0"                              # jmp rax
-        )  # fmt: skip
-        ring = (
-            b"\x48\xb8" + cells.to_bytes(8, "little")  # mov rax, cells
-            + b"\x48\xc7\x40\x08\0\0\0\0"            # mov qword ptr [rax + 8], 0
-            + b"\xc7\x40\x10\x01\0\0\0\xc3"          # mov dword ptr [rax + 16], 1; ret
-        )  # fmt: skip
-        self._code.write(code + ring)
-        self.entry = ctypes.addressof(ctypes.c_char.from_buffer(self._code))
-        self.ring = self.entry + len(code)
-        """A host function void(int) that asks for a stop: usable as a signal handler."""
-
-
-class _AuditHook:
-    """Host code for UC_HOOK_BLOCK: stop at a block outside two ranges, or at CPL 0.
-
-    `cells`: base and size of each range, 1 after a failure, the latest block's address. CPL is in `hflags`, which only
-    a saved context shows, so each block saves one. System V calling convention: RDI engine handle, RSI address.
-    """
-
-    def __init__(self, context: Any) -> None:
-        self._code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-        self.cells = (ctypes.c_uint64 * 6)(0, 0, 0, 0, 0, 0)
-
-        def address(value: int | None) -> bytes:
-            return (value or 0).to_bytes(8, "little")
-
-        cells = address(ctypes.addressof(self.cells))
-        save = address(ctypes.cast(uclib.uc_context_save, ctypes.c_void_p).value)
-        stop = address(ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value)
-        hflags = address(context.value + hw.HEADER + 4 * hw.D_HFLAGS)
-        bad = (
-            b"\x48\xb9" + cells                         # bad: mov rcx, cells
-            + b"\x48\xc7\x41\x20\x01\0\0\0"             # mov qword ptr [rcx + 32], 1
-            + b"\x48\x89\xdf\x5b"                       # mov rdi, rbx; pop rbx
-            + b"\x48\xb8" + stop + b"\xff\xe0"           # mov rax, uc_emu_stop; jmp rax
-        )  # fmt: skip
-        check_cpl = (
-            b"\x48\x89\xdf"                             # inside: mov rdi, rbx
-            + b"\x48\xbe" + address(context.value)      # mov rsi, context
-            + b"\x48\xb8" + save + b"\xff\xd0"           # mov rax, uc_context_save; call rax
-            + b"\x48\xb8" + hflags                      # mov rax, hflags
-            + b"\xf6\x00\x03\x74\x02"                   # test byte ptr [rax], 3; jz bad
-            + b"\x5b\xc3"                               # pop rbx; ret
-        )  # fmt: skip
-        second = b"\x48\x89\xc2\x48\x2b\x51\x10\x48\x3b\x51\x18\x73" + bytes([len(check_cpl)])
-        # the same for the second range: mov rdx, rax; sub rdx, [rcx + 16]; cmp rdx, [rcx + 24]; jae bad
-        self._code.write(
-            b"\x53\x48\x89\xfb\x89\xf0"                  # push rbx; mov rbx, rdi; mov eax, esi
-            + b"\x48\xb9" + cells                       # mov rcx, cells
-            + b"\x48\x89\x41\x28"                       # mov [rcx + 40], rax
-            + b"\x48\x89\xc2\x48\x2b\x11"               # mov rdx, rax; sub rdx, [rcx]
-            + b"\x48\x3b\x51\x08\x72" + bytes([len(second)])  # cmp rdx, [rcx + 8]; jb inside
-            + second + check_cpl + bad
-        )  # fmt: skip
-        self.entry = ctypes.addressof(ctypes.c_char.from_buffer(self._code))
 
 
 def _blob_of(pointer: Any) -> memoryview:
@@ -165,12 +80,12 @@ class PhysicalCpu:
         self.on_exit: Callable[[int], None] = self._unexpected
         self._error: BaseException | None = None
         self._flags_cell = ctypes.c_uint64()
-        self._block_hook = _BlockHook()
-        self._callbacks = (_HOOK_INTR(self._intr), _HOOK_INVALID(self._invalid))
-        self._add_hook(uc_const.UC_HOOK_INTR, ctypes.cast(self._callbacks[0], ctypes.c_void_p).value)
-        self._add_hook(uc_const.UC_HOOK_INSN_INVALID, ctypes.cast(self._callbacks[1], ctypes.c_void_p).value)
+        self._block_hook = BlockHook()
+        self._exit_hook = ExitHook(self._handle, self._context_pointer, self._exit)
+        self._add_hook(uc_const.UC_HOOK_INTR, self._exit_hook.entry)
+        self._add_hook(uc_const.UC_HOOK_INSN_INVALID, self._exit_hook.invalid_entry)
         self._add_hook(uc_const.UC_HOOK_BLOCK, self._block_hook.entry)
-        self._audit: _AuditHook | None = None
+        self._audit: AuditHook | None = None
 
     # --- running ---------------------------------------------------------------------------------------
 
@@ -279,7 +194,7 @@ class PhysicalCpu:
         Called again, it moves the ranges. `audit_failure` tells after a run.
         """
         if self._audit is None:
-            self._audit = _AuditHook(self._probe.context)
+            self._audit = AuditHook(self._probe.context)
             self._add_hook(uc_const.UC_HOOK_BLOCK, self._audit.entry)
             self.forget_all_code()
         for number, (base, size) in enumerate(ranges):
@@ -303,20 +218,11 @@ class PhysicalCpu:
         if status:
             raise EngineMismatch(f"hook {kind} refused: {uclib.uc_strerror(status).decode()}")
 
-    def _intr(self, _uc: int, vector: int, _data: int) -> None:
+    def _exit(self, _uc: int, vector: int, _data: int) -> None:
         try:
-            uclib.uc_context_save(self._handle, self._context_pointer)
-            d = self.state.d
-            d[hw.D_OLD_EXCEPTION] = MASK32
-            d[hw.D_EXCEPTION_IS_INT] = 0
             self.on_exit(vector)
-            uclib.uc_context_restore(self._handle, self._context_pointer)
-        except BaseException as error:  # noqa: BLE001  as above
+        except BaseException as error:  # noqa: BLE001  nothing can pass through the engine: `run` raises it again
             self._fail(error)
-
-    def _invalid(self, _uc: int, _data: int) -> bool:
-        self._intr(_uc, _UD, _data)
-        return True
 
     def _fail(self, error: BaseException) -> None:
         if self._error is None:
