@@ -4,15 +4,20 @@ The only importer of Keystone. A template is written once and assembled for 16- 
 are 32-bit fields that `Template.emit` fills in. `{o}` before a branch is the operand-size prefix in 16-bit code,
 without which the branch would cut EIP to 16 bits (SDM Vol. 2A, "Jcc": the operand size decides how much of EIP
 survives).
+
+Keystone takes a twentieth of a second to load. What it made of the templates that there are stands in `templates.json`,
+which `python -m tools.assemble_templates` writes; it is asked for those that are not there.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha1
+from pathlib import Path
 from typing import Final
 
-import keystone
-
+KEPT: Final = Path(__file__).with_name("templates.json")
 _FIRST_MARK: Final = 0x5EA1_0001
 _FIELD: Final = re.compile(r"\{(\w+)\}")
 
@@ -50,7 +55,9 @@ def template(text: str, code32: bool) -> Template:
             names.append(name)
         return hex(_FIRST_MARK + 0x0101 * names.index(name))
 
-    code = assemble(_FIELD.sub(field, text), code32)
+    source = _FIELD.sub(field, text)
+    kept = _kept().get(key_of(source, code32))
+    code = assemble(source, code32) if kept is None else bytes.fromhex(kept)
     fields = []
     for number, name in enumerate(names):
         mark = (_FIRST_MARK + 0x0101 * number).to_bytes(4, "little")
@@ -61,8 +68,22 @@ def template(text: str, code32: bool) -> Template:
     return Template(code, tuple(sorted(fields)))
 
 
+@cache
+def _kept() -> dict[str, str]:
+    """The code of known templates, in hexadecimal, by `key_of`."""
+    found: dict[str, str] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    return found
+
+
+def key_of(text: str, code32: bool) -> str:
+    """What a template's text goes by in the file."""
+    return sha1(f"{32 if code32 else 16}{text}".encode(), usedforsecurity=False).hexdigest()[:20]
+
+
 def assemble(text: str, code32: bool) -> bytes:
     """Assemble Intel syntax at address 0. Raises TemplateError with Keystone's message."""
+    import keystone
+
     engine = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_32 if code32 else keystone.KS_MODE_16)
     try:
         code, _ = engine.asm(text, as_bytes=True)

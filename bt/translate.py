@@ -61,6 +61,11 @@ class BlockTranslator:
         """Is the first instruction of `code` defined, and all of it there?"""
         return self._trees[code32].find(code, 0) is not None
 
+    def keeps(self, code: bytes, code32: bool) -> bool:
+        """Does the first instruction of `code` keep its bytes in every context?"""
+        shape = self._trees[code32].find(code, 0)
+        return shape is not None and shape.made.is_plain
+
     def memory_width(self, code: bytes, eip: int, code32: bool) -> int:
         """Bytes that the first instruction of `code` moves to or from memory."""
         insn = self._decoder.one(code, eip, code32)

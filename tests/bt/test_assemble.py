@@ -113,6 +113,15 @@ def test_a_template_assembles_to_the_instructions_it_names(name: str, code32: bo
             assert _normal(line) == _filled(expected, values)
 
 
+@pytest.mark.parametrize("code32", [False, True])
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_is_kept_is_what_keystone_makes(name: str, code32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m tools.assemble_templates` brings the file up to date."""
+    kept = template.__wrapped__(TEXTS[name], code32)
+    monkeypatch.setattr("bt.assemble._kept", dict)
+    assert template.__wrapped__(TEXTS[name], code32) == kept
+
+
 def _lines(text: str) -> Iterator[str]:
     for line in re.split(r"[\n;]", text):
         bare = line.replace("{o}", "").strip()

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bt import emit
+from bt.assemble import template
 from bt.decode import MAX_LENGTH, Insn
 from bt.emit import CALLOUT_VECTOR, S3, Emitter, SiteKind, Translation
 from bt.guest import Context, Mode, Window
@@ -79,6 +81,15 @@ def _listing(heading: str) -> list[str]:
 def test_the_emitted_code_is_what_was_reviewed(heading: str, expected: list[str]) -> None:
     """`golden.txt` is read by people: UPDATE_GOLDEN=1 writes it anew, and the change wants a look."""
     assert _listing(heading) == expected
+
+
+def test_no_template_needs_the_assembler_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `templates.json` lacks, `python -m tools.assemble_templates` puts there."""
+    template.cache_clear()
+    emit._kept.cache_clear()
+    monkeypatch.setattr("bt.assemble.assemble", lambda text, code32: pytest.fail(f"not kept, {code32}: {text}"))
+    for heading, _ in _golden():
+        _listing(heading)
 
 
 @pytest.mark.skipif("UPDATE_GOLDEN" not in os.environ, reason="writes golden.txt; only when asked")
