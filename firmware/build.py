@@ -12,12 +12,14 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from firmware import acpi, pci_routing
-from firmware.assembler import Assembly, assemble_files
 from firmware.vga import font_source
 from vmm.devices.font import FONT_8X8
+
+if TYPE_CHECKING:
+    from firmware.assembler import Assembly
 
 HERE: Final = Path(__file__).resolve().parent
 BIOS_SIZE: Final = 0x10000
@@ -46,22 +48,29 @@ def build_kernel_rom() -> bytes:
     return cached("kernelrom", lambda: _make_option_rom(assemble_kernel_rom()))
 
 
-def assemble_bios() -> Assembly:
+def assemble_bios() -> "Assembly":
     """Assemble the system BIOS: main.s first, then its other sources by name, then what is generated.
 
     That is the glyphs 00h-7Fh, the PCI routing and the ACPI tables with the constants that they share with POST.
     """
-    return assemble_files(sources("bios"), _low_font_source() + _platform_source())
+    return _assembled(sources("bios"), _low_font_source() + _platform_source())
 
 
-def assemble_vga() -> Assembly:
+def assemble_vga() -> "Assembly":
     """Assemble the VGA BIOS: main.s first, then its other sources by name, then the glyphs."""
-    return assemble_files(sources("vga"), font_source())
+    return _assembled(sources("vga"), font_source())
 
 
-def assemble_kernel_rom() -> Assembly:
+def assemble_kernel_rom() -> "Assembly":
     """Assemble the option ROM that boots a kernel."""
-    return assemble_files(sources("kernelrom"))
+    return _assembled(sources("kernelrom"))
+
+
+def _assembled(paths: list[Path], generated: str = "") -> "Assembly":
+    """The assembler takes a thirtieth of a second to load, and is needed when an image is not in the cache."""
+    from firmware.assembler import assemble_files
+
+    return assemble_files(paths, generated)
 
 
 def sources(part: str) -> list[Path]:
@@ -127,7 +136,7 @@ def _make_bios() -> bytes:
     return with_checksum(assembly.image(0, BIOS_SIZE), assembly.symbols["rom_checksum"])
 
 
-def _make_option_rom(assembly: Assembly) -> bytes:
+def _make_option_rom(assembly: "Assembly") -> bytes:
     return option_rom(assembly.flat())
 
 
