@@ -27,8 +27,8 @@ def talk(terminal: Terminal) -> None:
     terminal.expect("# ")
     terminal.type("echo $((6 * 7)) is the answer\r")
     terminal.expect(r"^42 is the answer\r")
-    terminal.type("sleep 1000\r")
-    terminal.expect(r"sleep 1000\r")
+    terminal.type("sh -c 'echo waits; exec sleep 1000'\r")
+    terminal.expect(r"^waits\r")  # a Ctrl-C that is faster than the shell's fork is the shell's
     terminal.type(CTRL_C)
     terminal.expect("# ")
     terminal.type("echo status $?\r")
