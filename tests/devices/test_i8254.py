@@ -4,7 +4,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vmm.devices.i8254 import CLOCK_HZ, I8254, ticks_at, time_of
@@ -475,6 +475,7 @@ OPERATIONS = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(mode=st.integers(0, 5), first=st.integers(2, 9), operations=OPERATIONS)
+@example(mode=4, first=2, operations=[("run", 3), ("gate", False), ("run", 3), ("gate", True), ("run", 9)])
 def test_out_agrees_with_the_stepped_model(mode, first, operations):
     bench, model = Bench(), Stepped(mode)
     bench.program(mode, first, access=1)

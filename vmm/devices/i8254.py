@@ -125,8 +125,9 @@ class Counter:
     `origin` is when CE was loaded with `active`; while counting is suspended `frozen` holds the ticks elapsed then.
     `load_at` is when the count register goes to CE, None when nothing is due. `idle`: nothing was loaded since the
     control word (in mode 0: since the last write), OUT is at its initial level and CE stands at `resting`.
-    `high_first` is the level of OUT in the first half wave after a load in mode 3. `rise_at` is when OUT rises next, or
-    a load on the way there.
+    `high_first` is the level of OUT in the first half wave after a load in mode 3, `strobed` tells that the pulse
+    of mode 4 is over though GATE holds the count at 0. `rise_at` is when OUT rises next, or a load on the way
+    there.
     """
 
     name: str = wired()
@@ -147,6 +148,7 @@ class Counter:
     frozen: int | None = None
     load_at: int | None = None
     high_first: bool = True
+    strobed: bool = False
     pin: bool = False
     read_high: bool = False
     latched: list[int] = field(default_factory=list)
@@ -183,7 +185,7 @@ class Counter:
             case Mode.SQUARE_WAVE:
                 return self.frozen is not None or self.active == 1 or self._is_high_half(elapsed)
             case _:
-                return elapsed != self.active
+                return elapsed != self.active or self.strobed
 
     def count(self) -> int:
         """What a read of CE gives now, as the 16 bits on the bus."""
@@ -313,7 +315,7 @@ class Counter:
         self.high_first = self.idle or self.frozen is not None or self._is_high_half(self.elapsed())
         self.active = self._initial_count()
         self.origin, self.load_at = at, None
-        self.idle = self.null_count = False
+        self.idle = self.null_count = self.strobed = False
         self.frozen = 0 if not self.gate and self.mode not in _TRIGGERED else None
         if self.active == 1 and self.mode in _PERIODIC:
             self.on_unmodelled(f"8254 {self.name}: count 1 in mode {self.mode}: OUT stays high")
@@ -357,11 +359,16 @@ class Counter:
         """Count on to `tick` without a load on the way."""
         edges = self._edges()
         rises = edges.next_after(edges.rise, self.elapsed())
+        self.strobed = self.strobed or (self._is_held_in_strobe() and tick > self.tick)
         self.tick = tick
         if rises <= self.elapsed():
             self._drive_out(False)
             self._drive_out(True)
         self._drive_out(self.out())
+
+    def _is_held_in_strobe(self) -> bool:
+        """GATE stops the count of mode 4 at 0, but has no effect on OUT, low for one tick (data sheet, "Mode 4")."""
+        return self.mode == Mode.SOFTWARE_STROBE and self.frozen == self.active and not self.idle and not self.strobed
 
     def _reckon(self) -> None:
         """Work out the next rise, and until when `advance` has nothing to do. Nobody sees the edges of a pin that is
@@ -369,12 +376,16 @@ class Counter:
         """
         if self.on_out is None:
             self.quiet_until = _NEVER if self.load_at is None else self.load_at
+            if self._is_held_in_strobe():
+                self.quiet_until = self.tick + 1
             return
         edges, elapsed = self._edges(), self.elapsed()
         rise = fall = _NEVER
         if self.frozen is None:
             rise = self.origin + edges.next_after(edges.rise, elapsed)
             fall = self.origin + edges.next_after(edges.fall, elapsed)
+        elif self._is_held_in_strobe():
+            rise = self.tick + 1
         load = _NEVER if self.load_at is None else self.load_at
         self.quiet_until = min(rise, fall, load)
         if rise > load:
