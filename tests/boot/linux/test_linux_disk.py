@@ -105,7 +105,8 @@ def test_killed_after_sync_nothing_is_lost(boot, disk_tools, ext4, tmp_path):
 def test_two_hundred_megabytes_on_a_disk(boot, disk_tools, ext4):
     disk = ext4(400)
     for what, said in (("write", "DISK-SYNCED"), ("verify", "DISK-VERIFIED 200")):
-        run = boot("vmlinuz-686", disk_words(what, 200), "--disk", disk, "--write", initrd=disk_tools("686"))
+        words = (disk_words(what, 200), "--disk", disk, "--write")
+        run = boot("vmlinuz-686", *words, initrd=disk_tools("686"), timeout=3 * LIMIT)  # cmp takes a second a mebibyte
         assert said in between(serial(run), READY, "DISK-END")
         assert run.status == 0, run.err
     fsck(disk)
