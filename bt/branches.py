@@ -13,6 +13,8 @@ from vmm.arch.registers import Reg
 
 _SHORT_JUMP: Final = 0xEB
 _RET_IMM16: Final = 0xC2
+_MOV_ECX_IMM32: Final = b"\xb9"
+_LAST_SHORT_TARGET: Final = 0xFFFF
 _FIRST_LONG_FORM: Final = 0xE8
 """Opcodes below it (70-7F, E0-E3) have an 8-bit displacement; so has EB."""
 
@@ -152,6 +154,13 @@ def return_near(emit: Emitter, insn: Insn) -> None:
             "lea esp, [esp + {release}]" if emit.context.stack32 else "lea sp, [esp + {release}]", release=release
         )
     dispatch(emit, insn.operand_size)
+
+
+def jump_through_table(emit: Emitter, eip: int) -> None:
+    """Go to a guest EIP as an indirect branch does."""
+    emit.emit(_SAVE_ECX)
+    emit.raw((b"" if emit.context.code32 else b"\x66") + _MOV_ECX_IMM32 + eip.to_bytes(4, "little"))
+    dispatch(emit, 4 if emit.context.code32 or eip > _LAST_SHORT_TARGET else 2)
 
 
 def dispatch(emit: Emitter, size: int) -> None:

@@ -31,6 +31,8 @@ _NEAR: Final = 4
 _EXIT: Final = bytes([0xCD, CALLOUT_VECTOR])
 
 
+CONTESTED_AFTER: Final = 3
+"""So many code pages must have been abandoned at a linear page before branches to it go through the branch table."""
 VERSIONS_MAX: Final = 256
 BLOCKS_MAX: Final = 150_000
 """Of one arena, dead ones included: bounds what the VMM remembers about them."""
@@ -68,18 +70,26 @@ class Arena:
 class BlockSpace:
     """All blocks of one CS.base and context. `table` leads cached code to those that it may branch to indirectly.
 
-    `known` are all its code pages. `steps` holds the blocks that run one instruction: it is of no page, so no change of
-    a translation switches it off.
+    `known` are all its code pages. `steps` holds the blocks that run one instruction and the dispatchers: it is of no
+    page, so no change of a translation switches it off. `replaced` counts, by linear page number, the code pages that
+    were abandoned because others stood in their place.
     """
 
     cs_base: int
     context: Context
     table: BranchTable
     known: dict[tuple[int, tuple[int, ...], bool], "CodePage"] = field(default_factory=dict)
+    replaced: dict[int, int] = field(default_factory=dict)
+    dispatchers: dict[int, "Block"] = field(default_factory=dict)
+    """By EIP: code that goes there through the branch table."""
     steps: "CodePage" = field(init=False)
 
     def __post_init__(self) -> None:
-        self.steps = CodePage(self, 0, (), False)
+        self.steps = CodePage(self, 0, (), False, is_everywhere=True)
+
+    def is_contested(self, number: int) -> bool:
+        """Do several code pages take turns at a linear page, so that no branch should be tied to one of them?"""
+        return self.replaced.get(number, 0) >= CONTESTED_AFTER
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +99,9 @@ class CodePage:
     `number` is its linear page number, `frames` the guest-physical page numbers of what shows there and, for an
     instruction that crosses pages, on the next page. `on_in` are the views in which its blocks may run. `is_trusted`:
     its bytes cannot have changed unseen since its blocks were made. With `self_check` its blocks compare their bytes
-    themselves. `extents` are the pages of the arena that it owns: (first, count).
+    themselves. `extents` are the pages of the arena that it owns: (first, count). `is_linked`: branches of other pages
+    go straight to it. `strays` counts how often code came to it by those while another page showed there.
+    `is_everywhere`: its code is right in any address space.
     """
 
     space: BlockSpace
@@ -97,6 +109,9 @@ class CodePage:
     frames: tuple[int, ...]
     self_check: bool
     is_trusted: bool = False
+    is_linked: bool = False
+    is_everywhere: bool = False
+    strays: int = 0
     on_in: set["CodeView"] = field(default_factory=set)
     blocks: dict[int, "Block"] = field(default_factory=dict)
     """Those that may be found, by the EIP at which they begin."""
@@ -256,6 +271,11 @@ class Entrance:
     address: int
     entry: int
 
+    @property
+    def space(self) -> BlockSpace:
+        """That of its block."""
+        return self.block.page.space
+
 
 @dataclass(slots=True, eq=False)
 class Block:
@@ -286,6 +306,10 @@ class Block:
         return offset not in self.translation.shadowed and all(
             abs(each.address - address) >= len(_EXIT) for each in self.entrances
         )
+
+    def has_way_in(self, address: int) -> bool:
+        """May one come to a linear cache address from other blocks?"""
+        return address == self.address or any(each.address == address for each in self.entrances)
 
     def mark_at(self, address: int) -> Mark:
         """Which guest instruction the code at a linear cache address belongs to."""
@@ -356,7 +380,8 @@ class CodeCache:
             view.switch_off(page)
 
     def abandon(self, page: CodePage) -> None:
-        """Never use a page again. Its tombstones stay reachable for those who branch to it in this address space."""
+        """Never use a page again. Its tombstones stay reachable for those who branch to it."""
+        page.is_everywhere = True
         self.switch_off(page)
         for block in list(page.blocks.values()):
             self.drop(block)
@@ -423,7 +448,11 @@ class CodeCache:
         if number == page.number:
             return page.find(eip)
         there = self.view.pages.get((space, number))
-        return None if there is None else there.entrances.get(eip)
+        if there is None or space.is_contested(number):
+            return None
+        found = there.entrances.get(eip)
+        there.is_linked |= found is not None
+        return found
 
     def retire(self, block: Block) -> None:
         """Stop finding a block; the code of a self-checking one stays, for its source may come back."""
@@ -433,12 +462,12 @@ class CodeCache:
 
     # --- chaining --------------------------------------------------------------------------------------
 
-    def link(self, block: Block, site: Site, target: Entrance) -> None:
+    def link(self, block: Block, site: Site, target: Block | Entrance) -> None:
         """Let the branch at a LINK site go straight to `target`."""
         self._join(block, site, target)
         self.forget_code(block.address + site.patch, block.address + site.patch + 4)
 
-    def _join(self, block: Block, site: Site, target: Entrance) -> None:
+    def _join(self, block: Block, site: Site, target: Block | Entrance) -> None:
         after = block.address + site.patch + 4
         self._put(block, site.patch, (target.address - after & MASK32).to_bytes(4, "little"))
 
@@ -463,13 +492,13 @@ class CodeCache:
             self._put(block, offset, _EXIT)
             self.forget_code(entrance.address, entrance.address + len(_EXIT))
 
-    def redirect(self, dead: Block, site: Site, target: Entrance) -> None:
+    def redirect(self, dead: Block, site: Site, target: Block | Entrance) -> None:
         """Let those who still branch to a dropped block reach the one that took its place."""
         prefix = b"" if dead.space.context.code32 else b"\x66"
         address = dead.address + site.offset - len(_EXIT)
         after = address + len(prefix) + _JUMP_SIZE
         is_crowded = any(address < each.address < after for each in dead.entrances)
-        if after > dead.end or is_crowded or dead.space is not target.block.space:
+        if after > dead.end or is_crowded or dead.space is not target.space:
             return
         branch = prefix + b"\xe9" + (target.address - after & MASK32).to_bytes(4, "little")
         self._put(dead, address - dead.address, branch)

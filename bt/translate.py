@@ -7,6 +7,7 @@ instructions. What becomes of each instruction is the business of `bt.tables`.
 from dataclasses import dataclass
 from typing import Final
 
+from bt.branches import jump_through_table
 from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Decoder, Insn
 from bt.emit import Emitter, SiteKind, Translation
 from bt.guest import Context, Window
@@ -89,6 +90,13 @@ class BlockTranslator:
             check_source(emit, self._first(source, eip, context.code32), source[:size])
         size, count = self._scan(emit, source, eip, options)
         return emit.finish(eip, source[:size], count)
+
+    def dispatcher(self, eip: int, context: Context, window: Window) -> Translation:
+        """A block without a guest instruction: it goes to the code for `eip` through the branch table."""
+        emit = Emitter(context, window)
+        emit.begin(Insn(eip, b"", "", "", context.code32))
+        jump_through_table(emit, eip)
+        return emit.finish(eip, b"", 0)
 
     def _scan(self, emit: Emitter, source: bytes, eip: int, options: Options) -> tuple[int, int]:
         """Translate up to the end of the block: (bytes, instructions) that it has."""

@@ -499,6 +499,46 @@ def test_two_processes_with_code_of_their_own_at_one_address_find_it_as_they_lef
     assert after.exits["fetch"] - exits["fetch"] <= 5
 
 
+@pytest.mark.parametrize("way", ["jmp", "jcc", "call", "fall_through"])
+def test_a_page_that_moved_for_good_soon_costs_no_exits(bench, way):
+    """Compaction moves a page of a program to another frame; the branch to it was tied to the old one."""
+    guest = Guest(bench)
+    guest.way(way)
+    guest.spaces[0].map(TARGET, 1)
+    bench.poke(FRAMES + 0x2000, body(1))
+    after = guest.run(GO, guest.remap(TARGET, 2), repeated(200, GO))
+    assert (after["eip"], after["log"]) == ("end", [1] * 201)
+    assert bench.engine.stats.exits["fetch"] < 30
+
+
+@pytest.mark.parametrize(("mode", "pae"), KINDS)
+@pytest.mark.parametrize("way", ["jmp", "call", "ret"])
+def test_pages_that_take_turns_cost_an_exit_a_turn_and_not_one_a_branch(bench, mode, pae, way):
+    """The page with the branch is shared, the one with its target is each process's own."""
+    guest = Guest(bench, mode, pae)
+    guest.way(way)
+    for number, space in enumerate(guest.spaces):
+        space.map(TARGET, 1 + number)
+    turns, branches = 12, 40
+    turn = repeated(branches, GO) + guest.switch(1) + repeated(branches, GO) + guest.switch(0)
+    after = guest.run(turn * turns)
+    assert (after["eip"], after["log"]) == ("end", ([1] * branches + [2] * branches) * turns)
+    exits, blocks = bench.engine.stats.exits["fetch"], bench.engine.stats.blocks
+    assert guest.again()["log"] == after["log"]
+    assert bench.engine.stats.exits["fetch"] - exits <= 4 * 2 * turns
+    assert bench.engine.stats.blocks == blocks
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_page_that_takes_turns_with_four_others_runs_what_shows(bench, way):
+    """All are abandoned now and then, with what was branched to in them."""
+    guest = Guest(bench)
+    guest.way(way)
+    guest.spaces[0].map(TARGET, 1)
+    after = guest.run(b"".join(repeated(20, GO) + guest.remap(TARGET, number) for number in (2, 3, 4, 1) * 5), GO)
+    assert (after["eip"], after["log"]) == ("end", ([1] * 20 + [2] * 20 + [3] * 20 + [4] * 20) * 5 + [1])
+
+
 @pytest.mark.parametrize("pae", [False, True], ids=["32bit", "pae"])
 def test_a_directory_entry_changed_while_its_space_is_away_is_seen_after_the_switch_back(bench, pae):
     guest = Guest(bench, pae=pae)

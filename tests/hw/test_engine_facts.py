@@ -2,17 +2,20 @@
 
 import ctypes
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cpu_rig import CODE, CODE_FLAGS, DATA, EXIT, FAR_CODE, GDT, NX, STACK, STACK_TOP, Exit, P, Rig, U, W
+from unicorn.unicorn_py3.unicorn import uclib
 
 from bt.assemble import assemble
 from vmm.arch.descriptors import Descriptor
 from vmm.arch.exceptions import PageFault, Vector
 from vmm.arch.registers import ARITHMETIC, Eflags, Reg, Seg
 from vmm.errors import VmmError
+from vmm.hw import polls
 from vmm.hw import state as hw
 
 INT = f"int {EXIT:#x}"
@@ -494,6 +497,27 @@ def test_a_signal_stops_the_run_exactly(rig: Rig) -> None:
         rig.cpu.set_block_limit()
     assert stops > 3
     assert (rig.word(DATA), rig.word(DATA + 4) + rig.reg(Reg.EAX), rig.exits[-1].vector) == (rounds, rounds, EXIT)
+
+
+def test_without_polls_a_stop_from_another_thread_comes_between_blocks(rig: Rig) -> None:
+    """With them it comes behind an access to memory, and the instruction that made it runs again: ADD adds twice."""
+    assert polls.remove()
+    loops = 3_000_000
+    rig.load(f"mov ecx, {loops}; again: add dword ptr [{DATA:#x}], 1; dec ecx; jnz again; {INT}")
+    done, stops = threading.Event(), 0
+
+    def stop() -> None:
+        while not done.wait(0.0005):
+            uclib.uc_emu_stop(rig.cpu._handle)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    while rig.cpu.run():
+        stops += 1
+    done.set()
+    thread.join()
+    assert stops
+    assert rig.word(DATA) == loops
 
 
 def test_an_endless_loop_ends_at_the_ring(rig: Rig) -> None:

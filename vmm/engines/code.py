@@ -12,7 +12,7 @@ from typing import Final
 
 from bt.cache import Arena, Block, BlockSpace, CodeCache, CodePage, Entrance
 from bt.decode import MAX_LENGTH, Insn
-from bt.emit import SiteKind
+from bt.emit import Site, SiteKind
 from bt.guest import Context, Mode, Window
 from bt.lookup import BranchTable, CacheFull, LookupArea
 from bt.tables import INLINE
@@ -30,6 +30,7 @@ from vmm.engines.stats import EngineStats
 from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
 
+_STRAYS_MAX: Final = 16
 SELF_CHECK_AFTER: Final = 200
 """So many times may a page be written after it was translated; then its blocks check themselves."""
 _HOLE_CANDIDATES: Final = tuple(range(0xF400_0000, 0x8000_0000, -HOLE_SIZE))
@@ -155,6 +156,44 @@ class TranslatedCode:
             self._clear_cache()
             self.select_space()
             return self._make(target.eip)
+
+    def link(self, block: Block, site: Site, target: Entrance) -> None:
+        """Let a branch go by itself to where it leads; from page to page not straight, if several take turns there."""
+        landing: Entrance | Block = target
+        there = target.block.page
+        if there is not block.page or not block.alive:
+            if there.space.is_contested(there.number):
+                try:
+                    landing = self._dispatcher(target.eip)
+                except CacheFull:
+                    return
+            else:
+                there.is_linked = True
+        (self.cache.link if block.alive else self.cache.redirect)(block, site, landing)
+
+    def _dispatcher(self, eip: int) -> Block:
+        """Code of the current space that goes to an EIP through the branch table. Raises: CacheFull."""
+        space = self.space
+        found = space.dispatchers.get(eip)
+        if found is None:
+            made = self._translator.dispatcher(eip, space.context, self._window(space, False))
+            found = space.dispatchers[eip] = self.cache.place(space.steps, made)
+        return found
+
+    def strayed(self, block: Block, target: Entrance) -> Entrance:
+        """Code came to a block that is off, and `target` is what now is at its EIP: where to enter.
+
+        The branch table learns of it. A direct branch does not: it may be right in another address space. But if that
+        goes on, the guest has moved the page to another frame, or several pages take turns: then the block gives way to
+        a tombstone, which leads on.
+        """
+        page = block.page
+        page.strays += 1
+        if page.is_linked and page.strays >= _STRAYS_MAX and page is not target.block.page:
+            page.space.replaced[page.number] = page.space.replaced.get(page.number, 0) + 1
+            self.cache.abandon(page)
+            self._phys.flush_tlb()
+        return self.remember(target)
 
     def step(self, eip: int, source: bytes | None = None) -> Block:
         """A block of one instruction at an EIP, made from `source` if that is given. Raises: GuestFault."""

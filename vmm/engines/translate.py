@@ -159,7 +159,7 @@ class TranslateEngine:
         if target is None:
             return
         if self.code.cache.flushes == generation:
-            (self.code.cache.link if block.alive else self.code.cache.redirect)(block, site, target)
+            self.code.link(block, site, target)
         self._phys.state.q[hw.Q_EIP] = target.entry
 
     def _indirect(self) -> None:
@@ -341,11 +341,14 @@ class TranslateEngine:
             self._rewind(block, address)
             self._resume()
             return
+        if block.page.is_everywhere and block.has_way_in(address):
+            self.code.cache.view.map(block.page, True)
+            return
         target = self._target(mark.eip)
         if target is None:
             return
         if target.address != address:
-            target = self.code.remember(target)
+            target = self.code.strayed(block, target)
         self._phys.state.q[hw.Q_EIP] = target.entry
 
     def _store_to_code(self, la: int, block: Block, address: int) -> None:

@@ -24,6 +24,7 @@ from unicorn.unicorn_py3.unicorn import uclib
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import ARITHMETIC, Cr0, Cr4, Eflags
 from vmm.errors import EngineMismatch, VmmError
+from vmm.hw import polls
 from vmm.hw import state as hw
 from vmm.hw.calibrate import check_layout
 from vmm.hw.hooks import NEVER, AuditHook, BlockHook, ExitHook
@@ -64,6 +65,7 @@ class PhysicalCpu:
         if unicorn.__version__ != SUPPORTED_ENGINE:
             raise EngineMismatch(f"unicorn {unicorn.__version__} given, {SUPPORTED_ENGINE} expected")
         check_layout()
+        polls.remove()
         self._uc = unicorn.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_32)
         self._handle = self._uc._uch
         self._uc.ctl_set_tcg_buffer_size(tcg_buffer)
