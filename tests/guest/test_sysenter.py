@@ -33,6 +33,7 @@ from guest_bench import (
 
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Seg
+from vmm.engines.system_calls import SystemCalls
 
 KERNEL_AT = CODE + 0x800
 GP0 = (Vector.GP, 0)
@@ -176,3 +177,44 @@ def test_system_calls_in_a_loop_share_their_blocks(bench):
     before = bench.here()
     after = bench.run()
     assert (after["esi"], after["ebx"], after["eip"]) == (before["esi"] + 50, 0, "end")
+
+
+# --- the same call again, which the engine knows -----------------------------------------------------------------
+
+BETWEEN = {
+    "nothing": ("", ""),
+    "a task switched flag": ("mov ebx, cr0; xor ebx, 8; mov cr0, ebx", "smsw ebx; mov [{cell} + ebp * 4], ebx"),
+    "an i/o privilege level": ("pushfd; xor dword ptr [esp], 0x3000; popfd", "pushfd; pop dword ptr [{cell} + ebp * 4]"),
+    "interrupts on": ("sti", "pushfd; pop dword ptr [{cell} + ebp * 4]"),
+    "another stack": (
+        "push edx; push ecx; mov ecx, 0x175; rdmsr; sub eax, 16; wrmsr; pop ecx; pop edx", "mov [{cell} + ebp * 4], esp"),
+    "another selector": (
+        "push edx; push ecx; mov ecx, 0x174; rdmsr; xor eax, 3; wrmsr; pop ecx; pop edx",
+        "mov ebx, cs; mov [{cell} + ebp * 4], ebx"),
+    "a segment with a base": (
+        "mov ebx, {based}; mov es, bx", "mov ebx, [{cell} + 4]; mov es:[ebp * 4], ebx; mov ebx, {flat}; mov es, bx"),
+    "arithmetic flags": ("cmp eax, eax; stc; std", "pushfd; pop dword ptr [{cell} + ebp * 4]; cld"),
+}  # fmt: skip
+"""What the kernel does before SYSEXIT, and how the user writes down what it sees of it."""
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_a_system_call_that_was_done_before_is_the_same_as_ever(bench, monkeypatch, between):
+    places = {"cell": DATA + 0x100, "based": FREE + 32 | 3, "flat": flat_code(3) + 8}
+    change, look = (text.format(**places) for text in BETWEEN[between])
+    body = asm(f"mov ebp, 8; again: mov ecx, esp; sysenter; {look}; dec ebp; jnz again; hlt", True)
+    back = P32[3].entry + body.index(ENTER) + len(ENTER)
+
+    def run() -> dict[str, object]:
+        arm(bench)
+        bench.start(P32[3], body, edx=back)
+        kernel(bench, f"{change}; mov edx, {back}; sysexit")
+        bench.poke(GDT + FREE + 32, descriptor(DATA + 0x200, 0xFFF, DATA_RW | 0x60, BIG))
+        bench.poke(DATA + 0x100, bytes(0x200))
+        return bench.run() | {"memory": bench.peek(DATA + 0x100, 0x200)}
+
+    known = run()
+    assert bench.engine._system_calls._known
+    assert known["fault"] == GP0
+    monkeypatch.setattr(SystemCalls, "key", lambda calls, enters: None)
+    assert run() == known

@@ -43,6 +43,7 @@ _BASE: Final = hw.SEG_BASE
 _BASE_HIGH: Final = hw.SEG_BASE + 1
 _LIMIT: Final = hw.SEG_LIMIT
 _HIDDEN: Final = hw.SEG_FLAGS
+_CODE_AND_STACK: Final = slice(4 * _SEGMENT_AT[Seg.CS], 4 * (_SEGMENT_AT[Seg.SS] + hw.SEG_WORDS))  # neighbours
 _IS_DATA: Final = tuple(seg not in (Seg.CS, Seg.SS) for seg in range(6))
 _DATA_HIDDEN: Final = tuple((seg, _SEGMENT_AT[seg] + hw.SEG_FLAGS) for seg in range(6) if _IS_DATA[seg])
 _USER_DPL: Final = 3
@@ -334,6 +335,18 @@ class Vcpu:
         """A segment register as the guest loaded it."""
         d, at = self.state.d, _SEGMENT_AT[seg]
         return SegmentRegister(d[at] & 0xFFFF, d[at + _BASE], d[at + _LIMIT], self.flags_of(seg))
+
+    @property
+    def code_and_stack(self) -> bytes:
+        """The hidden CS and SS of the physical CPU, for `set_code_and_stack`."""
+        return bytes(self.state.buffer[_CODE_AND_STACK])
+
+    def set_code_and_stack(self, hidden: bytes, flags: tuple[int, int], cpl: int) -> None:
+        """CS, SS and CPL as they were once before: `hidden` as the physical CPU had the two, `flags` as the guest
+        loaded them. The engine has no part in it left to do."""
+        self.state.buffer[_CODE_AND_STACK] = hidden
+        self._segment_flags[Seg.CS], self._segment_flags[Seg.SS] = flags
+        self.cpl = cpl
 
     def set_segment(self, seg: int, value: SegmentRegister) -> None:
         """Load a segment register with its hidden part. No check, no CPL change: the caller has done that."""
