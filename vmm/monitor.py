@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from bt.translate import Options
 from vmm.collector import collector_at_rest
-from vmm.engines.engine import Leave
-from vmm.engines.machine import TranslatedMachine
+from vmm.engines.choice import ENGINES
+from vmm.engines.engine import Engine, Leave
+from vmm.engines.machine import Machine
 from vmm.engines.report import stats_of
-from vmm.engines.translate import TranslateEngine
 from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.hooks import NEVER
 from vmm.machine import Vm
@@ -37,7 +37,7 @@ class Monitor:
         self._stop = False
         self._vm: Vm | None = None
         self._cpu: PhysicalCpu
-        self._engine: TranslateEngine
+        self._engine: Engine
         self._started = time.monotonic()
         self._libc = ctypes.CDLL(None)
         self._libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
@@ -116,11 +116,12 @@ class Monitor:
     # --- taking a VM -----------------------------------------------------------------------------------
 
     def _take(self, vm: Vm) -> None:
-        self._cpu = PhysicalCpu(vm.physical)
-        self._libc.signal(signal.SIGALRM, self._cpu.stop_ring)
-        machine = TranslatedMachine(vm.physical, vm.memory, vm.mmu, vm.vcpu, vm.board, vm.hole)
+        machine = Machine(vm.physical, vm.memory, vm.mmu, vm.vcpu, vm.board, vm.hole)
         trace = vm.config.trace
-        self._engine = engine = TranslateEngine(machine, self._cpu, Options(probe_critical="critical" in trace))
+        options = Options(probe_critical="critical" in trace)
+        self._engine = engine = ENGINES[vm.config.engine](machine, options)
+        self._cpu = engine.phys
+        self._libc.signal(signal.SIGALRM, self._cpu.stop_ring)
         if trace and vm.on_trace is not None:
             engine.observer = Tracer(vm.vcpu, vm.board.clock.glance, trace, vm.on_trace)
         engine.attach()

@@ -23,7 +23,7 @@ from vmm.cpu.hole import Hole
 from vmm.cpu.paging import Mmu
 from vmm.cpu.vcpu import DESC_B, DESC_G, STALE_ALL, SegmentRegister, Vcpu
 from vmm.engines.engine import Leave
-from vmm.engines.machine import TranslatedMachine
+from vmm.engines.machine import Machine
 from vmm.engines.translate import TranslateEngine
 from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.memory import PhysicalMemory
@@ -216,7 +216,7 @@ class Bench:
         self.mmu.registers = self.vcpu
         self.board = FakeBoard()
         self._host = physical.window(host, RAM)
-        machine = TranslatedMachine(physical, self.memory, self.mmu, self.vcpu, self.board, hole)
+        machine = Machine(physical, self.memory, self.mmu, self.vcpu, self.board, hole)
         self.engine = TranslateEngine(machine, self.phys, options)
         self.board.on_done = self.engine.request_leave
         self.board.on_acknowledge = lambda: self.vcpu.set_interrupt_pending(False)

@@ -24,6 +24,7 @@ from vmm import monitor as monitor_module
 from vmm.arch.layout import MASK32
 from vmm.bench import report
 from vmm.engines.engine import Leave
+from vmm.engines.names import EngineName
 from vmm.engines.translate import TranslateEngine
 from vmm.hw import state as hw
 from vmm.machine import MachineConfig, build_vm
@@ -105,7 +106,7 @@ def boot(options: argparse.Namespace, profiler: cProfile.Profile | None = None) 
     pattern = re.compile(options.until) if options.until else None
     serial = bytearray()
     vm.serial_out.append(serial.extend)
-    monitor_module.TranslateEngine = ProfiledEngine  # type: ignore[attr-defined]
+    monitor_module.ENGINES = {EngineName.TRANSLATE: ProfiledEngine.on_a_cpu}  # type: ignore[attr-defined]
     monitor = monitor_module.Monitor()
     run: Callable[..., Any] = (
         monitor.run_slice if profiler is None else lambda *a: profiler.runcall(monitor.run_slice, *a)

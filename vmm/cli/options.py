@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vmm.cli.values import choice, input_file, output_file, parse_flat, parse_seconds, parse_size, parse_trace_kinds
+from vmm.engines.names import EngineName
 from vmm.errors import ConfigError
 from vmm.script import SCREENSHOT_SUFFIXES, Step, compile_pattern, parse
 from vmm.trace import KINDS
@@ -45,6 +46,7 @@ class Words:
     exit_port: bool = False
     strict: bool = False
     audit: bool = False
+    engine: str = "translate"
     clock: str = "realtime"
     on_reset: str = "restart"
     serial: str = "none"
@@ -135,6 +137,7 @@ class RunRequest:
     exit_port: bool
     strict: bool
     audit: bool
+    engine: EngineName
 
 
 def check(words: Words) -> RunRequest:
@@ -157,6 +160,7 @@ def check(words: Words) -> RunRequest:
         exit_port=words.exit_port,
         strict=words.strict,
         audit=words.audit,
+        engine=EngineName(choice(words.engine, "--engine", tuple(EngineName))),
     )
 
 
@@ -182,6 +186,7 @@ def machine_config(request: RunRequest) -> "MachineConfig":
         exit_port=request.exit_port,
         strict=request.strict,
         audit=request.audit,
+        engine=request.engine,
         trace=request.outputs.trace,
     )
 

@@ -24,7 +24,7 @@ from vmm.cpu.hole import HOLE_SIZE, KERNEL_CACHE_SIZE, LOOKUP_SIZE, USER_CACHE_S
 from vmm.cpu.shadow import ShadowTables
 from vmm.cpu.vcpu import DESC_B, STALE_ALL, STALE_LOCAL, STALE_PAGE
 from vmm.engines import physical
-from vmm.engines.machine import TranslatedMachine
+from vmm.engines.machine import Machine
 from vmm.engines.observer import Observer
 from vmm.engines.stats import EngineStats
 from vmm.hw import state as hw
@@ -50,7 +50,7 @@ class TranslatedCode:
     themselves.
     """
 
-    def __init__(self, machine: TranslatedMachine, phys: PhysicalCpu, options: Options) -> None:
+    def __init__(self, machine: Machine, phys: PhysicalCpu, options: Options) -> None:
         self._phys, self._vcpu, self._mmu = phys, machine.vcpu, machine.mmu
         self._memory, self._hole = machine.memory, machine.hole
         self._options = options

@@ -1,7 +1,11 @@
 """What every engine offers, and why one stops."""
 
 from enum import Enum, auto
-from typing import Protocol
+from typing import Any, Protocol
+
+from vmm.engines.observer import Observer
+from vmm.engines.stats import EngineStats
+from vmm.hw.cpu import PhysicalCpu
 
 
 class Leave(Enum):
@@ -14,7 +18,21 @@ class Leave(Enum):
 
 
 class Engine(Protocol):
-    """Runs the guest code of one virtual CPU on a physical CPU."""
+    """Runs the guest code of one virtual CPU on a physical CPU of its own.
+
+    `observer` is told what happens. `preempted_after` is how many blocks had started when the block limit struck in the
+    latest run; `shutdown_detail` says how a triple fault came about.
+    """
+
+    phys: PhysicalCpu
+    stats: EngineStats
+    observer: Observer | None
+    preempted_after: int
+    shutdown_detail: str
+
+    def attach(self) -> None:
+        """Take the virtual CPU's state over."""
+        ...
 
     def run(self) -> Leave:
         """Run from the virtual CPU's state until there is something that guest code cannot do."""
@@ -22,4 +40,12 @@ class Engine(Protocol):
 
     def request_leave(self) -> None:
         """From a callout: leave after the current instruction."""
+        ...
+
+    def audit(self) -> None:
+        """From now on check at each block's start what must hold there; slow."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """What this kind of engine counts besides `stats`, for `--stats`."""
         ...

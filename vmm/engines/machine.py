@@ -20,7 +20,7 @@ class InterruptSource(Platform, Protocol):
 
 
 @dataclass(slots=True)
-class TranslatedMachine:
+class Machine:
     """What the engine works on: the parts of one VM that it may touch."""
 
     physical: PhysicalMemory

@@ -3,10 +3,10 @@
 from typing import Any
 
 from bt.tables import CRITICAL_NAMES
-from vmm.engines.translate import TranslateEngine
+from vmm.engines.engine import Engine
 
 
-def stats_of(engine: TranslateEngine, wall_seconds: float) -> dict[str, Any]:
+def stats_of(engine: Engine, wall_seconds: float) -> dict[str, Any]:
     """Everything that a run counted, JSON-able."""
     stats = engine.stats
     names = set(stats.inline_sites) | set(stats.callout_sites) & CRITICAL_NAMES
@@ -25,7 +25,6 @@ def stats_of(engine: TranslateEngine, wall_seconds: float) -> dict[str, Any]:
         "exits": {**dict(stats.exits.most_common()), "callout": stats.callouts.total()},
         "interrupts": {str(vector): count for vector, count in sorted(stats.interrupts.items())},
         "exceptions": {str(vector): count for vector, count in sorted(stats.exceptions.items())},
-        "self_checked_pages": len(engine.code.self_checked),
-        "cache_flushes": engine.code.cache.flushes,
+        **engine.report(),
         "time": {"wall_s": round(wall_seconds, 4), "translate_s": round(stats.translate_seconds, 4)},
     }

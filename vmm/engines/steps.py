@@ -17,7 +17,7 @@ from bt.tables import repeats
 from vmm.arch.layout import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from vmm.arch.registers import Eflags, Reg
 from vmm.engines.code import TranslatedCode
-from vmm.engines.machine import TranslatedMachine
+from vmm.engines.machine import Machine
 from vmm.hw.cpu import PhysicalCpu
 from vmm.memory import MemoryRegion
 
@@ -63,7 +63,7 @@ class Step:
 class Stepper:
     """Prepares steps and cleans up behind them."""
 
-    def __init__(self, machine: TranslatedMachine, phys: PhysicalCpu, code: TranslatedCode) -> None:
+    def __init__(self, machine: Machine, phys: PhysicalCpu, code: TranslatedCode) -> None:
         self._phys, self._code = phys, code
         self._vcpu, self._mmu, self._memory = machine.vcpu, machine.mmu, machine.memory
         self._physical = machine.physical

@@ -8,7 +8,7 @@ Blocks and the shadow tables are the business of `code.py`, instructions that ru
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from bt.cache import Block, Entrance
 from bt.emit import CALLOUT_VECTOR, FLAGS, S2, Site, SiteKind
@@ -25,7 +25,7 @@ from vmm.cpu.vcpu import STALE_ALL, Vcpu
 from vmm.engines import physical
 from vmm.engines.code import TranslatedCode
 from vmm.engines.engine import Leave
-from vmm.engines.machine import TranslatedMachine
+from vmm.engines.machine import Machine
 from vmm.engines.observer import Observer
 from vmm.engines.steps import DevicePage, Step, Stepper
 from vmm.engines.system_calls import SYSTEM_CALLS, SystemCalls
@@ -56,7 +56,8 @@ _EVENTS_IN_A_ROW: Final = 64
 class TranslateEngine:
     """The engine of one virtual CPU. `observer` is told what happens; TRACE sites are there if `options` asks."""
 
-    def __init__(self, machine: TranslatedMachine, phys: PhysicalCpu, options: Options = DEFAULT_OPTIONS) -> None:
+    def __init__(self, machine: Machine, phys: PhysicalCpu, options: Options = DEFAULT_OPTIONS) -> None:
+        self.phys = phys
         self._phys, self._vcpu, self._mmu = phys, machine.vcpu, machine.mmu
         self._board, self._hole = machine.board, machine.hole
         self.code = TranslatedCode(machine, phys, options)
@@ -81,6 +82,11 @@ class TranslateEngine:
         }
         self._sites: tuple[Callable[[Site, Block], None], ...] = tuple(handlers[kind] for kind in SiteKind)
         phys.on_exit = self._on_exit
+
+    @classmethod
+    def on_a_cpu(cls, machine: Machine, options: Options) -> "TranslateEngine":
+        """An engine with a physical CPU of its own."""
+        return cls(machine, PhysicalCpu(machine.physical), options)
 
     @property
     def observer(self) -> Observer | None:
@@ -545,6 +551,10 @@ class TranslateEngine:
         """From now on check at each block's start: EIP is in the cache, CPL is not 0."""
         self._audited = True
         self._phys.audit_blocks(*self.code.arenas)
+
+    def report(self) -> dict[str, Any]:
+        """Pages whose blocks check themselves, and how often the whole cache was emptied."""
+        return {"self_checked_pages": len(self.code.self_checked), "cache_flushes": self.code.cache.flushes}
 
     def _check_audit(self) -> None:
         if (address := self._phys.audit_failure) is not None:

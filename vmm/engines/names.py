@@ -1,0 +1,9 @@
+"""The names of the engines: for those who choose one without loading it."""
+
+from enum import StrEnum
+
+
+class EngineName(StrEnum):
+    """A technique of virtualization."""
+
+    TRANSLATE = "translate"  # binary translation
