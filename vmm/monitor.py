@@ -1,8 +1,8 @@
 """The monitor: owns the physical CPU, gives it to a VM in slices, and lets time and input in between.
 
 Preemption. A slice arms the host's interval timer for the next device deadline or 10 ms, whichever comes first. Its
-signal goes to a handler in machine code that writes the block limit, so the engine stops exactly at a block start,
-without Python or its lock having a part in it.
+signal goes to a handler in machine code that asks the engine to stop, which it does exactly at a block start, without
+Python or its lock having a part in it.
 """
 
 import ctypes
@@ -27,6 +27,8 @@ QUANTUM_NS: Final = 10_000_000
 SHORTEST_NS: Final = 50_000
 """A device that asks for an interrupt sooner than this gets it this late: no device can keep the guest from running."""
 _NS: Final = 1e-9
+_AGAIN_S: Final = 0.002
+"""The timer goes on: a signal may come while the engine is just being entered, and be lost."""
 
 
 class Monitor:
@@ -89,7 +91,7 @@ class Monitor:
     def _arm(self, vm: Vm, deadline: int | None, end: float) -> None:
         wait = QUANTUM_NS if deadline is None else min(QUANTUM_NS, max(SHORTEST_NS, deadline - vm.now))
         seconds = max(SHORTEST_NS * _NS, min(wait * _NS, end - time.monotonic()))
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_S)
 
     # --- idling ----------------------------------------------------------------------------------------
 
@@ -136,7 +138,7 @@ class Monitor:
     def _earlier(self, vm: Vm, deadline: int) -> None:
         """A device was programmed during a run for something sooner than the timer knows of."""
         if not vm.door.is_replaying:
-            signal.setitimer(signal.ITIMER_REAL, max(SHORTEST_NS, deadline - vm.now) * _NS)
+            signal.setitimer(signal.ITIMER_REAL, max(SHORTEST_NS, deadline - vm.now) * _NS, _AGAIN_S)
 
     def _stats(self) -> dict[str, Any]:
         return stats_of(self._engine, time.monotonic() - self._started)

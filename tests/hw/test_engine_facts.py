@@ -499,6 +499,26 @@ def test_a_signal_stops_the_run_exactly(rig: Rig) -> None:
     assert (rig.word(DATA), rig.word(DATA + 4) + rig.reg(Reg.EAX), rig.exits[-1].vector) == (rounds, rounds, EXIT)
 
 
+@pytest.mark.usefixtures("host_timer")
+def test_a_signal_during_an_exit_stops_the_run_behind_it_with_the_flags_as_they_were(rig: Rig) -> None:
+    """Most signals come while the hook runs: then there is no block start between it and the stop."""
+    rounds = 60_000
+    rig.cpu.state.q[Reg.ECX] = rounds
+    rig.load(
+        f"top: stc; {INT}; adc dword ptr [{DATA:#x}], 0; clc; {INT}; adc dword ptr [{DATA + 4:#x}], 0; "
+        f"std; {INT}; mov edi, {DATA + 16:#x}; .byte 0xaa; sub edi, {DATA + 15:#x}; add dword ptr [{DATA + 8:#x}], edi; "
+        "cld; dec ecx; jne top; int 0x41"
+    )
+    rig.then = lambda seen: seen.vector == EXIT
+    stops = 0
+    rig.cpu.set_block_limit()
+    while rig.cpu.run():
+        stops += 1
+        rig.cpu.set_block_limit()
+    assert stops > 3
+    assert (rig.word(DATA), rig.word(DATA + 4), rig.word(DATA + 8), rig.exits[-1].vector) == (rounds, 0, 0, 0x41)
+
+
 def test_without_polls_a_stop_from_another_thread_comes_between_blocks(rig: Rig) -> None:
     """With them it comes behind an access to memory, and the instruction that made it runs again: ADD adds twice."""
     assert polls.remove()

@@ -7,6 +7,7 @@ cache address, acts, and goes back into the cache. Between exits nothing of this
 Blocks and the shadow tables are the business of `code.py`, instructions that run alone that of `steps.py`.
 """
 
+import signal
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -51,6 +52,9 @@ _DF: Final = int(Eflags.DF)
 _OF: Final = int(Eflags.OF)
 _LAHF: Final = int(Eflags.SF | Eflags.ZF | Eflags.AF | Eflags.PF | Eflags.CF)
 _EVENTS_IN_A_ROW: Final = 64
+_SOON_S: Final = 20e-6
+_AGAIN_S: Final = 0.001
+"""After a stop at no boundary: some blocks further on, and again, for a signal may be lost (see `stop_ring`)."""
 
 
 class TranslateEngine:
@@ -141,7 +145,10 @@ class TranslateEngine:
                 self._vcpu.eip = mark.eip
                 self._leave = Leave.PREEMPTED
                 return
-        self._phys.set_block_limit(2)  # this block, and stop before the next
+        if self._phys.counts_blocks:
+            self._phys.set_block_limit(2)  # this block, and stop before the next
+        else:
+            signal.setitimer(signal.ITIMER_REAL, _SOON_S, _AGAIN_S)
 
     # --- exits -----------------------------------------------------------------------------------------
 

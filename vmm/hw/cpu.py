@@ -3,9 +3,9 @@
 Theory of operation. A run (`run`) enters the engine once. Every exception and every `int n` of the code that runs
 arrives at the interrupt hook, where `on_exit(vector)` sees the state as an overlay (`state`), changes it, and
 returns: the engine continues at the state as changed, without a stop and a restart. Two things end a run: `leave()`
-inside the hook, and the native block hook, a few bytes of host code that count the blocks which start and stop the
-engine exactly at the block whose number reaches a limit. Nothing else may stop the engine: a stop from outside makes
-it repeat half an instruction.
+inside the hook, and the ring, a few bytes of host code for a signal handler: the engine looks at the start of each
+block whether it was asked to stop. Where runs must be repeatable, a native block hook counts the blocks that start
+instead, and stops the engine exactly at the one whose number reaches a limit.
 
 EFLAGS. While code runs, the arithmetic flags and DF are lazy (`cc_*`, `df`) and absent from `eflags`; outside a run
 they are in `eflags`. `run` and its end convert, so everybody else sees the lazy form at all times.
@@ -27,7 +27,7 @@ from vmm.errors import EngineMismatch, VmmError
 from vmm.hw import polls
 from vmm.hw import state as hw
 from vmm.hw.calibrate import check_layout
-from vmm.hw.hooks import NEVER, AuditHook, BlockHook, ExitHook
+from vmm.hw.hooks import NEVER, AuditHook, BlockHook, ExitHook, StopRing
 from vmm.hw.memory import PhysicalMemory
 from vmm.hw.state import CpuState
 
@@ -35,6 +35,8 @@ SUPPORTED_ENGINE: Final = "2.1.4"
 TCG_BUFFER: Final = 64 << 20
 
 _DF: Final = int(Eflags.DF)
+_ASKED, _COUNTED, _BLOCKS, _LIMIT, _COUNTING = range(5)
+"""Cells of the ring and the block hook."""
 
 
 def _ctl_code(control: int, direction: int, arguments: int) -> int:
@@ -82,22 +84,27 @@ class PhysicalCpu:
         self.on_exit: Callable[[int], None] = self._unexpected
         self._error: BaseException | None = None
         self._flags_cell = ctypes.c_uint64()
-        self._block_hook = BlockHook()
+        self._ring = StopRing(self._handle)
+        self._block_hook: BlockHook | None = None
         self._exit_hook = ExitHook(self._handle, self._context_pointer, self._exit)
         self._add_hook(uc_const.UC_HOOK_INTR, self._exit_hook.entry)
         self._add_hook(uc_const.UC_HOOK_INSN_INVALID, self._exit_hook.invalid_entry)
-        self._add_hook(uc_const.UC_HOOK_BLOCK, self._block_hook.entry)
         self._audit: AuditHook | None = None
 
     # --- running ---------------------------------------------------------------------------------------
 
     def run(self) -> bool:
-        """Enter the engine at `state` until `leave()` or the block limit; True if the limit ended it."""
+        """Enter the engine at `state` until `leave()`; True if the ring or the block limit ended it."""
         self._left = False
         self._error = None
+        asked = self._ring.cells
+        if asked[_ASKED] and not asked[_COUNTED]:
+            asked[_ASKED] = 0
+            return True
         self._fold_into_eflags()
         self.write()
         status = uclib.uc_emu_start(self._handle, self.state.q[hw.Q_EIP] & MASK32, 0, 0, 0)
+        asked[_ASKED] = 0
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -140,24 +147,37 @@ class PhysicalCpu:
     # --- stopping --------------------------------------------------------------------------------------
 
     @property
+    def counts_blocks(self) -> bool:
+        """Have blocks been counted, so that each of them calls the block hook?"""
+        return self._block_hook is not None
+
+    @property
     def blocks(self) -> int:
         """How many blocks have started since `set_block_limit`, if it had them counted."""
-        return self._block_hook.cells[0]
+        return self._ring.cells[_BLOCKS]
 
     def set_block_limit(self, limit: int = NEVER, *, counts: bool = False) -> None:
         """Count from zero and stop at the start of block number `limit` (1 is the next one).
 
-        Without a limit blocks are counted only if `counts` asks for it.
+        Without a limit blocks are counted only if `counts` asks for it. The hook that counts is there from the first
+        time that it is needed: it makes every block dearer.
         """
-        cells = self._block_hook.cells
-        cells[0] = 0
-        cells[1] = limit
-        cells[2] = counts or limit != NEVER
+        wanted = counts or limit != NEVER
+        cells = self._ring.cells
+        if wanted and self._block_hook is None:
+            self._block_hook = BlockHook(cells)
+            self._add_hook(uc_const.UC_HOOK_BLOCK, self._block_hook.entry)
+            self.forget_all_code()
+            cells[_COUNTED] = 1
+        cells[_ASKED], cells[_BLOCKS], cells[_LIMIT], cells[_COUNTING] = 0, 0, limit, wanted
 
     @property
     def stop_ring(self) -> int:
-        """Address of a host function void(int) that makes the run end at the next block: for signal handlers."""
-        return self._block_hook.ring
+        """Address of a host function void(int) that makes the run end at the next block: for signal handlers.
+
+        What it asks for between the start of `run` and that of the engine is lost. So who calls it, calls it again.
+        """
+        return self._ring.entry
 
     # --- translations of the engine --------------------------------------------------------------------
 

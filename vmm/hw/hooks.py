@@ -70,36 +70,49 @@ class ExitHook:
         self.invalid_entry = self.entry + len(code)
 
 
+class StopRing:
+    """A host function void(int), usable as a signal handler, that makes a run end at the next start of a block.
+
+    `cells[0]` becomes 1: somebody asked. While `cells[1]` is 0 it also asks the engine, by `uc_emu_stop`, which is
+    exact since the engine looks at the start of a block only (`vmm.hw.polls`). Where blocks are counted it leaves that
+    to the block hook, whose cells follow: a count of blocks, a limit, and whether to count.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self.cells = (ctypes.c_uint64 * 5)(0, 0, 0, NEVER, 0)
+        code = (
+            b"\x48\xb8" + _quad(ctypes.addressof(self.cells))  # mov rax, cells
+            + b"\xc7\x00\x01\0\0\0"                     # mov dword ptr [rax], 1
+            + b"\x83\x78\x08\x00\x75\x16"                # cmp dword ptr [rax + 8], 0; jne counted
+            + b"\x48\xbf" + _quad(handle.value)            # mov rdi, handle
+            + b"\x48\xb8" + _address(uclib.uc_emu_stop)     # mov rax, uc_emu_stop
+            + b"\xff\xe0"                                  # jmp rax
+            + b"\x48\xc7\x40\x18\0\0\0\0"                # counted: mov qword ptr [rax + 24], 0
+            + b"\xc7\x40\x20\x01\0\0\0\xc3"              # mov dword ptr [rax + 32], 1; ret
+        )  # fmt: skip
+        self._code, self.entry = _executable(code)
+
+
 class BlockHook:
     """Host code for UC_HOOK_BLOCK: count the block; at the limit, tail-call `uc_emu_stop`.
 
-    `cells[0]` counts the blocks, `cells[1]` is the limit; while `cells[2]` is 0 nothing is counted, for the count in
-    memory makes each block wait for the one before. Writing 0 to the limit and 1 to `cells[2]`, from a signal handler
-    too, stops the engine at the next block. RDI holds the engine handle, for the callee as for us.
+    `cells` are the last three of a `StopRing`. While the third is 0 nothing is counted, for the count in memory makes
+    each block wait for the one before. RDI holds the engine handle, for the callee as for us.
     """
 
-    def __init__(self) -> None:
-        self.cells = (ctypes.c_uint64 * 3)(0, NEVER, 0)
-        cells, stop = _quad(ctypes.addressof(self.cells)), _address(uclib.uc_emu_stop)
+    def __init__(self, cells: Any) -> None:
         code = (
-            b"\x48\xb8" + cells                         # mov rax, cells
+            b"\x48\xb8" + _quad(ctypes.addressof(cells) + 16)  # mov rax, cells
             + b"\x83\x78\x10\x00"                      # cmp dword ptr [rax + 16], 0
             + b"\x75\x01\xc3"                          # jne count; ret
             + b"\x48\xff\x00"                          # count: inc qword ptr [rax]
             + b"\x48\x8b\x08"                          # mov rcx, [rax]
             + b"\x48\x3b\x48\x08"                      # cmp rcx, [rax + 8]
             + b"\x73\x01\xc3"                          # jae stop; ret
-            + b"\x48\xb8" + stop                        # stop: mov rax, uc_emu_stop
+            + b"\x48\xb8" + _address(uclib.uc_emu_stop)  # stop: mov rax, uc_emu_stop
             + b"\xff\xe0"                              # jmp rax
         )  # fmt: skip
-        ring = (
-            b"\x48\xb8" + cells                         # mov rax, cells
-            + b"\x48\xc7\x40\x08\0\0\0\0"            # mov qword ptr [rax + 8], 0
-            + b"\xc7\x40\x10\x01\0\0\0\xc3"          # mov dword ptr [rax + 16], 1; ret
-        )  # fmt: skip
-        self._code, self.entry = _executable(code + ring)
-        self.ring = self.entry + len(code)
-        """A host function void(int) that asks for a stop: usable as a signal handler."""
+        self._code, self.entry = _executable(code)
 
 
 class AuditHook:
