@@ -16,6 +16,7 @@ from vmm.collector import collector_at_rest
 from vmm.engines.choice import ENGINES
 from vmm.engines.engine import Engine, Leave
 from vmm.engines.machine import Machine
+from vmm.engines.options import EngineOptions
 from vmm.engines.report import stats_of
 from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.hooks import NEVER
@@ -120,7 +121,7 @@ class Monitor:
     def _take(self, vm: Vm) -> None:
         machine = Machine(vm.physical, vm.memory, vm.mmu, vm.vcpu, vm.board, vm.hole)
         trace = vm.config.trace
-        options = Options(probe_critical="critical" in trace)
+        options = EngineOptions(Options(probe_critical="critical" in trace))
         self._engine = engine = ENGINES[vm.config.engine](machine, options)
         self._cpu = engine.phys
         self._libc.signal(signal.SIGALRM, self._cpu.stop_ring)

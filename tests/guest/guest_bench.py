@@ -24,6 +24,7 @@ from vmm.cpu.paging import Mmu
 from vmm.cpu.vcpu import DESC_B, DESC_G, STALE_ALL, SegmentRegister, Vcpu
 from vmm.engines.engine import Leave
 from vmm.engines.machine import Machine
+from vmm.engines.options import EngineOptions
 from vmm.engines.translate import TranslateEngine
 from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.memory import PhysicalMemory
@@ -217,7 +218,7 @@ class Bench:
         self.board = FakeBoard()
         self._host = physical.window(host, RAM)
         machine = Machine(physical, self.memory, self.mmu, self.vcpu, self.board, hole)
-        self.engine = TranslateEngine(machine, self.phys, options)
+        self.engine = TranslateEngine(machine, self.phys, EngineOptions(options))
         self.board.on_done = self.engine.request_leave
         self.board.on_acknowledge = lambda: self.vcpu.set_interrupt_pending(False)
         self.engine.attach()

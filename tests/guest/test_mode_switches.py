@@ -375,3 +375,14 @@ def test_a_task_gate_takes_a_double_fault_where_the_stack_is_gone(bench):
     bench.run()
     assert (bench.leave, bench.vcpu.eip, bench.vcpu.reg32(Reg.EAX)) == (Leave.HALTED, HANDLERS + 0x802, 0)
     assert bench.word(TSS + 0x20) == P32[0].entry
+
+
+def test_a_reset_leaves_the_processor_able_to_run(bench: Bench) -> None:
+    """As the monitor does it: the virtual CPU is reset under an engine that goes on."""
+    bench.run_case("nop", P32[0])
+    bench.vcpu.reset()
+    bench.start(REAL, "mov ax, [0x40]; mov word ptr [0x42], 0x1234")
+    shown = bench.run(10_000)
+    assert shown["eip"] == "end"
+    assert shown["eax"] & 0xFFFF == 0xEEEE
+    assert bench.word(DATA + 0x42, 2) == 0x1234

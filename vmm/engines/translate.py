@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from bt.cache import Block, Entrance
 from bt.emit import CALLOUT_VECTOR, FLAGS, S2, Site, SiteKind
-from bt.translate import DEFAULT_OPTIONS, Options
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
 from vmm.arch.registers import Eflags, Seg
@@ -28,6 +27,7 @@ from vmm.engines.code import TranslatedCode
 from vmm.engines.engine import Leave
 from vmm.engines.machine import Machine
 from vmm.engines.observer import Observer
+from vmm.engines.options import DEFAULT_ENGINE_OPTIONS, EngineOptions
 from vmm.engines.steps import DevicePage, Step, Stepper
 from vmm.engines.system_calls import SYSTEM_CALLS, SystemCalls
 from vmm.errors import Unmodelled
@@ -60,11 +60,11 @@ _AGAIN_S: Final = 0.001
 class TranslateEngine:
     """The engine of one virtual CPU. `observer` is told what happens; TRACE sites are there if `options` asks."""
 
-    def __init__(self, machine: Machine, phys: PhysicalCpu, options: Options = DEFAULT_OPTIONS) -> None:
+    def __init__(self, machine: Machine, phys: PhysicalCpu, options: EngineOptions = DEFAULT_ENGINE_OPTIONS) -> None:
         self.phys = phys
         self._phys, self._vcpu, self._mmu = phys, machine.vcpu, machine.mmu
         self._board, self._hole = machine.board, machine.hole
-        self.code = TranslatedCode(machine, phys, options)
+        self.code = TranslatedCode(machine, phys, options.translation)
         self._stepper = Stepper(machine, phys, self.code)
         self._shadow_gdt = ShadowGdt(machine.physical, machine.hole)
         self._system_calls = SystemCalls(machine.vcpu, self.code)
@@ -88,7 +88,7 @@ class TranslateEngine:
         phys.on_exit = self._on_exit
 
     @classmethod
-    def on_a_cpu(cls, machine: Machine, options: Options) -> "TranslateEngine":
+    def on_a_cpu(cls, machine: Machine, options: EngineOptions) -> "TranslateEngine":
         """An engine with a physical CPU of its own."""
         return cls(machine, PhysicalCpu(machine.physical), options)
 
@@ -109,7 +109,6 @@ class TranslateEngine:
         phys.state.buffer[:] = vcpu.state.buffer
         vcpu.state = phys.state
         vcpu.fold_flags = phys.fold_flags
-        physical.load_fixed(vcpu, self._hole)
         self._in_force = None
         phys.set_service_root(self.code.shadow.service_root)
         self.code.empty()
@@ -542,6 +541,8 @@ class TranslateEngine:
             if control == self._in_force and self.code.space is before:
                 physical.refresh_segments(vcpu)
             else:
+                if self._in_force is None:  # a reset has put these back as well
+                    physical.load_fixed(vcpu, self._hole)
                 physical.materialise(vcpu, self._switch_root())
                 self._in_force = control
         vcpu.segments_changed = False

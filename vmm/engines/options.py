@@ -1,0 +1,16 @@
+"""What can be chosen about an engine besides its kind."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from bt.translate import DEFAULT_OPTIONS, Options
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Each engine takes what concerns it."""
+
+    translation: Options = DEFAULT_OPTIONS
+
+
+DEFAULT_ENGINE_OPTIONS: Final = EngineOptions()
