@@ -6,38 +6,17 @@ It takes a third to a half of the time of most code. The start of each block ask
 the block hook stops the engine.
 
 All four functions that translate an access end in a jump to `check_exit_request` through the library's procedure
-linkage table, so one pointer decides. Source: System V ABI, AMD64 supplement, "Procedure Linkage Table".
+linkage table, so one pointer decides.
 """
 
 import ctypes
 import mmap
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
-from unicorn.unicorn_py3.unicorn import uclib
+from vmm.hw import library
 
 _RET: Final = b"\xc3"
-_PT_DYNAMIC: Final = 2
-_DT_PLTRELSZ: Final = 2
-_DT_PLTGOT: Final = 3
-_RELA_SIZE: Final = 24
-_RESERVED: Final = 3  # words at the start of the table that belong to the dynamic linker
-_E_PHOFF: Final = 32
-_E_PHENTSIZE: Final = 54
-_E_PHNUM: Final = 56
-_P_VADDR: Final = 16
-_WORD: Final = 8
-
-
-class _DlInfo(ctypes.Structure):
-    """`Dl_info` of dladdr(3)."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("base", ctypes.c_void_p),
-        ("symbol", ctypes.c_char_p),
-        ("address", ctypes.c_void_p),
-    )
 
 
 @cache
@@ -46,19 +25,10 @@ def remove() -> bool:
 
     False if this build of the library polls in another way; then all works as well, and slower.
     """
-    poll = getattr(uclib, "check_exit_request_x86_64", None)
-    if poll is None:
-        return False
-    address = ctypes.cast(poll, ctypes.c_void_p).value or 0
-    slots = _linkage_table(address)
-    if address not in slots[:]:
-        return False
-    slot = ctypes.addressof(slots) + _WORD * slots[:].index(address)
-    page = slot & -mmap.PAGESIZE
-    if ctypes.CDLL(None).mprotect(ctypes.c_void_p(page), mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE):
-        return False
-    ctypes.c_uint64.from_address(slot).value = ctypes.addressof(ctypes.c_char.from_buffer(_nothing()))
-    return True
+    poll = library.address_of("check_exit_request_x86_64")
+    slots = library.direct_calls(poll) if poll else []
+    nothing = ctypes.addressof(ctypes.c_char.from_buffer(_nothing()))
+    return bool(slots) and all(library.write_word(slot, nothing) for slot in slots)
 
 
 @cache
@@ -67,25 +37,3 @@ def _nothing() -> mmap.mmap:
     memory = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     memory.write(_RET)
     return memory
-
-
-def _linkage_table(address: int) -> Any:
-    """The pointers through which the library that has `address` calls exported functions: resolved, for ctypes asks
-    the dynamic linker to do that when it loads a library."""
-    info = _DlInfo()
-    ctypes.CDLL(None).dladdr(ctypes.c_void_p(address), ctypes.byref(info))
-    base = info.base
-    headers = base + ctypes.c_uint64.from_address(base + _E_PHOFF).value
-    size = ctypes.c_uint16.from_address(base + _E_PHENTSIZE).value
-    tags: dict[int, int] = {}
-    for number in range(ctypes.c_uint16.from_address(base + _E_PHNUM).value):
-        header = headers + number * size
-        if ctypes.c_uint32.from_address(header).value == _PT_DYNAMIC:
-            at = base + ctypes.c_uint64.from_address(header + _P_VADDR).value
-            while tag := ctypes.c_uint64.from_address(at).value:
-                tags[tag] = ctypes.c_uint64.from_address(at + _WORD).value
-                at += 2 * _WORD
-    table = tags.get(_DT_PLTGOT, 0)
-    count = tags.get(_DT_PLTRELSZ, 0) // _RELA_SIZE
-    start = table if table >= base else base + table  # glibc relocates the entry, other linkers do not
-    return (ctypes.c_uint64 * count).from_address(start + _RESERVED * _WORD)

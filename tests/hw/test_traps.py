@@ -1,0 +1,106 @@
+"""Instructions that leave because the mask in the state says so: where, with what, and only then."""
+
+import pytest
+from cpu_rig import CODE, DATA, Rig
+
+from vmm.arch.registers import ARITHMETIC, Eflags, Reg
+from vmm.hw import state as hw
+from vmm.hw import traps
+from vmm.hw.traps import EXIT, Q_TRAPS, Trap
+
+BEFORE = f"mov dword ptr [{DATA:#x}], 5; mov ecx, 7; mov esi, {DATA:#x}; mov edx, 0x71; stc; sbb eax, eax; "
+CF, SF, AF, PF = (int(flag) for flag in (Eflags.CF, Eflags.SF, Eflags.AF, Eflags.PF))
+
+CASES = {
+    "in al, dx": Trap.IO,
+    "in ax, dx": Trap.IO,
+    "in eax, 0x60": Trap.IO,
+    "out dx, al": Trap.IO,
+    "out dx, ax": Trap.IO,
+    "out 0x80, eax": Trap.IO,
+    "outsb": Trap.IO,
+    "rep outsd": Trap.IO,
+    "hlt": Trap.HLT,
+    "cpuid": Trap.CPUID,
+    "rdtsc": Trap.TSC,
+    "rdpmc": Trap.PMC,
+    "rdmsr": Trap.MSR,
+    "wrmsr": Trap.MSR,
+    "sysexit": Trap.FAST_CALL,
+    "sysenter": Trap.FAST_CALL,
+    "mov dr3, eax": Trap.DEBUG,
+    "mov cr3, eax": Trap.CONTROL_WRITE,
+    "clts": Trap.CONTROL_WRITE,
+    "lmsw ax": Trap.CONTROL_WRITE,
+    "mov eax, cr0": Trap.CONTROL_READ,
+    "invlpg [esi]": Trap.INVLPG,
+    "sti": Trap.INTERRUPT_FLAG,
+    "popfd": Trap.INTERRUPT_FLAG,
+    "cli": Trap.CLI,
+    "pushfd": Trap.PUSHF,
+    "iretd": Trap.IRET,
+    "lldt ax": Trap.TASK_REGISTER,
+    "ltr ax": Trap.TASK_REGISTER,
+    "retf": Trap.FAR_RETURN,
+    "int 0x40": Trap.INTERRUPT,
+    "int3": Trap.INTERRUPT,
+}
+BYTES = {"outsb": "6e", "rep outsd": "f36f", "sysexit": "0f35", "sysenter": "0f34", "retf": "cb"}
+FAR_JUMP = b"\xea\0\0\0\0\x08\0"
+
+
+def enter(rig: Rig, code: bytes, cpl: int = 0) -> int:
+    """At CPL 0 behind BEFORE; returns where `code` begins."""
+    start = rig.load(BEFORE)
+    rig.load(code, CODE + len(start))
+    rig.enter(cpl=cpl)
+    rig.cpu.state.q[Reg.ESP] -= 16  # IRET and RETF look at the stack first
+    return CODE + len(start)
+
+
+def encoded(rig: Rig, text: str) -> bytes:
+    return bytes.fromhex(BYTES[text]) if text in BYTES else rig.load(text)
+
+
+def test_this_engine_has_them() -> None:
+    assert traps.AVAILABLE
+
+
+@pytest.mark.parametrize("text", [*CASES, "far jump"])
+def test_a_trapped_instruction_has_not_begun(rig: Rig, text: str) -> None:
+    code, trap = (FAR_JUMP, Trap.FAR) if text == "far jump" else (encoded(rig, text), CASES[text])
+    at = enter(rig, code)
+    rig.cpu.set_traps(trap)
+    seen = rig.run()
+    assert (seen.vector, seen.eip) == (EXIT + trap.bit_length() - 1, at)
+    assert [rig.reg(reg) for reg in (Reg.EAX, Reg.ECX, Reg.ESI, Reg.EDX)] == [0xFFFF_FFFF, 7, DATA, 0x71]
+    assert rig.cpu.fold_flags() & ARITHMETIC == CF | SF | AF | PF
+    assert rig.word(DATA) == 5
+
+
+@pytest.mark.parametrize("text", ["cpuid", "cli", "mov eax, cr0", "pushfd", "rdtsc", "out dx, al"])
+@pytest.mark.parametrize("mask", [0, ~0])
+def test_other_instructions_run_on(rig: Rig, text: str, mask: int) -> None:
+    at = enter(rig, encoded(rig, text) + b"\xcd\x41")
+    rig.cpu.set_traps(mask & (1 << 19) - 1 & ~int(CASES[text] | Trap.INTERRUPT))
+    seen = rig.run()
+    assert (seen.vector, seen.eip > at) == (0x41, True)
+
+
+def test_the_mask_works_at_the_next_instruction(rig: Rig) -> None:
+    """Set and cleared inside exits of one run, in code that has been translated already."""
+    at = enter(rig, rig.load("top: cpuid; mov eax, 1; int 0x40; jmp top"))
+    seen = []
+
+    def then(exit_) -> bool:
+        seen.append((exit_.vector, exit_.eip - at))
+        state = rig.cpu.state
+        if exit_.vector == EXIT + 2:
+            state.q[hw.Q_EIP] += 2
+        else:
+            state.q[Q_TRAPS] ^= int(Trap.CPUID)
+        return len(seen) < 5
+
+    rig.then = then
+    rig.run()
+    assert seen == [(0x40, 9), (EXIT + 2, 0), (0x40, 9), (0x40, 9), (EXIT + 2, 0)]

@@ -1,0 +1,119 @@
+"""Traps that the engine does not have: instructions that leave to the VMM at any CPL, chosen while the guest runs.
+
+Unicorn carries most privileged instructions out in *helpers*, functions that translated code calls with the processor
+state as the first argument. Each helper of the table below gets a few bytes in front: they look at a mask in the state
+and either go on to the helper or leave the run as a #VMEXIT does. The exit arrives at the interrupt hook as vector
+`EXIT + number`, with EIP and everything else as before the instruction. The mask (`PhysicalCpu.set_traps`) travels with
+the saved state, so a change takes effect at the next instruction, and an engine whose mask is zero notices nothing.
+
+Two places know a helper's address: code of the translator takes it through the global offset table, and a table tells
+which registers a helper looks at. An exit looks at all of them, so that is changed as well. An engine that was made
+before does not find the new functions in its copy of that table: so all this is done when this module is loaded.
+
+INS stores a zero to its operand before it asks for the port, and REP INS and REP OUTS leave once per iteration.
+"""
+
+import ctypes
+import mmap
+from enum import IntFlag
+from typing import Final
+
+from vmm.arch.layout import MASK32
+from vmm.hw import library
+
+
+class Trap(IntFlag):
+    """What can be made to leave; bits of `Q_TRAPS`. The exit's vector is `EXIT` + the number of the bit."""
+
+    IO = 1 << 0  # IN, OUT, INS, OUTS
+    HLT = 1 << 1
+    CPUID = 1 << 2
+    TSC = 1 << 3  # RDTSC, RDTSCP
+    PMC = 1 << 4  # RDPMC
+    MSR = 1 << 5  # RDMSR, WRMSR
+    FAST_CALL = 1 << 6  # SYSENTER, SYSEXIT
+    DEBUG = 1 << 7  # MOV to DR
+    CONTROL_WRITE = 1 << 8  # MOV to CR, LMSW, CLTS
+    CONTROL_READ = 1 << 9  # MOV from CR
+    INVLPG = 1 << 10
+    INTERRUPT_FLAG = 1 << 11  # STI, POPF
+    CLI = 1 << 12
+    PUSHF = 1 << 13
+    IRET = 1 << 14
+    TASK_REGISTER = 1 << 15  # LLDT, LTR
+    FAR = 1 << 16  # far JMP and CALL, in protected mode
+    FAR_RETURN = 1 << 17  # RETF, in protected mode
+    INTERRUPT = 1 << 18  # INT n, INT3: with this vector, not with vector n
+
+
+Q_TRAPS: Final = 63
+"""Index of the mask in the u64 view of the state: a bound register of MPX, which our CPUID does not offer."""
+
+EXIT: Final = 0x800
+"""First vector of these exits: beyond those of exceptions (to FFh) and of the engine's own #VMEXITs (to 5FFh)."""
+
+_HELPERS: Final[dict[Trap, str]] = {
+    Trap.IO: "inb inw inl outb outw outl",
+    Trap.HLT: "hlt",
+    Trap.CPUID: "cpuid",
+    Trap.TSC: "rdtsc rdtscp",
+    Trap.PMC: "rdpmc",
+    Trap.MSR: "rdmsr wrmsr",
+    Trap.FAST_CALL: "sysenter sysexit",
+    Trap.DEBUG: "set_dr",
+    Trap.CONTROL_WRITE: "write_crN lmsw clts",
+    Trap.CONTROL_READ: "read_crN",
+    Trap.INVLPG: "invlpg",
+    Trap.INTERRUPT_FLAG: "sti write_eflags",
+    Trap.CLI: "cli",
+    Trap.PUSHF: "read_eflags",
+    Trap.IRET: "iret_real iret_protected",
+    Trap.TASK_REGISTER: "lldt ltr",
+    Trap.FAR: "ljmp_protected lcall_protected",
+    Trap.FAR_RETURN: "lret_protected",
+    Trap.INTERRUPT: "raise_interrupt",
+}
+_EXIT_OFFSET: Final = 0x100
+"""`cpu_vmexit` adds it to the code that it is given."""
+_SUFFIX: Final = "_x86_64"
+_NAME_AT: Final = 8  # in the table of helpers, behind the function's address
+_FLAGS_AT: Final = 16  # 32 bits, and 32 bits that tell the widths of the arguments
+
+
+def _stub(trap: Trap, helper: int, leave: int) -> bytes:
+    """Host code: RDI holds the processor state, the return address is the place in translated code."""
+    bit = trap.bit_length() - 1
+    onward = b"\x48\xb8" + helper.to_bytes(8, "little") + b"\xff\xe0"  # mov rax, helper; jmp rax
+    mask = (8 * Q_TRAPS + bit // 8).to_bytes(4, "little") + bytes([1 << bit % 8])
+    code = (EXIT + bit - _EXIT_OFFSET).to_bytes(4, "little")
+    return (
+        b"\xf6\x87" + mask                             # test byte ptr [rdi + mask], bit
+        + b"\x75" + bytes([len(onward)]) + onward       # jnz leave
+        + b"\xbe" + code                               # leave: mov esi, code
+        + b"\x31\xd2\x48\x8b\x0c\x24"                  # xor edx, edx; mov rcx, [rsp]
+        + b"\x48\xb8" + leave.to_bytes(8, "little") + b"\xff\xe0"  # mov rax, cpu_vmexit; jmp rax
+    )  # fmt: skip
+
+
+def _install() -> mmap.mmap | None:
+    """Put the stubs in; the memory that holds them, or None where this build of the library is another one."""
+    leave = library.address_of(f"cpu_vmexit{_SUFFIX}")
+    memory = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    changes: list[tuple[int, int]] = []
+    for trap, names in _HELPERS.items():
+        for name in names.split():
+            helper = library.address_of(f"helper_{name}{_SUFFIX}")
+            slots = library.taken_addresses(helper) if helper else []
+            entry = next((at for at in slots if library.text_at(at + _NAME_AT).removesuffix(_SUFFIX) == name), None)
+            if not leave or entry is None:
+                return None
+            changes += [(at, start + memory.tell()) for at in slots]
+            changes.append((entry + _FLAGS_AT, library.word_at(entry + _FLAGS_AT) & ~MASK32))
+            memory.write(_stub(trap, helper, leave))
+    return memory if all([library.write_word(at, value) for at, value in changes]) else None
+
+
+_stubs: Final = _install()
+AVAILABLE: Final = _stubs is not None
+"""Do the traps work with this build of the engine?"""
