@@ -51,6 +51,8 @@ _NO_OPERAND_SIZE: Final = {
     "invlpg",
 }  # fmt: skip
 
+_TABLES: Final = {"lgdt", "lidt", "sgdt", "sidt"}
+
 
 class EncodingError(ValueError):
     """Keystone refused the instruction, or would have encoded something else than what was written."""
@@ -108,6 +110,8 @@ class Encoder:
             raise EncodingError(str(refusal)) from refusal
         if not code:
             raise EncodingError("Keystone made no code of it")
+        if bits == 32 and text.partition(" ")[0] in _TABLES and code[0] == PREFIXES["data16"]:
+            code = code[1:]  # with it the base would have 24 bits
         check_prefixes(text, bits, code)
         return bytes(code)
 

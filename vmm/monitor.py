@@ -46,6 +46,11 @@ class Monitor:
         self._libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
         self._libc.signal.restype = ctypes.c_void_p
 
+    @property
+    def engine(self) -> Engine:
+        """The engine of the VM that ran last."""
+        return self._engine
+
     def stop(self) -> None:
         """End the slice under way, soon. May be called from a signal handler."""
         self._stop = True

@@ -203,6 +203,11 @@ class AddressSpace:
         for root in self._roots:
             root.unmap_all_code()
 
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """CR3 of each root."""
+        return tuple(root.cr3 for root in self._roots)
+
     def reset_roots(self) -> None:
         """The hole is somewhere else; no table is linked. The caller flushes the TLB."""
         for root in self._roots:
@@ -230,6 +235,11 @@ class AddressSpaces:
         self._at: dict[int, list[Table]] = {}
         self._sources: dict[int, Source] = {}
         self._tables = 0
+
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """CR3 of each root that there is."""
+        return tuple(cr3 for space in (self.unpaged, *self._kept.values()) for cr3 in space.roots)
 
     # --- choosing --------------------------------------------------------------------------------------
 

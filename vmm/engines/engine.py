@@ -46,6 +46,11 @@ class Engine(Protocol):
         """From now on check at each block's start what must hold there; slow."""
         ...
 
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """Physical addresses of the PAE roots that the guest can run on; none if it runs on tables of its own."""
+        ...
+
     def report(self) -> dict[str, Any]:
         """What this kind of engine counts besides `stats`, for `--stats`."""
         ...

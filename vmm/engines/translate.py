@@ -560,6 +560,11 @@ class TranslateEngine:
         self._audited = True
         self._phys.audit_blocks(*self.code.arenas)
 
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """Those of all address spaces."""
+        return self.code.shadow.spaces.roots
+
     def report(self) -> dict[str, Any]:
         """Pages whose blocks check themselves, and how often the whole cache was emptied."""
         return {"self_checked_pages": len(self.code.self_checked), "cache_flushes": self.code.cache.flushes}

@@ -32,6 +32,11 @@ class PhysicalMemory:
         self._next = end
         return HostPhysical(start)
 
+    @property
+    def unused(self) -> memoryview:
+        """What has not been handed out: zeros, unless somebody wrote where nobody may."""
+        return self.view[self._next :]
+
     def window(self, start: int, size: int) -> memoryview:
         """A writable view of `size` bytes at physical address `start`."""
         return self.view[start : start + size]
