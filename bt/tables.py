@@ -100,6 +100,14 @@ CRITICAL: Final = tuple(
 )
 """Robin and Irvine's list, eighteen mnemonics, and IRET, which is silent when it returns to the same ring."""
 
+PRIVILEGED: Final = tuple(
+    "lgdt lldt ltr lidt mov lmsw clts invd wbinvd invlpg hlt rdmsr wrmsr rdpmc rdtsc sysexit".split()
+)
+"""#GP at any CPL but 0 (SDM Vol. 3A, "Privileged Instructions"); MOV to and from control and debug registers."""
+
+IOPL_SENSITIVE: Final = ("cli", "sti", "in", "ins", "out", "outs")
+"""#GP at a CPL above IOPL (SDM Vol. 1, "I/O Privilege Level"); IN and OUT unless the permission map lets them pass."""
+
 INLINE: Final[Mapping[str, Translator]] = {
     "cli": sensitive.cli,
     "invlpg": sensitive.invlpg,
@@ -265,12 +273,18 @@ ENDS_BLOCK: Final = (
 
 
 _SYSTEM_MOVES: Final = frozenset((0x8C, 0x8E, 0x0F20, 0x0F21, 0x0F22, 0x0F23))
+_FAR_INDIRECT: Final = (3, 5)
+"""The reg field of FFh in CALL and JMP m16:16, m16:32, which Capstone may call `call` and `jmp`."""
 _SEGMENT_STACK: Final = frozenset((0x06, 0x0E, 0x16, 0x1E, 0x0FA0, 0x0FA8, 0x07, 0x17, 0x1F, 0x0FA1, 0x0FA9))
 
 
 def is_sensitive(insn: Insn) -> bool:
-    """Critical or privileged in this very form: MOV, PUSH and POP only where they name a segment or system register."""
+    """Critical or privileged in this very form: MOV, PUSH and POP only where they name a segment or system register,
+    CALL and JMP only where they are far.
+    """
     name = insn.name
+    if name in ("call", "jmp"):
+        return insn.opcode == 0xFF and insn.modrm >> 3 & 7 in _FAR_INDIRECT
     if name == "mov":
         return insn.opcode in _SYSTEM_MOVES
     if name in ("push", "pop"):

@@ -13,7 +13,7 @@ from bt.emit import Emitter, SiteKind, Translation
 from bt.guest import Context, Window
 from bt.self_check import check_source
 from bt.shapes import Shape, ShapeTree
-from bt.tables import BRANCHES, Translator, Treatment, never_inline, verbatim
+from bt.tables import BRANCHES, Translator, Treatment, callout, never_inline, verbatim
 from vmm.arch.layout import MASK32
 
 BLOCK_LIMIT: Final = 48
@@ -246,7 +246,7 @@ class _Scan:
             inline = options.limit > 1 and self._tree.find(self._source, self.at) is not None
         entry = treatment.entry or verbatim
         if not inline and treatment.name not in BRANCHES:
-            entry = never_inline(insn, entry)
+            entry = never_inline(insn, entry) if _stays(emit, insn, entry) else callout
         start = len(emit.code)
         probed = options.probe_critical and treatment.is_sensitive and _stays(emit, insn, entry)
         if probed:

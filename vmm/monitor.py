@@ -16,6 +16,7 @@ from vmm.collector import collector_at_rest
 from vmm.engines.choice import ENGINES
 from vmm.engines.engine import Engine, Leave
 from vmm.engines.machine import Machine
+from vmm.engines.observer import Observer
 from vmm.engines.options import EngineOptions
 from vmm.engines.report import stats_of
 from vmm.hw.cpu import PhysicalCpu
@@ -33,9 +34,14 @@ _AGAIN_S: Final = 0.002
 
 
 class Monitor:
-    """Runs VMs on one physical CPU. `wake_fds` are file descriptors whose input ends an idle wait."""
+    """Runs VMs on one physical CPU. `wake_fds` are file descriptors whose input ends an idle wait.
 
-    def __init__(self) -> None:
+    A `watcher` observes the engine in the place of the tracer, and `translation` is how code is translated for it.
+    """
+
+    def __init__(self, watcher: Observer | None = None, translation: Options | None = None) -> None:
+        self._watcher = watcher
+        self._translation = translation
         self.wake_fds: set[int] = set()
         self._stop = False
         self._vm: Vm | None = None
@@ -126,11 +132,13 @@ class Monitor:
     def _take(self, vm: Vm) -> None:
         machine = Machine(vm.physical, vm.memory, vm.mmu, vm.vcpu, vm.board, vm.hole)
         trace = vm.config.trace
-        options = EngineOptions(Options(probe_critical="critical" in trace))
+        options = EngineOptions(self._translation or Options(probe_critical="critical" in trace))
         self._engine = engine = ENGINES[vm.config.engine](machine, options)
         self._cpu = engine.phys
         self._libc.signal(signal.SIGALRM, self._cpu.stop_ring)
-        if trace and vm.on_trace is not None:
+        if self._watcher is not None:
+            engine.observer = self._watcher
+        elif trace and vm.on_trace is not None:
             engine.observer = Tracer(vm.vcpu, vm.board.clock.glance, trace, vm.on_trace)
         engine.attach()
         if vm.config.audit:

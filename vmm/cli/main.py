@@ -36,6 +36,8 @@ _MACHINE: Final = "The machine"
 _SHOW: Final = "What you see"
 _END: Final = "How it ends"
 _STATE: Final = "Saved machines"
+_COUNT: Final = "What to count"
+_RUN: Final = "With --run"
 
 
 def _show_version(wanted: bool) -> None:
@@ -131,6 +133,37 @@ def run(
     from vmm.cli.session import run as run_request
 
     raise typer.Exit(run_request(check(Words(**words))))
+
+
+@app.command()
+def census(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="An ELF kernel, a bzImage, or raw code.")],
+    bits: Annotated[Text, _option("--bits", "FILE is raw code of this size.", _COUNT, "16|32")] = None,
+    base: Annotated[Text, _option("--base", "Where raw code starts.", _COUNT, "ADDR")] = None,
+    json: Annotated[
+        Text, _option("--json", "The counts as JSON; - in the place of the table.", _COUNT, "FILE|-")
+    ] = None,
+    run: Annotated[bool, _option("--run", "Boot FILE and count what is executed, too.", _RUN)] = False,
+    initrd: Annotated[Text, _option("--initrd", "As for vmm run.", _RUN, "FILE")] = None,
+    append: Annotated[Text, _option("--append", "As for vmm run.", _RUN, "TEXT")] = None,
+    memory: Annotated[Text, _option("--memory", "As for vmm run.", _RUN, "SIZE")] = None,
+    serial: Annotated[Text, _option("--serial", "As for vmm run.", _RUN, "stdio|pty|none|FILE")] = None,
+    display: Annotated[Text, _option("--display", "As for vmm run.", _RUN, "text|none")] = None,
+    clock: Annotated[Text, _option("--clock", "As for vmm run.", _RUN, "realtime|warp")] = None,
+    exit_port: Annotated[bool, _option("--exit-port", "As for vmm run.", _RUN)] = False,
+    on_reset: Annotated[Text, _option("--on-reset", "As for vmm run.", _RUN, "restart|exit")] = None,
+    timeout: Annotated[Text, _option("--timeout", "As for vmm run.", _RUN, "SECONDS")] = None,
+    until: Annotated[Text, _option("--until", "As for vmm run.", _RUN, "REGEX")] = None,
+    script: Annotated[Text, _option("--script", "As for vmm run.", _RUN, "FILE")] = None,
+) -> None:
+    """Count the sensitive instructions in a kernel, a boot image or raw code.
+
+    Exit status: 0; with --run that of the run, as of vmm run; 2 a mistake on the command line.
+    """
+    words = {name: value for name, value in locals().items() if value}
+    from vmm.cli.census import take
+
+    raise typer.Exit(take(words))
 
 
 def program() -> int:

@@ -186,8 +186,8 @@ class Interrupt:
         self._runner.stop()
 
 
-def run(request: RunRequest) -> int:
-    """Carry a request out; return the exit status.
+def run(request: RunRequest, runner: Runner | None = None) -> int:
+    """Carry a request out, by a monitor of its own if none is given; return the exit status.
 
     Raises: ConfigError: an image, a state or an output file turned out to be unusable.
     """
@@ -196,7 +196,7 @@ def run(request: RunRequest) -> int:
 
     vm, log = open_machine(request)
     try:
-        status = run_machine(request, vm, Monitor())
+        status = run_machine(request, vm, runner or Monitor())
         keep(request.states, vm, log)
     finally:
         vm.close()
