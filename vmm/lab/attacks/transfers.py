@@ -55,16 +55,16 @@ _TARGETS: Final[tuple[tuple[int, Event], ...]] = (
 def _call_gates(at: int) -> list[Case]:
     """Gates from selector `at` on: open ones to nowhere, then closed ones to the kernel."""
     cases = [(gate(0, target, kind, 3), event) for kind in _GATE_KINDS for target, event in _TARGETS]
-    for kind in (*_GATE_KINDS, SystemType.TASK_GATE):
+    for closed in (*_GATE_KINDS, SystemType.TASK_GATE):
         for dpl in range(3):
-            cases.append((gate(0, KERNEL_CODE, kind, dpl), (_GP, at + 8 * len(cases))))
-        cases.append((gate(0, KERNEL_CODE, kind, 3, present=False), (_NP, at + 8 * len(cases))))
+            cases.append((gate(0, KERNEL_CODE, closed, dpl), (_GP, at + 8 * len(cases))))
+        cases.append((gate(0, KERNEL_CODE, closed, 3, present=False), (_NP, at + 8 * len(cases))))
     cases += [
         (gate(0, target, SystemType.TASK_GATE, 3), (_GP, target & 0xFFFC))
         for target in (0, KERNEL_CODE, KERNEL_DATA, LOCAL, MAIN_TSS, MAIN_TSS | 4, _OUTSIDE)
     ]
-    for kind in (0, 8, 10, 13, SystemType.INTERRUPT_GATE32, SystemType.TRAP_GATE32, SystemType.INTERRUPT_GATE16):
-        cases.append((gate(0, KERNEL_CODE, kind, 3), (_GP, at + 8 * len(cases))))
+    for other in (0, 8, 10, 13, SystemType.INTERRUPT_GATE32, SystemType.TRAP_GATE32, SystemType.INTERRUPT_GATE16):
+        cases.append((gate(0, KERNEL_CODE, other, 3), (_GP, at + 8 * len(cases))))
     return cases
 
 
@@ -80,8 +80,8 @@ def _interrupt_gates(first: int) -> list[Case]:
         cases.append((gate(0, KERNEL_CODE, kind, 3, present=False), (_NP, code())))
         for dpl in range(3):
             cases.append((gate(0, KERNEL_CODE, kind, dpl), (_GP, code())))
-    for kind in (0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13):
-        cases.append((gate(0, KERNEL_CODE, kind, 3), (_GP, code())))
+    for other in (0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13):
+        cases.append((gate(0, KERNEL_CODE, other, 3), (_GP, code())))
     return cases
 
 
