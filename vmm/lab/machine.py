@@ -31,6 +31,15 @@ BLOCKS_MAX: Final = 100_000
 _END_OF_PROGRAM: Final = bytes([0xE6, at.DONE_PORT])  # out DONE_PORT, al
 
 
+_ORDER: Final = ("bare", "trap", "translate", "svm")
+"""As the techniques came, and as reports have them."""
+
+
+def engines() -> list[EngineName]:
+    """The engines that there are, in the order of reports."""
+    return sorted(ENGINES, key=lambda name: _ORDER.index(name))
+
+
 @dataclass(slots=True)
 class LabBoard:
     """Two ports: DONE ends the run, the next one calls `on_mark`. Nothing interrupts."""

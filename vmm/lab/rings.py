@@ -14,13 +14,12 @@ from typing import Any, Final
 
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Reg, Seg
-from vmm.engines.choice import ENGINES
 from vmm.engines.names import EngineName
 from vmm.errors import Unmodelled
 from vmm.hw import state as hw
 from vmm.lab import setting as at
 from vmm.lab.children import gather
-from vmm.lab.machine import LabMachine
+from vmm.lab.machine import LabMachine, engines
 from vmm.lab.program import Program
 from vmm.lab.setting import RING3
 
@@ -92,7 +91,7 @@ def on_every_engine() -> list[Step]:
             raise Unmodelled(f"{engine}: {ending}")
         return steps
 
-    return [step for engine in EngineName if engine in ENGINES for step in on_one(engine)]
+    return [step for engine in engines() for step in on_one(engine)]
 
 
 def follow(engine: EngineName) -> Iterator[Step]:

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from vmm.engines.choice import ENGINES
 from vmm.engines.names import EngineName
 from vmm.engines.stats import EngineStats
 from vmm.errors import VmmError
 from vmm.lab.children import each_case
-from vmm.lab.machine import Ending, LabMachine, fault_name
+from vmm.lab.machine import Ending, LabMachine, engines, fault_name
 from vmm.lab.program import Case
 
 _OF_THE_RIG: Final = frozenset(("out", "hlt"))
@@ -68,7 +67,7 @@ def run_cases(machine: LabMachine, cases: Iterable[Case]) -> Iterator[Row]:
 
 
 def on_every_engine(cases: Sequence[Case]) -> list[Row]:
-    """The rows of all engines that there are, in the order of their names' list; each in processes of its own."""
+    """The rows of all engines that there are, each in processes of its own."""
 
     def on_one(engine: EngineName) -> list[Row]:
         return each_case(
@@ -77,7 +76,7 @@ def on_every_engine(cases: Sequence[Case]) -> list[Row]:
             lambda case, ending: row_of(case, engine, ending, 0),
         )
 
-    return [row for engine in EngineName if engine in ENGINES for row in on_one(engine)]
+    return [row for engine in engines() for row in on_one(engine)]
 
 
 def _shown(case: Case, machine: LabMachine, ending: Ending) -> str:
