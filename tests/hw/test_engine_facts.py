@@ -402,6 +402,16 @@ def test_in_v86_int_and_pushf_pass_only_with_iopl_3(rig: Rig, iopl: int, vector:
         assert rig.run().vector == vector
 
 
+def test_in_v86_pushfd_pushes_vm(rig: Rig) -> None:
+    """SDM Vol. 2B, "PUSHF", "Operation": the image is EFLAGS AND 00FCFFFFh, without VM and RF. Engines that run guests
+    in place inherit this.
+    """
+    rig.enter(cpl=3, code32=False, v86=True, iopl=3)
+    rig.load(b"\x66\x9c\x66\x58\xcd\x40")  # pushfd; pop eax; int 40h
+    rig.run()
+    assert rig.reg(Reg.EAX) & int(Eflags.VM)
+
+
 def test_16_bit_code_runs_beyond_64_kib_of_its_base(rig: Rig) -> None:
     """Branches with 66h keep EIP whole, those without cut it to 16 bits."""
     rig.enter(code32=False, cs_base=0x1234, eip=FAR_CODE)
