@@ -14,12 +14,13 @@ from typing import Final
 from firmware.assembler import assemble_text
 from firmware.bootimage import BootImage, FlatMode
 from vmm.arch.descriptors import Descriptor, Gate, SystemType
+from vmm.arch.exceptions import HAS_ERROR_CODE
 from vmm.arch.layout import PAGE_SIZE
 from vmm.arch.paging import Pte
 from vmm.arch.registers import Reg
 
 RAM: Final = 4 << 20
-GDT, IDT, TSS, LDT = 0x1_0000, 0x2_0000, 0x2_1000, 0x2_2000
+GDT, IDT, TSS, LDT, STUBS = 0x1_0000, 0x2_0000, 0x2_1000, 0x2_2000, 0x2_4000
 KERNEL, KERNEL_STACK = 0x3_0000, 0x4_0000
 USER, USER_STACK, USER_END = 0x6_0000, 0x7_F000, 0x8_0000
 RESUME: Final = 0x7_F800  # a word of the attacker's
@@ -94,7 +95,8 @@ def build(attack: Attack) -> BootImage:
     kernel = assemble_text(_KERNEL + rest, KERNEL, 32, "attack")
     writes = [
         (GDT, _gdt()),
-        (IDT, _idt(kernel.symbols["stubs"])),
+        (IDT, _idt()),
+        (STUBS, _stubs(kernel.symbols["handler"])),
         (TSS + 4, KERNEL_STACK.to_bytes(4, "little") + KERNEL_DATA.to_bytes(4, "little")),
         (TSS + 0x66, b"\x68\0\xff"),
         (DIRECTORY, (PAGE_TABLE | _P | _W | _U).to_bytes(4, "little")),
@@ -136,10 +138,10 @@ def _gdt() -> bytes:
     return table.ljust(GDT_LIMIT + 1, b"\0")
 
 
-def _idt(stubs: int) -> bytes:
+def _idt() -> bytes:
     def of(vector: int) -> bytes:
         open_to_all = vector in (3, 4, SURVIVED, FINISH)
-        return gate(stubs + _STUB_SIZE * vector, KERNEL_CODE, SystemType.INTERRUPT_GATE32, 3 if open_to_all else 0)
+        return gate(STUBS + _STUB_SIZE * vector, KERNEL_CODE, SystemType.INTERRUPT_GATE32, 3 if open_to_all else 0)
 
     return b"".join(map(of, range(256)))
 
@@ -153,15 +155,17 @@ def _page_table() -> bytes:
 
 
 _STUB_SIZE: Final = 16
-_CODES: Final = "8, 10, 11, 12, 13, 14, 17"
 
 
-def _stubs() -> str:
-    with_code = {int(number) for number in _CODES.split(",")}
-    return "\n".join(
-        f".align {_STUB_SIZE}, 0x90\n{'' if vector in with_code else 'push 0'}\npush {vector}\njmp handler"
-        for vector in range(256)
-    )
+def _stubs(handler: int) -> bytes:
+    """For each vector: a zero where the processor pushes no error code, the vector, and on to the handler."""
+
+    def stub(vector: int) -> bytes:
+        start = (b"" if vector in HAS_ERROR_CODE else b"\x6a\0") + b"\x68" + vector.to_bytes(4, "little")
+        end = STUBS + _STUB_SIZE * vector + len(start) + 5
+        return (start + b"\xe9" + (handler - end).to_bytes(4, "little", signed=True)).ljust(_STUB_SIZE, b"\xcc")
+
+    return b"".join(map(stub, range(256)))
 
 
 _KERNEL: Final = f"""
@@ -224,9 +228,6 @@ finish:
     xor eax, eax
     out {EXIT_PORT}, al
     hlt
-.align {_STUB_SIZE}, 0x90
-stubs:
-{_stubs()}
 body:
 """
 

@@ -141,4 +141,5 @@ class Guard:
 
 
 def _is_zero(view: memoryview) -> bool:
-    return all(not any(view[at : at + _PIECE]) for at in range(0, len(view), _PIECE))
+    zeros = bytes(_PIECE)
+    return all(bytes(view[at : at + _PIECE]) == zeros[: len(view) - at] for at in range(0, len(view), _PIECE))
