@@ -27,7 +27,7 @@ from vmm.errors import EngineMismatch, VmmError
 from vmm.hw import polls, traps
 from vmm.hw import state as hw
 from vmm.hw.calibrate import check_layout
-from vmm.hw.hooks import NEVER, AuditHook, BlockHook, ExitHook, StopRing
+from vmm.hw.hooks import NEVER, AuditHook, BlockHook, ExitHook, InstructionHook, StopRing
 from vmm.hw.memory import PhysicalMemory
 from vmm.hw.state import CpuState
 
@@ -86,6 +86,7 @@ class PhysicalCpu:
         self._flags_cell = ctypes.c_uint64()
         self._ring = StopRing(self._handle)
         self._block_hook: BlockHook | None = None
+        self._instruction_hook: InstructionHook | None = None
         self._exit_hook = ExitHook(self._handle, self._context_pointer, self._exit)
         self._add_hook(uc_const.UC_HOOK_INTR, self._exit_hook.entry)
         self._add_hook(uc_const.UC_HOOK_INSN_INVALID, self._exit_hook.invalid_entry)
@@ -170,6 +171,14 @@ class PhysicalCpu:
             self.forget_all_code()
             cells[_COUNTED] = 1
         cells[_ASKED], cells[_BLOCKS], cells[_LIMIT], cells[_COUNTING] = 0, 0, limit, wanted
+
+    def count_instructions(self) -> int:
+        """How many instructions have begun since this was first asked: from then on they are counted."""
+        if self._instruction_hook is None:
+            self._instruction_hook = InstructionHook()
+            self._add_hook(uc_const.UC_HOOK_CODE, self._instruction_hook.entry)
+            self.forget_all_code()
+        return int(self._instruction_hook.cells[0])
 
     @property
     def stop_ring(self) -> int:

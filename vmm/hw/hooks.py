@@ -115,6 +115,17 @@ class BlockHook:
         self._code, self.entry = _executable(code)
 
 
+class InstructionHook:
+    """Host code for UC_HOOK_CODE: count the instruction, or one iteration of a string instruction, in `cells[0]`."""
+
+    def __init__(self) -> None:
+        self.cells = (ctypes.c_uint64 * 1)()
+        self._code, self.entry = _executable(
+            b"\x48\xb8" + _quad(ctypes.addressof(self.cells))  # mov rax, cells
+            + b"\x48\xff\x00\xc3"                      # inc qword ptr [rax]; ret
+        )  # fmt: skip
+
+
 class AuditHook:
     """Host code for UC_HOOK_BLOCK: stop at a block outside two ranges, or at CPL 0.
 

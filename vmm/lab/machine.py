@@ -134,9 +134,9 @@ class LabMachine:
         vcpu.make_stale(STALE_ALL)
         self.engine.attach()
 
-    def run(self) -> Ending:
+    def run(self, blocks: int = BLOCKS_MAX) -> Ending:
         """Run to the end of the program, or into a handler. Raises: VmmError: the engine cannot go on."""
-        self.engine.phys.set_block_limit(BLOCKS_MAX)
+        self.engine.phys.set_block_limit(blocks)
         leave = self.engine.run()
         vector = self.vcpu.eip - at.HANDLERS - 1  # behind the handler's HLT
         if leave is Leave.HALTED and self.vcpu.base(Seg.CS) == 0 and 0 <= vector < 256:
