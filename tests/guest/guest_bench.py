@@ -1,4 +1,4 @@
-"""A guest small enough to see whole, run by the translate engine over a fake board.
+"""A guest small enough to see whole, run by an engine over a fake board.
 
 `Bench.start(mode, code)` puts the guest into a mode with everything around it: descriptor tables, TSS, a handler for
 each vector. `Bench.run()` runs until the guest writes to port `DONE`, halts, or enters a handler, and gives back a
@@ -22,11 +22,12 @@ from vmm.arch.registers import Cr0, Eflags, Reg, Seg
 from vmm.cpu.hole import Hole
 from vmm.cpu.paging import Mmu
 from vmm.cpu.vcpu import DESC_B, DESC_G, STALE_ALL, SegmentRegister, Vcpu
+from vmm.engines.choice import ENGINES
 from vmm.engines.engine import Leave
 from vmm.engines.machine import Machine
+from vmm.engines.names import EngineName
 from vmm.engines.options import EngineOptions
-from vmm.engines.translate import TranslateEngine
-from vmm.hw.cpu import PhysicalCpu
+from vmm.hw.cpu import power_on_state
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion
 
@@ -204,7 +205,7 @@ def low_memory() -> bytes:
 class Bench:
     """One virtual machine without devices, and the engine that runs it."""
 
-    def __init__(self, options: Options = DEFAULT_OPTIONS) -> None:
+    def __init__(self, options: Options = DEFAULT_OPTIONS, engine: EngineName = EngineName.TRANSLATE) -> None:
         physical = PhysicalMemory(RAM + (96 << 20))
         host = physical.allocate(RAM)
         self.physical = physical
@@ -212,13 +213,13 @@ class Bench:
         self.memory.map(MemoryRegion("ram", 0, RAM, host))
         self.mmu = Mmu(self.memory)
         self.hole = hole = Hole.build(physical)
-        self.phys = PhysicalCpu(physical)
-        self.vcpu = Vcpu(physical.window(hole.parts["vcpu_page"].host, 4096), self.mmu, self.phys.power_on)
+        self.vcpu = Vcpu(physical.window(hole.parts["vcpu_page"].host, 4096), self.mmu, power_on_state())
         self.mmu.registers = self.vcpu
         self.board = FakeBoard()
         self._host = physical.window(host, RAM)
         machine = Machine(physical, self.memory, self.mmu, self.vcpu, self.board, hole)
-        self.engine = TranslateEngine(machine, self.phys, EngineOptions(options))
+        self.engine = ENGINES[engine](machine, EngineOptions(options))
+        self.phys = self.engine.phys
         self.board.on_done = self.engine.request_leave
         self.board.on_acknowledge = lambda: self.vcpu.set_interrupt_pending(False)
         self.engine.attach()

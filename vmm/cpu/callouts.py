@@ -32,6 +32,7 @@ _EDX: Final = int(Reg.EDX)
 _EBX: Final = int(Reg.EBX)
 _ZF: Final = int(Eflags.ZF)
 _OF: Final = int(Eflags.OF)
+_TF: Final = int(Eflags.TF)
 _IOPL_USER: Final = 3
 _SIGNATURE_LEAF: Final = 1
 
@@ -462,6 +463,15 @@ QUIET: Final = frozenset(
     ]
 )
 """They change no mode, segment, privilege or control register: the physical CPU needs nothing but the registers."""
+
+
+def hides_trap(name: str, vcpu: Vcpu) -> bool:
+    """Does the instruction `name`, carried out under TF, end without the single-step trap?
+
+    INT n that entered its handler has cleared TF; a load of SS holds the trap until the next instruction is done
+    (SDM Vol. 3B, "Single-Step Exception Condition"; Vol. 2B, "MOV - Move"). STI's shadow holds back interrupts alone.
+    """
+    return (name.startswith("int") and not vcpu.field_flags & _TF) or (vcpu.interrupt_shadow and name != "sti")
 
 
 def finish_inline(vcpu: Vcpu, insn: Insn, scratch: int) -> None:

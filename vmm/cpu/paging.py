@@ -209,11 +209,15 @@ class Mmu:
         Raises: GuestFault #GP(0) when a present one has a reserved bit set.
         Source: SDM Vol. 3A, "PDPTE Registers".
         """
-        raw = self.memory.read(cr3 & PDPT_BASE & self.a20_mask, 32)
-        entries = [int.from_bytes(raw[at : at + 8], "little") for at in range(0, 32, 8)]
+        entries = self.pdptes_in_memory(cr3)
         if any(entry & _P and entry & RESERVED_PDPTE for entry in entries):
             raise gp()
         return entries
+
+    def pdptes_in_memory(self, cr3: int) -> list[int]:
+        """The four entries, unchecked."""
+        raw = self.memory.read(cr3 & PDPT_BASE & self.a20_mask, 32)
+        return [int.from_bytes(raw[at : at + 8], "little") for at in range(0, 32, 8)]
 
     # --- LinearMemory (see vcpu.py) --------------------------------------------------------------------
 

@@ -51,6 +51,8 @@ _USER_DPL: Final = 3
 # Descriptor dword 1, as the hidden part of a segment register keeps it.
 DESC_TYPE_DATA_RW_A: Final = 3 << 8
 DESC_TYPE_CODE_RE_A: Final = 11 << 8
+DESC_TYPE_BUSY: Final = 2 << 8
+"""In the type of a TSS."""
 DESC_S: Final = 1 << 12
 DESC_DPL: Final = 3 << 13
 DESC_DPL_SHIFT: Final = 13
@@ -360,6 +362,10 @@ class Vcpu:
         self._segment_flags[seg] = value.flags
         if not d[at + _HIDDEN]:
             d[at + _HIDDEN] = value.flags
+
+    def load_attributes(self, seg: int, flags: int) -> None:
+        """Descriptor dword 1 of a segment register that the guest has loaded by itself; the rest of it is there."""
+        self._segment_flags[seg] = flags
 
     def selector(self, seg: int) -> int:
         """The visible part, 16 bits."""

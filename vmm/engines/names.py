@@ -7,3 +7,4 @@ class EngineName(StrEnum):
     """A technique of virtualization."""
 
     TRANSLATE = "translate"  # binary translation
+    BARE = "bare"  # none: the guest is on the processor itself

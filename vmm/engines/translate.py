@@ -21,7 +21,7 @@ from vmm.cpu.callouts import Plan
 from vmm.cpu.events import EventKind, TripleFault
 from vmm.cpu.shadow import Fill
 from vmm.cpu.shadow_gdt import ShadowGdt
-from vmm.cpu.vcpu import STALE_ALL, Vcpu
+from vmm.cpu.vcpu import STALE_ALL
 from vmm.engines import physical
 from vmm.engines.code import TranslatedCode
 from vmm.engines.engine import Leave
@@ -243,7 +243,7 @@ class TranslateEngine:
         if observer is not None:
             observer.after_callout(insn)
         if self._step is not None:
-            self._step.trap = self._step.trap and not _hides_trap(name, vcpu)
+            self._step.trap = self._step.trap and not callouts.hides_trap(name, vcpu)
             self._finish_step()
         elif is_quiet:
             self._carry_on(ends_block, block)
@@ -602,12 +602,3 @@ class TranslateEngine:
 def _flags_out_of_ax(image: int) -> int:
     """The arithmetic flags that LAHF and SETO AL have put into AX."""
     return image >> 8 & _LAHF | (_OF if image & 1 else 0)
-
-
-def _hides_trap(name: str, vcpu: Vcpu) -> bool:
-    """Does an instruction that ran under TF end without the single-step trap?
-
-    INT n that entered its handler has cleared TF; a load of SS holds the trap until the next instruction is done
-    (SDM Vol. 3B, "Single-Step Exception Condition"; Vol. 2B, "MOV - Move"). STI's shadow holds back interrupts alone.
-    """
-    return (name.startswith("int") and not vcpu.field_flags & _TF) or (vcpu.interrupt_shadow and name != "sti")

@@ -28,6 +28,7 @@ from vmm.hw import polls, traps
 from vmm.hw import state as hw
 from vmm.hw.calibrate import check_layout
 from vmm.hw.hooks import NEVER, AuditHook, BlockHook, ExitHook, InstructionHook, StopRing
+from vmm.hw.mapping import PhysicalMap, Run
 from vmm.hw.memory import PhysicalMemory
 from vmm.hw.state import CpuState
 
@@ -58,10 +59,11 @@ class PhysicalCpu:
     """One x86 processor, in 32-bit mode, with paging as its owner set it up.
 
     `on_exit(vector)` runs inside the engine's interrupt hook; `state` then holds the processor's state and is written
-    back when it returns. Exceptions that it raises end the run and surface from `run`.
+    back when it returns. Exceptions that it raises end the run and surface from `run`. `memory` lies at address 0;
+    without it the owner says what is where, by `map`.
     """
 
-    def __init__(self, memory: PhysicalMemory, tcg_buffer: int = TCG_BUFFER) -> None:
+    def __init__(self, memory: PhysicalMemory | None = None, tcg_buffer: int = TCG_BUFFER) -> None:
         if platform.machine() != "x86_64":
             raise EngineMismatch(f"host processor: {platform.machine()} given, x86_64 expected (the native block hook)")
         if unicorn.__version__ != SUPPORTED_ENGINE:
@@ -71,7 +73,9 @@ class PhysicalCpu:
         self._uc = unicorn.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_32)
         self._handle = self._uc._uch
         self._uc.ctl_set_tcg_buffer_size(tcg_buffer)
-        self._uc.mem_map_ptr(0, memory.size, uc_const.UC_PROT_ALL, memory.address)
+        self.map = PhysicalMap(self._handle, self._add_hook, self._fail)
+        if memory is not None:
+            self.map.show([Run(0, memory.size, memory.address)])
         self._uc.ctl_exits_enabled(True)
         self._context = self._uc.context_save()
         self._context_pointer = self._context.context
@@ -83,6 +87,7 @@ class PhysicalCpu:
         self._probe = self._uc.context_save()
         self.on_exit: Callable[[int], None] = self._unexpected
         self._error: BaseException | None = None
+        self._left = False
         self._flags_cell = ctypes.c_uint64()
         self._ring = StopRing(self._handle)
         self._block_hook: BlockHook | None = None
@@ -127,6 +132,10 @@ class PhysicalCpu:
         state.q[hw.Q_CC_SRC] = flags & ARITHMETIC
         state.d[hw.D_DF] = MASK32 if flags & _DF else 1
         self._left = True
+        uclib.uc_emu_stop(self._handle)
+
+    def stop_at_next_block(self) -> None:
+        """Inside an answer to an access of `map`: end the run, as the ring does, before the next block starts."""
         uclib.uc_emu_stop(self._handle)
 
     def read(self) -> None:

@@ -32,7 +32,7 @@ class Trap(IntFlag):
     PMC = 1 << 4  # RDPMC
     MSR = 1 << 5  # RDMSR, WRMSR
     FAST_CALL = 1 << 6  # SYSENTER, SYSEXIT
-    DEBUG = 1 << 7  # MOV to DR
+    DEBUG = 1 << 7  # MOV to and from DR
     CONTROL_WRITE = 1 << 8  # MOV to CR, LMSW, CLTS
     CONTROL_READ = 1 << 9  # MOV from CR
     INVLPG = 1 << 10
@@ -43,7 +43,7 @@ class Trap(IntFlag):
     TASK_REGISTER = 1 << 15  # LLDT, LTR
     FAR = 1 << 16  # far JMP and CALL, in protected mode
     FAR_RETURN = 1 << 17  # RETF, in protected mode
-    INTERRUPT = 1 << 18  # INT n, INT3: with this vector, not with vector n
+    INTERRUPT = 1 << 18  # INT n, INT3, INTO (also when OF is clear): with this vector, not with vector n
 
 
 Q_TRAPS: Final = 63
@@ -60,7 +60,7 @@ _HELPERS: Final[dict[Trap, str]] = {
     Trap.PMC: "rdpmc",
     Trap.MSR: "rdmsr wrmsr",
     Trap.FAST_CALL: "sysenter sysexit",
-    Trap.DEBUG: "set_dr",
+    Trap.DEBUG: "set_dr get_dr",
     Trap.CONTROL_WRITE: "write_crN lmsw clts",
     Trap.CONTROL_READ: "read_crN",
     Trap.INVLPG: "invlpg",
@@ -71,7 +71,7 @@ _HELPERS: Final[dict[Trap, str]] = {
     Trap.TASK_REGISTER: "lldt ltr",
     Trap.FAR: "ljmp_protected lcall_protected",
     Trap.FAR_RETURN: "lret_protected",
-    Trap.INTERRUPT: "raise_interrupt",
+    Trap.INTERRUPT: "raise_interrupt into",
 }
 _EXIT_OFFSET: Final = 0x100
 """`cpu_vmexit` adds it to the code that it is given."""

@@ -1,0 +1,311 @@
+"""What engines have in common that run guest code in place: the VMM delivers events and emulates what leaves.
+
+Theory of operation. The guest's state is in the physical CPU (`native_state.py`). At an exit it is pulled into the
+virtual CPU; the instruction that left is carried out there, or the exception delivered; then interrupts are considered,
+and the state is pushed back. An engine of this kind says what leaves: it overrides `_on_exit` and `_push`.
+
+An interrupt that waits for IF opens a *window*: the instructions that can set IF leave too, so that it is taken exactly
+behind the one that does. Where a shadow (STI, MOV SS) is in the way, one instruction runs alone, under TF, which nobody
+can see, because what would show the flag leaves as well.
+"""
+
+from typing import Any, Final
+
+from bt.decode import MAX_LENGTH, Decoder
+from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, Vector
+from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SIZE, Slot
+from vmm.arch.registers import Eflags, Seg
+from vmm.cpu import callouts, events
+from vmm.cpu.callouts import Plan
+from vmm.cpu.events import EventKind, TripleFault
+from vmm.engines.engine import Leave
+from vmm.engines.machine import Machine
+from vmm.engines.native_state import NativeState
+from vmm.engines.observer import Observer
+from vmm.engines.stats import EngineStats
+from vmm.errors import Unmodelled
+from vmm.hw import state as hw
+from vmm.hw.cpu import PhysicalCpu
+from vmm.hw.hooks import NEVER
+
+_TF: Final = int(Eflags.TF)
+_RF: Final = int(Eflags.RF)
+_PENDING: Final = Slot.PENDING >> 2
+_IF: Final = Slot.IF >> 2
+_CS: Final = int(Seg.CS)
+_DB: Final = int(Vector.DB)
+_DR6: Final = 6
+_DR6_BS: Final = 1 << 14
+_EVENTS_IN_A_ROW: Final = 64
+_PLANS_MAX: Final = 1 << 14
+_LIGHT: Final = frozenset(("in", "out", "insb", "insw", "insd", "outsb", "outsw", "outsd", "cpuid", "rdtsc", "rdmsr"))
+"""What changes nothing but general registers and memory, unless a device reaches for the processor."""
+
+
+class NativeEngine:
+    """The engine of one virtual CPU whose guest sits in the physical one. See `vmm.engines.engine.Engine`."""
+
+    def __init__(self, machine: Machine, phys: PhysicalCpu, native: NativeState) -> None:
+        self.phys = phys
+        self.stats = EngineStats()
+        self.observer: Observer | None = None
+        self.preempted_after = 0
+        self.shutdown_detail = ""
+        self._phys, self._native = phys, native
+        self._vcpu, self._mmu, self._board, self._memory = machine.vcpu, machine.mmu, machine.board, machine.memory
+        self._leave: Leave | None = None
+        self._steps = False  # one instruction runs under a TF that is ours
+        self._decoder = Decoder()
+        self._plans: dict[tuple[int, bytes, bool], Plan] = {}
+        phys.on_exit = self._exit
+
+    # --- running ---------------------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Take the physical CPU: the virtual CPU's registers move into its state."""
+        self._native.attach()
+        self._steps = False
+        self._phys.forget_all_code()
+        self._phys.flush_tlb()
+
+    def run(self) -> Leave:
+        """Run until the block limit, HLT, shutdown or a request."""
+        self._leave = None
+        self.preempted_after = 0
+        self._resume()
+        while self._leave is None:
+            self._before_entry()
+            if self._phys.run():
+                self._stopped()
+        return self._leave
+
+    def request_leave(self) -> None:
+        """From a callout: leave after the current instruction."""
+        self._leave = Leave.REQUESTED
+
+    def _before_entry(self) -> None:
+        """The engine is about to be entered: the last chance for what cannot be done in an exit."""
+
+    def _stopped(self) -> None:
+        """The run ended at the start of a block, or between two iterations of a REP: a boundary, outside shadows."""
+        self.preempted_after = self.preempted_after or self._phys.blocks
+        self._take_over()
+        if not self._vcpu.interrupt_shadow:
+            self._leave = self._leave or Leave.PREEMPTED
+            return
+        self._phys.set_block_limit(NEVER, counts=self._phys.counts_blocks)
+        self._step()
+
+    # --- exits -----------------------------------------------------------------------------------------
+
+    def _exit(self, vector: int) -> None:
+        was_step = self._take_over()
+        if was_step and vector == _DB:
+            self._resume()
+        else:
+            self._on_exit(vector)
+        if self._leave is not None:
+            self._phys.leave()
+
+    def _take_over(self) -> bool:
+        """The guest does not run any more: its state into the virtual CPU. Was it on a step of ours?"""
+        self._native.pull()
+        was_step, self._steps = self._steps, False
+        if was_step:
+            self._vcpu.field_flags &= ~_TF
+        return was_step
+
+    def _on_exit(self, vector: int) -> None:
+        """Handle one exit, and `_resume`."""
+        raise NotImplementedError
+
+    def _exception(self, vector: int) -> None:
+        """The processor raised an exception of the guest's: deliver it, and go on."""
+        vcpu = self._vcpu
+        code = self._phys.state.d[hw.D_ERROR_CODE] & 0xFFFF if vector in HAS_ERROR_CODE else None
+        if self.observer is not None:
+            self._observe_fault(self.observer, vector, code)
+        if vector == _DB:
+            vcpu.dr[_DR6] |= _DR6_BS
+            self._deliver(GuestFault(vector), EventKind.TRAP)
+        else:
+            self._deliver(GuestFault(vector, code, vcpu.cr2 if vector == Vector.PF else None))
+        self._resume()
+
+    def _emulate(self) -> None:
+        """Carry the instruction at EIP out, or deliver its fault, and go on."""
+        vcpu, observer = self._vcpu, self.observer
+        try:
+            plan = self.plan()
+        except GuestFault as fault:
+            self._deliver(fault)
+            self._resume()
+            return
+        insn = plan.insn
+        self.stats.callouts[plan.name] += 1
+        is_traced = vcpu.field_flags & _TF
+        vcpu.eip = insn.falls_to
+        vcpu.interrupt_shadow = False
+        vcpu.field_flags &= ~_RF
+        task = vcpu.tr
+        if observer is not None:
+            observer.exit("callout", insn.eip, insn, {})
+            observer.before_callout(insn)
+        try:
+            plan.handler(vcpu, insn, self._board)
+        except GuestFault as fault:
+            if vcpu.tr is task:  # after a task switch the fault is the new task's
+                vcpu.eip = insn.eip
+            self._deliver(fault)
+            self._resume()
+            return
+        if observer is not None:
+            observer.after_callout(insn)
+        if is_traced and not callouts.hides_trap(plan.name, vcpu):
+            vcpu.dr[_DR6] |= _DR6_BS
+            self._deliver(GuestFault(_DB), EventKind.TRAP)
+            self._resume()
+        elif plan.name in _LIGHT:
+            self._carry_on()
+        else:
+            self._resume()
+
+    def _carry_on(self) -> None:
+        """Behind an instruction that has changed registers and memory alone, unless a device did more."""
+        vcpu, state = self._vcpu, self._phys.state
+        if self._leave is not None or vcpu.page[_PENDING] or vcpu.stale or vcpu.segments_changed:
+            self._resume()
+            return
+        state.q[hw.Q_EIP] = vcpu.eip
+        state.q[hw.Q_EFLAGS] &= ~_RF & MASK32
+        state.d[hw.D_HFLAGS] &= ~hw.HF_INHIBIT_IRQ & MASK32
+
+    def _code_byte(self) -> int:
+        """The first byte of the instruction at EIP, which the processor has fetched."""
+        vcpu = self._vcpu
+        la = vcpu.base(_CS) + vcpu.eip & MASK32
+        return self._memory.read(self._mmu.translate(la, False, vcpu.cpl == 3, fetch=True), 1)[0]
+
+    # --- instructions ----------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """How to carry out the instruction at EIP. Raises: GuestFault: the fetch."""
+        vcpu = self._vcpu
+        code32 = bool(self._phys.state.d[hw.D_HFLAGS] & hw.HF_CS32)
+        la = vcpu.base(_CS) + vcpu.eip & MASK32
+        at = self._mmu.translate(la, False, vcpu.cpl == 3, fetch=True)
+        raw = self._memory.read(at, min(MAX_LENGTH, PAGE_SIZE - (la & PAGE_MASK)))
+        key = (vcpu.eip, raw, code32)
+        found = self._plans.get(key)
+        return found if found is not None else self._learn(key, la)
+
+    def _learn(self, key: tuple[int, bytes, bool], la: int) -> Plan:
+        eip, raw, code32 = key
+        insn = self._decoder.one(raw, eip, code32)
+        if insn is None and len(raw) < MAX_LENGTH:  # it crosses into the next page, so not to be kept under `key`
+            raw += self._vcpu.memory.read_bytes(la + len(raw) & MASK32, MAX_LENGTH - len(raw), self._vcpu.cpl == 3)
+            insn = self._decoder.one(raw, eip, code32)
+            if insn is not None:
+                return callouts.plan(insn)
+        if insn is None:
+            raise Unmodelled(f"an exit at an instruction that cannot be decoded: {raw.hex(' ')}", self._describe())
+        if len(self._plans) >= _PLANS_MAX:
+            self._plans.clear()
+        plan = self._plans[key] = callouts.plan(insn)
+        return plan
+
+    # --- events ----------------------------------------------------------------------------------------
+
+    def _deliver(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> None:
+        """Deliver what the guest has earned; a triple fault is for the monitor."""
+        self.stats.exceptions[fault.vector] += 1
+        if self.observer is not None:
+            self.observer.event("exception", fault.vector, fault.error_code)
+        try:
+            events.raise_fault(self._vcpu, fault, kind=kind)
+        except TripleFault:
+            self._shut_down(fault)
+
+    def _take_interrupt(self) -> None:
+        vector = self._board.acknowledge_interrupt()
+        self.stats.interrupts[vector] += 1
+        if self.observer is not None:
+            self.observer.event("irq", vector, None)
+        try:
+            events.deliver(self._vcpu, vector, kind=EventKind.EXTERNAL)
+        except GuestFault as fault:
+            try:
+                events.raise_fault(self._vcpu, fault)
+            except TripleFault:
+                self._shut_down(fault)
+
+    def _shut_down(self, first: GuestFault) -> None:
+        self._leave = Leave.SHUTDOWN
+        self.shutdown_detail = f"began with {first} at {self._describe()[0]}"
+
+    # --- back to the guest -----------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """Go on at `vcpu.eip`, or leave: interrupts, shadows and single steps first.
+
+        A guest whose handlers fault before their first instruction makes events without end: it is preempted between
+        them.
+        """
+        for _ in range(_EVENTS_IN_A_ROW):
+            if self._leave is not None:
+                return
+            try:
+                self._advance()
+                return
+            except GuestFault as fault:
+                self._deliver(fault, EventKind.TRAP if fault.vector == _DB else EventKind.FAULT)
+        self._leave = self._leave or Leave.PREEMPTED
+
+    def _advance(self) -> None:
+        """Enter the guest, or find that it is time to leave. Raises: GuestFault: an event that comes first."""
+        vcpu = self._vcpu
+        wanted = vcpu.page[_PENDING]
+        if vcpu.halted and not (wanted and vcpu.page[_IF]):
+            self._leave = Leave.HALTED
+            return
+        if vcpu.pending_debug:
+            vcpu.dr[_DR6] |= vcpu.pending_debug
+            vcpu.pending_debug = 0
+            raise GuestFault(_DB)
+        if wanted and vcpu.page[_IF]:
+            if vcpu.interrupt_shadow:
+                self._step()
+                return
+            self._take_interrupt()
+            if self._leave is not None:
+                return
+        self._push(has_window=bool(vcpu.page[_PENDING]), steps=False)
+
+    def _step(self) -> None:
+        """Let one instruction run alone. The guest's own single step does that as well."""
+        vcpu = self._vcpu
+        if not vcpu.field_flags & _TF:
+            self._steps = True
+            vcpu.field_flags |= _TF
+        self._push(has_window=True, steps=self._steps)
+
+    def _push(self, *, has_window: bool, steps: bool) -> None:
+        """Put the guest back into the processor. With `has_window` what can set IF must leave; with `steps` also what
+        shows or changes TF."""
+        raise NotImplementedError
+
+    # --- reporting -------------------------------------------------------------------------------------
+
+    def report(self) -> dict[str, Any]:
+        """Nothing besides `stats`."""
+        return {}
+
+    def _describe(self) -> tuple[str, ...]:
+        vcpu = self._vcpu
+        return (f"CS:EIP {vcpu.selector(_CS):04x}:{vcpu.eip:08x}",)
+
+    def _observe_fault(self, observer: Observer, vector: int, code: int | None) -> None:
+        values = {"vector": vector}
+        if vector == Vector.PF and code is not None:
+            values |= {"cr2": self._vcpu.cr2, "error_code": code}
+        observer.exit("fault", self._vcpu.eip, None, values)
