@@ -20,9 +20,9 @@ from vmm.hw.traps import EXIT, Trap
 _ALWAYS: Final = int(
     Trap.IO | Trap.HLT | Trap.CPUID | Trap.TSC | Trap.PMC | Trap.MSR | Trap.FAST_CALL | Trap.DEBUG | Trap.INTERRUPT
 )
-_WINDOW: Final = int(Trap.INTERRUPT_FLAG | Trap.IRET | Trap.FAR | Trap.FAR_RETURN)
+_WINDOW: Final = int(Trap.WINDOW | Trap.IRET | Trap.FAR | Trap.FAR_RETURN)
 """What can set IF; far transfers can by a task switch."""
-_STEP: Final = _WINDOW | int(Trap.PUSHF)
+_STEP: Final = _WINDOW | int(Trap.INTERRUPT_FLAG | Trap.PUSHF)
 _EXCEPTIONS: Final = 32
 _UD: Final = int(Vector.UD)
 _INT1: Final = 0xF1  # the engine takes it for undefined

@@ -19,6 +19,7 @@ from enum import IntFlag
 from typing import Final
 
 from vmm.arch.layout import MASK32
+from vmm.arch.registers import Eflags
 from vmm.hw import library
 
 
@@ -44,6 +45,7 @@ class Trap(IntFlag):
     FAR = 1 << 16  # far JMP and CALL, in protected mode
     FAR_RETURN = 1 << 17  # RETF, in protected mode
     INTERRUPT = 1 << 18  # INT n, INT3, INTO (also when OF is clear): with this vector, not with vector n
+    WINDOW = 1 << 19  # STI, and POPF of an image with IF; the exit's vector is that of INTERRUPT_FLAG
 
 
 Q_TRAPS: Final = 63
@@ -80,19 +82,32 @@ _NAME_AT: Final = 8  # in the table of helpers, behind the function's address
 _FLAGS_AT: Final = 16  # 32 bits, and 32 bits that tell the widths of the arguments
 
 
+def _leaves_if(trap: Trap) -> bytes:
+    """test byte ptr [rdi + mask], bit; a conditional jump follows."""
+    bit = trap.bit_length() - 1
+    return b"\xf6\x87" + (8 * Q_TRAPS + bit // 8).to_bytes(4, "little") + bytes([1 << bit % 8])
+
+
 def _stub(trap: Trap, helper: int, leave: int) -> bytes:
     """Host code: RDI holds the processor state, the return address is the place in translated code."""
-    bit = trap.bit_length() - 1
+    code = (EXIT + trap.bit_length() - 1 - _EXIT_OFFSET).to_bytes(4, "little")
     onward = b"\x48\xb8" + helper.to_bytes(8, "little") + b"\xff\xe0"  # mov rax, helper; jmp rax
-    mask = (8 * Q_TRAPS + bit // 8).to_bytes(4, "little") + bytes([1 << bit % 8])
-    code = (EXIT + bit - _EXIT_OFFSET).to_bytes(4, "little")
+    window = _window(helper, len(onward)) if trap is Trap.INTERRUPT_FLAG else b""
     return (
-        b"\xf6\x87" + mask                             # test byte ptr [rdi + mask], bit
-        + b"\x75" + bytes([len(onward)]) + onward       # jnz leave
+        _leaves_if(trap) + b"\x75" + bytes([len(window) + len(onward)])  # jnz leave
+        + window + onward
         + b"\xbe" + code                               # leave: mov esi, code
         + b"\x31\xd2\x48\x8b\x0c\x24"                  # xor edx, edx; mov rcx, [rsp]
         + b"\x48\xb8" + leave.to_bytes(8, "little") + b"\xff\xe0"  # mov rax, cpu_vmexit; jmp rax
     )  # fmt: skip
+
+
+def _window(helper: int, distance: int) -> bytes:
+    """The test for Trap.WINDOW, `distance` bytes before `leave`. ESI holds the image that POPF has popped."""
+    if helper != library.address_of(f"helper_write_eflags{_SUFFIX}"):
+        return _leaves_if(Trap.WINDOW) + b"\x75" + bytes([distance])  # jnz leave
+    has_if = b"\xf7\xc6" + int(Eflags.IF).to_bytes(4, "little") + b"\x75" + bytes([distance])  # test esi, IF; jnz leave
+    return _leaves_if(Trap.WINDOW) + b"\x74" + bytes([len(has_if)]) + has_if  # jz onward
 
 
 def _install() -> mmap.mmap | None:
