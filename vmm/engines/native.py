@@ -12,7 +12,7 @@ can see, because what would show the flag leaves as well.
 from typing import Any, Final
 
 from bt.decode import MAX_LENGTH, Decoder
-from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, Vector
+from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, Vector, ud
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SIZE, Slot
 from vmm.arch.registers import Eflags, Seg
 from vmm.cpu import callouts, events
@@ -23,7 +23,6 @@ from vmm.engines.machine import Machine
 from vmm.engines.native_state import NativeState
 from vmm.engines.observer import Observer
 from vmm.engines.stats import EngineStats
-from vmm.errors import Unmodelled
 from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.hooks import NEVER
@@ -55,6 +54,7 @@ class NativeEngine:
         self._vcpu, self._mmu, self._board, self._memory = machine.vcpu, machine.mmu, machine.board, machine.memory
         self._leave: Leave | None = None
         self._steps = False  # one instruction runs under a TF that is ours
+        self._is_preempted = False  # to leave behind that instruction
         self._decoder = Decoder()
         self._plans: dict[tuple[int, bytes, bool], Plan] = {}
         phys.on_exit = self._exit
@@ -64,7 +64,7 @@ class NativeEngine:
     def attach(self) -> None:
         """Take the physical CPU: the virtual CPU's registers move into its state."""
         self._native.attach()
-        self._steps = False
+        self._steps = self._is_preempted = False
         self._phys.forget_all_code()
         self._phys.flush_tlb()
 
@@ -93,6 +93,7 @@ class NativeEngine:
         if not self._vcpu.interrupt_shadow:
             self._leave = self._leave or Leave.PREEMPTED
             return
+        self._is_preempted = True
         self._phys.set_block_limit(NEVER, counts=self._phys.counts_blocks)
         self._step()
 
@@ -113,6 +114,9 @@ class NativeEngine:
         was_step, self._steps = self._steps, False
         if was_step:
             self._vcpu.field_flags &= ~_TF
+        if self._is_preempted:
+            self._is_preempted = False
+            self._leave = self._leave or Leave.PREEMPTED
         return was_step
 
     def _on_exit(self, vector: int) -> None:
@@ -189,7 +193,7 @@ class NativeEngine:
     # --- instructions ----------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        """How to carry out the instruction at EIP. Raises: GuestFault: the fetch."""
+        """How to carry out the instruction at EIP. Raises: GuestFault: the fetch, or #UD."""
         vcpu = self._vcpu
         code32 = bool(self._phys.state.d[hw.D_HFLAGS] & hw.HF_CS32)
         la = vcpu.base(_CS) + vcpu.eip & MASK32
@@ -208,7 +212,7 @@ class NativeEngine:
             if insn is not None:
                 return callouts.plan(insn)
         if insn is None:
-            raise Unmodelled(f"an exit at an instruction that cannot be decoded: {raw.hex(' ')}", self._describe())
+            raise ud()  # the engine overlooks a LOCK that does not belong there
         if len(self._plans) >= _PLANS_MAX:
             self._plans.clear()
         plan = self._plans[key] = callouts.plan(insn)

@@ -109,12 +109,15 @@ class PhysicalCpu:
             return True
         self._fold_into_eflags()
         self.write()
-        status = uclib.uc_emu_start(self._handle, self.state.q[hw.Q_EIP] & MASK32, 0, 0, 0)
+        status = self._enter()
+        while status == _ROM_WRITTEN and not self._left:
+            self.read()
+            status = self._enter()
         asked[_ASKED] = 0
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        if status:
+        if status not in (uc_const.UC_ERR_OK, _ROM_WRITTEN):
             self.read()
             reason = uclib.uc_strerror(status).decode()
             raise VmmError(f"the engine stopped: {reason} at {self.state.q[hw.Q_EIP]:#x}")
@@ -123,6 +126,10 @@ class PhysicalCpu:
         self.read()
         self._unfold_from_eflags()
         return True
+
+    def _enter(self) -> int:
+        status: int = uclib.uc_emu_start(self._handle, self.state.q[hw.Q_EIP] & MASK32, 0, 0, 0)
+        return status
 
     def leave(self) -> None:
         """Inside `on_exit`: end the run after the state has been written back."""
@@ -296,6 +303,8 @@ class PhysicalCpu:
         d[hw.D_EXCEPTION_IS_INT] = 0
 
 
+_ROM_WRITTEN: Final = uc_const.UC_ERR_WRITE_PROT
+"""The engine has dropped a store to read-only memory, finished the block, and stopped: no harm done."""
 _SERVICE_CR0: Final = int(Cr0.PE | Cr0.ET | Cr0.WP | Cr0.PG)
 _SERVICE_CR4: Final = int(Cr4.PAE)
 _EFER_NXE: Final = 1 << 11

@@ -21,7 +21,7 @@ _WRITE: Final = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p
 )
 _YES: Final = b"\xb8\x01\0\0\0\xc3"
-"""mov eax, 1; ret: the hook that lets a store to ROM pass. The engine then drops it, for the ROM is read-only there."""
+"""mov eax, 1; ret: the hook that lets code be fetched where no memory is: the engine takes it for forbidden."""
 _NO_RAM: Final = (1 << 64) - 1
 _ROM: Final = uc_const.UC_PROT_READ | uc_const.UC_PROT_EXEC
 
@@ -61,7 +61,7 @@ class PhysicalMap:
         self._read, self._write = _READ(self._answer_read), _WRITE(self._answer_write)
         self._yes = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
         self._yes.write(_YES)
-        add_hook(uc_const.UC_HOOK_MEM_WRITE_PROT, ctypes.addressof(ctypes.c_char.from_buffer(self._yes)))
+        add_hook(uc_const.UC_HOOK_MEM_FETCH_PROT, ctypes.addressof(ctypes.c_char.from_buffer(self._yes)))
         self._ram_address = _function("qemu_ram_addr_from_host_x86_64", 2)
         self._drop_code = _function("tb_invalidate_phys_range_x86_64", 3)
 
