@@ -72,6 +72,7 @@ class NativeEngine:
         """Run until the block limit, HLT, shutdown or a request."""
         self._leave = None
         self.preempted_after = 0
+        self._native.distrust()
         self._resume()
         while self._leave is None:
             self._before_entry()
