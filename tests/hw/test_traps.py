@@ -29,6 +29,7 @@ CASES = {
     "sysexit": Trap.FAST_CALL,
     "sysenter": Trap.FAST_CALL,
     "mov dr3, eax": Trap.DEBUG,
+    "mov eax, dr6": Trap.DEBUG,
     "mov cr3, eax": Trap.CONTROL_WRITE,
     "clts": Trap.CONTROL_WRITE,
     "lmsw ax": Trap.CONTROL_WRITE,
@@ -44,6 +45,7 @@ CASES = {
     "retf": Trap.FAR_RETURN,
     "int 0x40": Trap.INTERRUPT,
     "int3": Trap.INTERRUPT,
+    "into": Trap.INTERRUPT,
 }
 BYTES = {"outsb": "6e", "rep outsd": "f36f", "sysexit": "0f35", "sysenter": "0f34", "retf": "cb"}
 FAR_JUMP = b"\xea\0\0\0\0\x08\0"
@@ -82,9 +84,27 @@ def test_a_trapped_instruction_has_not_begun(rig: Rig, text: str) -> None:
 @pytest.mark.parametrize("mask", [0, ~0])
 def test_other_instructions_run_on(rig: Rig, text: str, mask: int) -> None:
     at = enter(rig, encoded(rig, text) + b"\xcd\x41")
-    rig.cpu.set_traps(mask & (1 << 19) - 1 & ~int(CASES[text] | Trap.INTERRUPT))
+    rig.cpu.set_traps(mask & (1 << 20) - 1 & ~int(CASES[text] | Trap.INTERRUPT))
     seen = rig.run()
     assert (seen.vector, seen.eip > at) == (0x41, True)
+
+
+@pytest.mark.parametrize(
+    ("image", "leaves"), [("0x202", True), ("0x3d7", True), ("2", False), ("0xdd7", False), ("0xfffffdff", False)]
+)
+def test_popf_leaves_through_a_window_only_if_its_image_has_if(rig: Rig, image: str, leaves: bool) -> None:
+    at = enter(rig, rig.load(f"push {image}; popfd; int 0x41"))
+    rig.cpu.set_traps(Trap.WINDOW)
+    seen = rig.run()
+    popfd = at + len(rig.load(f"push {image}"))
+    assert (seen.vector, seen.eip) == ((EXIT + 11, popfd) if leaves else (0x41, popfd + 3))
+
+
+def test_sti_leaves_through_a_window(rig: Rig) -> None:
+    at = enter(rig, rig.load("sti"))
+    rig.cpu.set_traps(Trap.WINDOW)
+    seen = rig.run()
+    assert (seen.vector, seen.eip) == (EXIT + 11, at)
 
 
 def test_the_mask_works_at_the_next_instruction(rig: Rig) -> None:
