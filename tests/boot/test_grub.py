@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.boot.conftest import SCRIPTS
+from tests.boot.conftest import ENGINES, SCRIPTS
 
 pytestmark = pytest.mark.boot
 
@@ -37,11 +37,22 @@ def test_grub_rescue_image_boots_as_what_it_looks_like(vmm, image):
     assert run.status == 0
 
 
+def test_grub_on_the_bare_processor_does_the_same(vmm, image):
+    words = (image("grub-rescue-floppy.img"), "--as", "floppy", "--script", SCRIPTS / "grub-commands.script")
+    told = []
+    for engine in ENGINES:
+        run = vmm(*words, "--engine", engine)
+        assert (run.status, run.heading) == (0, "the script ended (status 0)")
+        told.append(available(run.text("lsmmap.txt")))
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("name", "script"), [("grub-rescue-cdrom.iso", "grub-menu-cd.script"), ("grub-cd.iso", "grub-prompt-cd.script")]
 )
-def test_grub_boots_from_an_el_torito_cd_and_lists_it(vmm, image, name, script):
-    run = vmm(image(name), "--script", SCRIPTS / script)
+def test_grub_boots_from_an_el_torito_cd_and_lists_it(vmm, image, name, script, engine):
+    run = vmm(image(name), "--script", SCRIPTS / script, "--engine", engine)
     assert (run.status, run.heading) == (0, "the script ended (status 0)")
     assert re.search(r"^boot/", run.text("ls.txt"), re.MULTILINE)
 

@@ -9,7 +9,9 @@ from guest_bench import (
     IF,
     P16,
     P32,
+    PG,
     REAL,
+    SEEDS,
     STACK,
     V86_3,
     Bench,
@@ -146,6 +148,19 @@ def test_what_a_device_raises_surfaces_from_the_run(bare):
     bare.memory.map(MemoryRegion("device", DEVICE, 0x1000, read=fails))
     with pytest.raises(Unmodelled, match="no such register"):
         bare.run()
+
+
+@pytest.mark.parametrize(("bit", "fault"), [(33, None), (39, None), (40, (14, 9)), (51, (14, 9))])
+def test_nothing_answers_as_far_as_pae_paging_reaches(bare, bit, fault):
+    """Beyond that, bits of an entry are reserved; on a processor that says 36 bits, as ours does, four bits earlier."""
+    directory = 0x20_1000
+    bare.start(P32[0], "mov eax, [0x200000]")
+    bare.poke(0x20_0000, directory | 1, 8)
+    bare.poke(directory, 0x83, 8)
+    bare.poke(directory + 8, 1 << bit | 0x83, 8)
+    bare.set(cr3=0x20_0000, cr4=1 << 5, cr0=bare.vcpu.cr0 | PG)
+    after = bare.run()
+    assert (after["eax"], after.get("fault")) == (0xFFFF_FFFF if fault is None else SEEDS["eax"], fault)
 
 
 def test_a_closed_a20_gate_folds_odd_megabytes(bare):

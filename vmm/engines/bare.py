@@ -9,6 +9,7 @@ from typing import Final
 
 from vmm.arch.exceptions import Vector
 from vmm.engines.bare_memory import BareMemory
+from vmm.engines.delivery import place_of
 from vmm.engines.machine import Machine
 from vmm.engines.native import NativeEngine
 from vmm.engines.native_state import NativeState
@@ -63,7 +64,7 @@ class BareEngine(NativeEngine):
         elif vector < _EXCEPTIONS:
             self._exception(vector)
         else:
-            raise Unmodelled(f"exit with vector {vector:#x}", self._describe())
+            raise Unmodelled(f"exit with vector {vector:#x}", (place_of(self._vcpu),))
         if self._map.has_changed and self._leave is None:
             self._phys.leave()
 

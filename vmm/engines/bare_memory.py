@@ -14,8 +14,8 @@ from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.mapping import Run
 from vmm.memory import GuestMemory, MemoryRegion
 
-ADDRESS_SPACE: Final = 1 << 36
-"""What PAE paging can name."""
+ADDRESS_SPACE: Final = 1 << 40
+"""What PAE paging can name on the engine's processor."""
 
 
 class _EveryPage(set[int]):

@@ -28,7 +28,9 @@ class Engine(Protocol):
     stats: EngineStats
     observer: Observer | None
     preempted_after: int
-    shutdown_detail: str
+
+    @property
+    def shutdown_detail(self) -> str: ...
 
     def attach(self) -> None:
         """Take the virtual CPU's state over."""

@@ -15,9 +15,10 @@ from bt.decode import MAX_LENGTH, Decoder
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, Vector, ud
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SIZE, Slot
 from vmm.arch.registers import Eflags, Seg
-from vmm.cpu import callouts, events
+from vmm.cpu import callouts
 from vmm.cpu.callouts import Plan
-from vmm.cpu.events import EventKind, TripleFault
+from vmm.cpu.events import EventKind
+from vmm.engines.delivery import Delivery
 from vmm.engines.engine import Leave
 from vmm.engines.machine import Machine
 from vmm.engines.native_state import NativeState
@@ -47,17 +48,30 @@ class NativeEngine:
     def __init__(self, machine: Machine, phys: PhysicalCpu, native: NativeState) -> None:
         self.phys = phys
         self.stats = EngineStats()
-        self.observer: Observer | None = None
         self.preempted_after = 0
-        self.shutdown_detail = ""
         self._phys, self._native = phys, native
         self._vcpu, self._mmu, self._board, self._memory = machine.vcpu, machine.mmu, machine.board, machine.memory
+        self._delivery = Delivery(machine.vcpu, machine.board, self.stats)
         self._leave: Leave | None = None
         self._steps = False  # one instruction runs under a TF that is ours
         self._is_preempted = False  # to leave behind that instruction
         self._decoder = Decoder()
         self._plans: dict[tuple[int, bytes, bool], Plan] = {}
         phys.on_exit = self._exit
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who watches, or None."""
+        return self._delivery.observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self._delivery.observer = observer
+
+    @property
+    def shutdown_detail(self) -> str:
+        """How a triple fault came about."""
+        return self._delivery.shutdown_detail
 
     # --- running ---------------------------------------------------------------------------------------
 
@@ -223,30 +237,8 @@ class NativeEngine:
 
     def _deliver(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> None:
         """Deliver what the guest has earned; a triple fault is for the monitor."""
-        self.stats.exceptions[fault.vector] += 1
-        if self.observer is not None:
-            self.observer.event("exception", fault.vector, fault.error_code)
-        try:
-            events.raise_fault(self._vcpu, fault, kind=kind)
-        except TripleFault:
-            self._shut_down(fault)
-
-    def _take_interrupt(self) -> None:
-        vector = self._board.acknowledge_interrupt()
-        self.stats.interrupts[vector] += 1
-        if self.observer is not None:
-            self.observer.event("irq", vector, None)
-        try:
-            events.deliver(self._vcpu, vector, kind=EventKind.EXTERNAL)
-        except GuestFault as fault:
-            try:
-                events.raise_fault(self._vcpu, fault)
-            except TripleFault:
-                self._shut_down(fault)
-
-    def _shut_down(self, first: GuestFault) -> None:
-        self._leave = Leave.SHUTDOWN
-        self.shutdown_detail = f"began with {first} at {self._describe()[0]}"
+        if not self._delivery.exception(fault, kind):
+            self._leave = Leave.SHUTDOWN
 
     # --- back to the guest -----------------------------------------------------------------------------
 
@@ -281,8 +273,8 @@ class NativeEngine:
             if vcpu.interrupt_shadow:
                 self._step()
                 return
-            self._take_interrupt()
-            if self._leave is not None:
+            if not self._delivery.interrupt():
+                self._leave = Leave.SHUTDOWN
                 return
         self._push(has_window=bool(vcpu.page[_PENDING]), steps=False)
 
@@ -304,10 +296,6 @@ class NativeEngine:
     def report(self) -> dict[str, Any]:
         """Nothing besides `stats`."""
         return {}
-
-    def _describe(self) -> tuple[str, ...]:
-        vcpu = self._vcpu
-        return (f"CS:EIP {vcpu.selector(_CS):04x}:{vcpu.eip:08x}",)
 
     def _observe_fault(self, observer: Observer, vector: int, code: int | None) -> None:
         values = {"vector": vector}

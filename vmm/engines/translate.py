@@ -15,15 +15,16 @@ from bt.cache import Block, Entrance
 from bt.emit import CALLOUT_VECTOR, FLAGS, S2, Site, SiteKind
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
-from vmm.arch.registers import Eflags, Seg
-from vmm.cpu import callouts, events
+from vmm.arch.registers import Eflags
+from vmm.cpu import callouts
 from vmm.cpu.callouts import Plan
-from vmm.cpu.events import EventKind, TripleFault
+from vmm.cpu.events import EventKind
 from vmm.cpu.shadow import Fill
 from vmm.cpu.shadow_gdt import ShadowGdt
 from vmm.cpu.vcpu import STALE_ALL
 from vmm.engines import physical
 from vmm.engines.code import TranslatedCode
+from vmm.engines.delivery import Delivery, place_of
 from vmm.engines.engine import Leave
 from vmm.engines.machine import Machine
 from vmm.engines.observer import Observer
@@ -69,12 +70,12 @@ class TranslateEngine:
         self._shadow_gdt = ShadowGdt(machine.physical, machine.hole)
         self._system_calls = SystemCalls(machine.vcpu, self.code)
         self.stats = self.code.stats
+        self._delivery = Delivery(machine.vcpu, machine.board, self.stats)
         self._step: Step | None = None
         self._leave: Leave | None = None
         self._in_force: tuple[int, ...] | None = None
         self.preempted_after = 0
         """How many blocks had started when the block limit struck in the latest run."""
-        self.shutdown_detail = ""
         self._audited = False
         handlers = {
             SiteKind.LINK: self._link,
@@ -99,7 +100,12 @@ class TranslateEngine:
 
     @observer.setter
     def observer(self, observer: Observer | None) -> None:
-        self.code.observer = observer
+        self.code.observer = self._delivery.observer = observer
+
+    @property
+    def shutdown_detail(self) -> str:
+        """How a triple fault came about."""
+        return self._delivery.shutdown_detail
 
     # --- running ---------------------------------------------------------------------------------------
 
@@ -439,13 +445,8 @@ class TranslateEngine:
         if self._step is not None:
             self._stepper.unmap(self._step.pages)
             self._step = None
-        self.stats.exceptions[fault.vector] += 1
-        if self.observer is not None:
-            self.observer.event("exception", fault.vector, fault.error_code)
-        try:
-            events.raise_fault(self._vcpu, fault, kind=kind)
-        except TripleFault:
-            self._shut_down(fault)
+        if not self._delivery.exception(fault, kind):
+            self._leave = Leave.SHUTDOWN
 
     def _resume(self) -> None:
         """Go on at `vcpu.eip`, or leave: interrupts, shadows and single steps first.
@@ -478,10 +479,9 @@ class TranslateEngine:
             vcpu.field_flags &= ~_RF
             self._enter_step([], bool(vcpu.field_flags & _TF))
             return
-        if vcpu.page[_PENDING] and vcpu.interrupts_enabled:
-            self._take_interrupt()
-            if self._leave is not None:
-                return
+        if vcpu.page[_PENDING] and vcpu.interrupts_enabled and not self._delivery.interrupt():
+            self._leave = Leave.SHUTDOWN
+            return
         self._synchronise()
         if self.code.space.context.breakpoints and self._is_at_breakpoint():
             return
@@ -507,23 +507,6 @@ class TranslateEngine:
         vcpu.field_flags &= ~_RF
         self._enter_step([], trap=bool(vcpu.field_flags & _TF))
         return True
-
-    def _take_interrupt(self) -> None:
-        vector = self._board.acknowledge_interrupt()
-        self.stats.interrupts[vector] += 1
-        if self.observer is not None:
-            self.observer.event("irq", vector, None)
-        try:
-            events.deliver(self._vcpu, vector, kind=EventKind.EXTERNAL)
-        except GuestFault as fault:
-            try:
-                events.raise_fault(self._vcpu, fault)
-            except TripleFault:
-                self._shut_down(fault)
-
-    def _shut_down(self, first: GuestFault) -> None:
-        self._leave = Leave.SHUTDOWN
-        self.shutdown_detail = f"began with {first} at {self._describe()[0]}"
 
     def _synchronise(self) -> None:
         """Bring the physical CPU and the current block space into step with the virtual CPU."""
@@ -571,12 +554,10 @@ class TranslateEngine:
 
     def _check_audit(self) -> None:
         if (address := self._phys.audit_failure) is not None:
-            raise Unmodelled(f"audit: a block at {address:#x} runs outside the cache or at CPL 0", self._describe())
+            raise Unmodelled(
+                f"audit: a block at {address:#x} runs outside the cache or at CPL 0", (place_of(self._vcpu),)
+            )
         self._phys.audit_blocks(*self.code.arenas)  # the hole may have moved
-
-    def _describe(self) -> tuple[str, ...]:
-        vcpu = self._vcpu
-        return (f"CS:EIP {vcpu.selector(Seg.CS):04x}:{vcpu.eip:08x}",)
 
     def _observe_exit(self, observer: Observer, vector: int, address: int) -> None:
         if vector == CALLOUT_VECTOR:

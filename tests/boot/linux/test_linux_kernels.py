@@ -16,6 +16,14 @@ def test_a_bzimage_with_pae_reaches_its_init_and_powers_off(boot):
     assert run.status == 0, run.err
 
 
+@pytest.mark.parametrize("kernel", ["vmlinux-686-pae", "vmlinuz-686-pae"])
+def test_the_bare_processor_runs_pae_kernels(boot, kernel):
+    """The kernel without PAE is in `test_linux_work.py`."""
+    run = boot(kernel, f"{BASE} gv.run=true", "--engine", "bare")
+    assert READY in serial(run)
+    assert run.status == 0, run.err
+
+
 def test_a_reboot_by_triple_fault_ends_the_run_with_status_3_if_asked(boot):
     """One by the keyboard controller ends it with status 0, in `test_linux_disk.py`."""
     run = boot("vmlinux-686-pae", f"{BASE} reboot=t gv.run=true gv.end=reboot", "--on-reset", "exit")

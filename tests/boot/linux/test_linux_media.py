@@ -2,13 +2,16 @@
 
 import pytest
 
+from tests.boot.conftest import ENGINES
 from tests.boot.linux.guests import LIMIT, READY, linux_image
 
 pytestmark = pytest.mark.boot
 
 
-def test_grub_loads_linux_from_a_cd(vmm, image):
-    run = vmm(image("linux-cd.iso"), "--memory", "128M", "--serial", "s.txt", "--until", READY, timeout=LIMIT)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_grub_loads_linux_from_a_cd(vmm, image, engine):
+    words = ("--memory", "128M", "--serial", "s.txt", "--until", READY, "--engine", engine)
+    run = vmm(image("linux-cd.iso"), *words, timeout=LIMIT)
     assert READY in run.text("s.txt")
     assert run.status == 0, run.err
 

@@ -1,0 +1,51 @@
+"""Events on their way into the guest: counted, told to whoever watches, delivered."""
+
+from vmm.arch.exceptions import GuestFault
+from vmm.arch.registers import Seg
+from vmm.cpu import events
+from vmm.cpu.events import EventKind, TripleFault
+from vmm.cpu.vcpu import Vcpu
+from vmm.engines.machine import InterruptSource
+from vmm.engines.observer import Observer
+from vmm.engines.stats import EngineStats
+
+
+class Delivery:
+    """The events of one virtual CPU. `shutdown_detail` says how the latest triple fault came about."""
+
+    def __init__(self, vcpu: Vcpu, board: InterruptSource, stats: EngineStats) -> None:
+        self._vcpu, self._board, self._stats = vcpu, board, stats
+        self.observer: Observer | None = None
+        self.shutdown_detail = ""
+
+    def exception(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> bool:
+        """Deliver what the guest has earned; False: that ended in a triple fault."""
+        self._stats.exceptions[fault.vector] += 1
+        if self.observer is not None:
+            self.observer.event("exception", fault.vector, fault.error_code)
+        return self._raise(fault, kind)
+
+    def interrupt(self) -> bool:
+        """Ask the interrupt controller for its vector and deliver that; False: it ended in a triple fault."""
+        vector = self._board.acknowledge_interrupt()
+        self._stats.interrupts[vector] += 1
+        if self.observer is not None:
+            self.observer.event("irq", vector, None)
+        try:
+            events.deliver(self._vcpu, vector, kind=EventKind.EXTERNAL)
+        except GuestFault as fault:
+            return self._raise(fault, EventKind.FAULT)
+        return True
+
+    def _raise(self, fault: GuestFault, kind: EventKind) -> bool:
+        try:
+            events.raise_fault(self._vcpu, fault, kind=kind)
+        except TripleFault:
+            self.shutdown_detail = f"began with {fault} at {place_of(self._vcpu)}"
+            return False
+        return True
+
+
+def place_of(vcpu: Vcpu) -> str:
+    """CS:EIP, for people."""
+    return f"CS:EIP {vcpu.selector(Seg.CS):04x}:{vcpu.eip:08x}"
