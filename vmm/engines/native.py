@@ -293,6 +293,11 @@ class NativeEngine:
 
     # --- reporting -------------------------------------------------------------------------------------
 
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """None: the guest runs on tables of its own."""
+        return ()
+
     def report(self) -> dict[str, Any]:
         """Nothing besides `stats`."""
         return {}

@@ -15,7 +15,7 @@ from vmm.lab.machine import engines
 from vmm.machine import VMM_FRAMES
 
 UNPROTECTED: Final = {
-    "bare": "nothing stands between the guest and the machine, and the processor below checks less than the manual says",
+    "bare": "nothing stands between the guest and the machine, and the processor checks less than the manual says",
     "trap": "what does not trap goes through: returns and transfers inside the ring that the kernel was moved to",
 }
 """Engines that do not promise that every attempt ends as the manual says, and why."""

@@ -155,7 +155,7 @@ def on_every_engine() -> list[Efficiency]:
     measured = []
     for engine in engines():
         for workload, instructions, left in zip(
-            WORKLOADS, counts, _all_of(lambda engine=engine: _leave(engine), engine), strict=True  # type: ignore[misc]
+            WORKLOADS, counts, _all_of(lambda engine=engine: _leave(engine), engine), strict=True
         ):  # fmt: skip
             measured.append(Efficiency(workload.name, workload.what, str(engine), instructions, left))
     return measured
