@@ -5,7 +5,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,6 +78,28 @@ def rings(target: Json = None) -> None:
     _report(target, "steps", steps, lambda console: show_rings(console, steps))
 
 
+@app.command("popek-goldberg")
+def popek_goldberg(target: Json = None) -> None:
+    """What a VMM owes its guest, measured: efficiency, resource control, equivalence.
+
+    Exit status: 0 if an engine that promises control kept it, 1 if not.
+    """
+    _check(target)
+    from rich.console import Console
+
+    from vmm.lab import control, efficiency
+    from vmm.lab.report import show_control, show_efficiency
+
+    measured = efficiency.on_every_engine()
+    results = [result for one in control.on_every_engine() for result in one]
+    failures = control.failures(results)
+    _write(target, {"efficiency": measured, "control": results})
+    if target != _STDOUT:
+        show_efficiency(Console(), measured)
+        show_control(Console(), results, failures)
+    raise typer.Exit(1 if failures else 0)
+
+
 def _check(target: str | None) -> None:
     """Refuse a bad `--json` before anything runs. Raises: ConfigError."""
     from vmm.cli.values import output_file
@@ -87,15 +109,20 @@ def _check(target: str | None) -> None:
 
 
 def _report(target: str | None, name: str, items: Sequence[Any], show: "Callable[[Console], None]") -> None:
-    text = json.dumps({name: [item.to_json() for item in items]}, indent=1) + "\n"
+    _write(target, {name: items})
+    if target != _STDOUT:
+        from rich.console import Console
+
+        show(Console())
+
+
+def _write(target: str | None, lists: Mapping[str, Sequence[Any]]) -> None:
+    """As JSON to where it was asked for, if it was."""
+    text = json.dumps({name: [item.to_json() for item in items] for name, items in lists.items()}, indent=1) + "\n"
     if target == _STDOUT:
         sys.stdout.write(text)
-        return
-    from rich.console import Console
+    elif target is not None:
+        from vmm.cli.frontends import open_text
 
-    from vmm.cli.frontends import open_text
-
-    if target is not None:
         with open_text(Path(target), "--json") as file:
             file.write(text)
-    show(Console())

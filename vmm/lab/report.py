@@ -7,7 +7,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vmm.lab.attacks.rig import Result
+from vmm.lab.control import UNPROTECTED
 from vmm.lab.deviations import DEVIATIONS
+from vmm.lab.efficiency import Efficiency
 from vmm.lab.rings import Step
 from vmm.lab.rows import Row
 
@@ -37,6 +40,64 @@ RINGS: Final = (
     "of one call, in nanoseconds, without the marks. A step that the processor does alone costs little; one that the "
     "VMM has to deliver costs an exit."
 )
+EFFICIENCY: Final = (
+    "Efficiency: harmless instructions run without the VMM. The same programs execute the same instructions under "
+    "every engine; counted is how often they left. A user program that calculates never does. What a technique costs "
+    "shows where a kernel works: each instruction that traps, each system call that the VMM has to deliver."
+)
+CONTROL: Final = (
+    "Resource control: no program gets at what it was not given. Each attack makes its attempts in a machine of its "
+    "own; a cell says how many of them ended as the manual prescribes. Afterwards the VMM is looked at: its memory, "
+    "its page tables, its descriptors. 'mad' are attempts that touched the VMM's window in the guest's linear space "
+    "and saw it, or changed state of the guest's own there: docs/limits.md."
+)
+
+
+def show_efficiency(console: Console, measured: Sequence[Efficiency]) -> None:
+    """A line for each workload: instructions, and for each engine how often it left and the share that did not."""
+    engines = list(dict.fromkeys(each.engine for each in measured))
+    table = _table("workload", "instructions", *engines, right=("instructions", *engines))
+    for guest in dict.fromkeys(each.guest for each in measured):
+        mine = [each for each in measured if each.guest == guest]
+        cells = [f"{each.left:,} {each.share:8.2%}" for each in mine]
+        table.add_row(guest, f"{mine[0].instructions:,}", *cells)
+    console.print("Efficiency: exits, and the share of instructions that ran without the VMM", style="bold")
+    console.print(table)
+    _explain(console, EFFICIENCY)
+    console.print()
+
+
+def show_control(console: Console, results: Sequence[Result], failures: Sequence[str]) -> None:
+    """A line for each attack, a column for each engine; then what should not have been."""
+    engines = list(dict.fromkeys(result.engine for result in results))
+    cells: dict[str, dict[str, Result]] = {}
+    for result in results:
+        cells.setdefault(result.attack, {})[result.engine] = result
+    table = _table("attack", "attempts", *engines, right=("attempts", *engines))
+    for attack, by_engine in cells.items():
+        attempts = max(result.attempts for result in by_engine.values())
+        table.add_row(escape(attack), f"{attempts:,}", *(_outcome(by_engine[engine]) for engine in engines))
+    console.print("Resource control: attempts that ended as the manual prescribes", style="bold")
+    console.print(table)
+    for result in results:
+        if not result.is_right and result.engine in UNPROTECTED:
+            what = "; ".join(filter(None, (result.first_wrong, *result.damage)))
+            console.print(escape(f"{result.engine}, {result.attack}: {what}"), soft_wrap=True, highlight=False)
+    for engine in engines:
+        if engine in UNPROTECTED:
+            console.print(escape(f"{engine} promises no control: {UNPROTECTED[engine]}"), soft_wrap=True)
+    _explain(console, CONTROL)
+    for line in failures:
+        console.print(escape(f"not as it has to be: {line}"), style="bold red", soft_wrap=True)
+
+
+def _outcome(result: Result) -> str:
+    if result.damage:
+        return "[bold red]damage[/]"
+    shown = f"{result.as_prescribed:,}"
+    if result.wrong:
+        return f"[bold red]{shown}[/]"
+    return f"{shown}, mad {result.hurt_itself:,}" if result.hurt_itself else shown
 
 
 def show_critical(console: Console, rows: Sequence[Row], surprises: Sequence[str]) -> None:
@@ -112,10 +173,10 @@ def _step(step: Step) -> tuple[str, ...]:
     )
 
 
-def _table(*headings: str, gap: int = 2) -> Table:
+def _table(*headings: str, gap: int = 2, right: Sequence[str] = ("ns",)) -> Table:
     table = Table(box=None, padding=(0, gap, 0, 0), header_style="bold", pad_edge=False)
     for heading in headings:
-        table.add_column(heading, no_wrap=True, justify="right" if heading == "ns" else "left")
+        table.add_column(heading, no_wrap=True, justify="right" if heading in right else "left")
     return table
 
 

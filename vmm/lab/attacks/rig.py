@@ -1,10 +1,10 @@
 """Runs an attack under an engine, and judges it: attempt by attempt against the manual, then the VMM."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 from vmm import kernel_entry
 from vmm.arch.layout import PAGE_SIZE
@@ -48,6 +48,10 @@ class Result:
     def is_right(self) -> bool:
         """Resource control held, and the guest saw what the manual says."""
         return not self.wrong and not self.damage
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat object: docs/lab.md."""
+        return {**asdict(self), "right": self.is_right}
 
 
 def run(attack: Attack, engine: EngineName) -> Result:
