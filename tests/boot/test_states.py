@@ -21,7 +21,12 @@ def floppy(image):
 
 @pytest.mark.parametrize(
     ("seconds", "first", "second"),
-    [(1.5, "translate", "translate"), (3, "translate", "translate"), (1.5, "bare", "translate"), (1.5, "translate", "bare")],
+    [
+        (1.5, "translate", "translate"),
+        (3, "translate", "translate"),
+        (1.5, "bare", "translate"),
+        (1.5, "translate", "bare"),
+    ],
 )
 def test_grub_saved_in_mid_boot_reaches_its_menu_in_another_machine(vmm, floppy, seconds, first, second):
     begun = vmm(*floppy, "--engine", first, "--save", "half.state", "--screenshot", "half.txt", timeout=seconds)

@@ -13,8 +13,8 @@ from vmm.engines.names import EngineName
 
 RunGuest = Callable[..., tuple[Picture, Picture]]
 ON_EVERY_ENGINE = {
-    "test_critical", "test_faults", "test_fpu", "test_interrupts", "test_mode_switches", "test_nx", "test_privileged",
-    "test_sysenter",
+    "test_critical", "test_debug_registers", "test_faults", "test_fpu", "test_interrupts", "test_mode_switches",
+    "test_nx", "test_privileged", "test_sysenter",
 }  # fmt: skip
 
 

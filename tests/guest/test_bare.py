@@ -212,6 +212,15 @@ def test_a_step_in_a_shadow_shows_no_trap_flag(bare):
     assert bare.word(STACK - 4) & IF
 
 
+def test_instructions_that_leave_are_looked_at_for_breakpoints_like_others(bare):
+    bare.start(P32[0], "mov dr0, esi; mov dr7, edi; out 0x80, al; in al, 0x60; pushfd; pop ecx; cpuid; nop; nop",
+               esi=P32[0].entry + 14, edi=0x402)  # fmt: skip
+    after = bare.run()
+    assert (after["fault"], after["eip"]) == ((1, None), P32[0].entry + 14)
+    assert not after["eflags"] & 0x100
+    assert not bare.word(STACK - 4) & 0x100
+
+
 # --- options that ask for translation ------------------------------------------------------------------------
 
 

@@ -5,8 +5,8 @@ virtual CPU; the instruction that left is carried out there, or the exception de
 and the state is pushed back. An engine of this kind says what leaves: it overrides `_on_exit` and `_push`.
 
 An interrupt that waits for IF opens a *window*: the instructions that can set IF leave too, so that it is taken exactly
-behind the one that does. Where a shadow (STI, MOV SS) is in the way, one instruction runs alone, under TF, which nobody
-can see, because what would show the flag leaves as well.
+behind the one that does. Where a shadow (STI, MOV SS) is in the way, or the guest has execution breakpoints, one
+instruction runs alone, a *step*, under TF, which nobody can see, because what would show the flag leaves as well.
 """
 
 from typing import Any, Final
@@ -35,6 +35,8 @@ _IF: Final = Slot.IF >> 2
 _CS: Final = int(Seg.CS)
 _DB: Final = int(Vector.DB)
 _DR6: Final = 6
+_DR7: Final = 7
+_DR7_ENABLES: Final = 0xFF  # L0 G0 to L3 G3
 _DR6_BS: Final = 1 << 14
 _EVENTS_IN_A_ROW: Final = 64
 _PLANS_MAX: Final = 1 << 14
@@ -192,7 +194,8 @@ class NativeEngine:
     def _carry_on(self) -> None:
         """Behind an instruction that has changed registers and memory alone, unless a device did more."""
         vcpu, state = self._vcpu, self._phys.state
-        if self._leave is not None or vcpu.page[_PENDING] or vcpu.stale or vcpu.segments_changed:
+        is_step = state.q[hw.Q_EFLAGS] & _TF
+        if is_step or self._leave is not None or vcpu.page[_PENDING] or vcpu.stale or vcpu.segments_changed:
             self._resume()
             return
         state.q[hw.Q_EIP] = vcpu.eip
@@ -276,7 +279,24 @@ class NativeEngine:
             if not self._delivery.interrupt():
                 self._leave = Leave.SHUTDOWN
                 return
+        if vcpu.dr[_DR7] & _DR7_ENABLES and vcpu.execution_breakpoints:
+            self._look_for_breakpoint()
+            self._step()
+            return
         self._push(has_window=bool(vcpu.page[_PENDING]), steps=False)
+
+    def _look_for_breakpoint(self) -> None:
+        """The processor below has no breakpoints that we let it have: where the guest has some, each instruction is
+        looked at before it runs. Raises: GuestFault #DB.
+
+        Source: SDM Vol. 3B, "Instruction-Breakpoint Exception Condition".
+        """
+        vcpu = self._vcpu
+        la = vcpu.base(_CS) + vcpu.eip & MASK32
+        struck = sum(bit for address, bit in vcpu.execution_breakpoints if address == la)
+        if struck and not vcpu.field_flags & _RF:
+            vcpu.dr[_DR6] |= struck
+            raise GuestFault(_DB)
 
     def _step(self) -> None:
         """Let one instruction run alone. The guest's own single step does that as well."""
