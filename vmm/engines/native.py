@@ -107,7 +107,7 @@ class NativeEngine:
         """The run ended at the start of a block, or between two iterations of a REP: a boundary, outside shadows."""
         self.preempted_after = self.preempted_after or self._phys.blocks
         self._take_over()
-        if not self._vcpu.interrupt_shadow:
+        if self._leave is not None or not self._vcpu.interrupt_shadow:
             self._leave = self._leave or Leave.PREEMPTED
             return
         self._is_preempted = True
@@ -155,16 +155,28 @@ class NativeEngine:
 
     def _emulate(self) -> None:
         """Carry the instruction at EIP out, or deliver its fault, and go on."""
-        vcpu, observer = self._vcpu, self.observer
+        vcpu = self._vcpu
+        is_traced = vcpu.field_flags & _TF
         try:
             plan = self.plan()
+            self._carry_out(plan)
         except GuestFault as fault:
             self._deliver(fault)
             self._resume()
             return
-        insn = plan.insn
+        if is_traced and not callouts.hides_trap(plan.name, vcpu):
+            vcpu.dr[_DR6] |= _DR6_BS
+            self._deliver(GuestFault(_DB), EventKind.TRAP)
+            self._resume()
+        elif plan.name in _LIGHT:
+            self._carry_on()
+        else:
+            self._resume()
+
+    def _carry_out(self, plan: Plan) -> None:
+        """Do what an instruction does. Raises: GuestFault: its fault; EIP is then at the instruction again."""
+        vcpu, observer, insn = self._vcpu, self.observer, plan.insn
         self.stats.callouts[plan.name] += 1
-        is_traced = vcpu.field_flags & _TF
         vcpu.eip = insn.falls_to
         vcpu.interrupt_shadow = False
         vcpu.field_flags &= ~_RF
@@ -174,22 +186,12 @@ class NativeEngine:
             observer.before_callout(insn)
         try:
             plan.handler(vcpu, insn, self._board)
-        except GuestFault as fault:
+        except GuestFault:
             if vcpu.tr is task:  # after a task switch the fault is the new task's
                 vcpu.eip = insn.eip
-            self._deliver(fault)
-            self._resume()
-            return
+            raise
         if observer is not None:
             observer.after_callout(insn)
-        if is_traced and not callouts.hides_trap(plan.name, vcpu):
-            vcpu.dr[_DR6] |= _DR6_BS
-            self._deliver(GuestFault(_DB), EventKind.TRAP)
-            self._resume()
-        elif plan.name in _LIGHT:
-            self._carry_on()
-        else:
-            self._resume()
 
     def _carry_on(self) -> None:
         """Behind an instruction that has changed registers and memory alone, unless a device did more."""
