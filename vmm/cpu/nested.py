@@ -51,9 +51,13 @@ class NestedTables:
                 self._fill_page(page, False)
         return result
 
+    def bend(self, gpa: int) -> int:
+        """A guest-physical address behind A20."""
+        return gpa & self._mmu.a20_mask
+
     def _fill_page(self, number: int, write: bool) -> Fill:
         """`number` is the page's, before A20."""
-        page = number & self._mmu.a20_mask >> PAGE_SHIFT
+        page = self.bend(number << PAGE_SHIFT) >> PAGE_SHIFT
         region = self._memory.region_at(page)
         if region is not None and region.host is None:
             return Fill.DEVICE
