@@ -8,3 +8,4 @@ class EngineName(StrEnum):
 
     TRANSLATE = "translate"  # binary translation
     BARE = "bare"  # none: the guest is on the processor itself
+    SVM = "svm"  # in guest mode, with hardware assistance

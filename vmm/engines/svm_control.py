@@ -42,10 +42,10 @@ _NESTED_ENABLE: Final = 1 << 0
 ALWAYS: Final = int(Trap.IO | Trap.TSC | Trap.FAST_CALL)
 """Traps for every guest."""
 TASK_SWITCHES: Final = int(Trap.FAR | Trap.TASK_RETURN)
-WINDOW: Final = int(Trap.INTERRUPT_FLAG | Trap.IRET | Trap.FAR | Trap.FAR_RETURN)
-"""What can set IF; far transfers can by a task switch. VINTR would leave again and again here."""
-STEP: Final = WINDOW | int(Trap.PUSHF)
-"""What also shows TF."""
+WINDOW: Final = int(Trap.WINDOW | Trap.IRET | Trap.FAR | Trap.FAR_RETURN)
+"""What can set IF; far transfers can by a task switch. The VINTR intercept leaves again and again here."""
+STEP: Final = WINDOW | int(Trap.INTERRUPT_FLAG | Trap.PUSHF)
+"""What also shows or changes TF."""
 
 
 def fill_control_area(vmcb: Vmcb, nested_root: int | None) -> None:

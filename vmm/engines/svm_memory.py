@@ -12,12 +12,13 @@ from typing import Final, Protocol
 
 from vmm.arch import vmcb as block
 from vmm.arch.exceptions import GuestFault, PageFault, Vector
-from vmm.arch.layout import MASK32, PAGE_SHIFT, PAGE_SIZE, Slot
+from vmm.arch.layout import MASK32, Slot
 from vmm.arch.registers import Cr0, Cr4, Efer
 from vmm.arch.vmcb import ExitCode, Vmcb
 from vmm.cpu.nested import NestedTables
 from vmm.cpu.shadow import Fill, ShadowTables
 from vmm.cpu.vcpu import STALE_ALL, STALE_LOCAL
+from vmm.engines.code_writes import CodeWrites, EveryPage
 from vmm.engines.device_pages import Tables
 from vmm.engines.machine import Machine
 from vmm.engines.native_state import NativeState
@@ -25,7 +26,6 @@ from vmm.errors import Unmodelled
 from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.guest_mode import EFER_SVME, EXIT
-from vmm.memory import GuestMemory
 
 _W: Final = int(PageFault.W)
 _U: Final = int(PageFault.U)
