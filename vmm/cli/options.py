@@ -47,6 +47,7 @@ class Words:
     strict: bool = False
     audit: bool = False
     engine: str = "translate"
+    npt: bool = False
     clock: str = "realtime"
     on_reset: str = "restart"
     serial: str = "none"
@@ -138,6 +139,7 @@ class RunRequest:
     strict: bool
     audit: bool
     engine: EngineName
+    nested_paging: bool
 
 
 def check(words: Words) -> RunRequest:
@@ -161,6 +163,7 @@ def check(words: Words) -> RunRequest:
         strict=words.strict,
         audit=words.audit,
         engine=EngineName(choice(words.engine, "--engine", tuple(EngineName))),
+        nested_paging=words.npt,
     )
 
 
@@ -187,6 +190,7 @@ def machine_config(request: RunRequest) -> "MachineConfig":
         strict=request.strict,
         audit=request.audit,
         engine=request.engine,
+        nested_paging=request.nested_paging,
         trace=request.outputs.trace,
     )
 
