@@ -146,6 +146,9 @@ def check(words: Words) -> RunRequest:
     """Check all of a command line. Raises: ConfigError: one line for the first thing that is wrong."""
     if words.as_ and not words.image:
         raise ConfigError("--as says what IMAGE is; give an IMAGE")
+    engine = EngineName(choice(words.engine, "--engine", tuple(EngineName)))
+    if words.npt and not engine.has_nested_paging:
+        raise ConfigError(f"--npt with --engine {engine}: only a guest in guest mode has nested tables; --engine svm expected")
     payload = _payload(words)
     media = _media(words, payload)
     if not words.load and not words.bios and _is_empty(media, payload):
@@ -162,7 +165,7 @@ def check(words: Words) -> RunRequest:
         exit_port=words.exit_port,
         strict=words.strict,
         audit=words.audit,
-        engine=EngineName(choice(words.engine, "--engine", tuple(EngineName))),
+        engine=engine,
         nested_paging=words.npt,
     )
 

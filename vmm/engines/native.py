@@ -245,6 +245,10 @@ class NativeEngine:
         if not self._delivery.exception(fault, kind):
             self._leave = Leave.SHUTDOWN
 
+    def _take_interrupt(self) -> bool:
+        """The interrupt that waits; False: it ended in a triple fault."""
+        return self._delivery.interrupt()
+
     # --- back to the guest -----------------------------------------------------------------------------
 
     def _resume(self) -> None:
@@ -278,7 +282,7 @@ class NativeEngine:
             if vcpu.interrupt_shadow:
                 self._step()
                 return
-            if not self._delivery.interrupt():
+            if not self._take_interrupt():
                 self._leave = Leave.SHUTDOWN
                 return
         if vcpu.dr[_DR7] & _DR7_ENABLES and vcpu.execution_breakpoints:

@@ -13,7 +13,9 @@ give them back at once.
 
 from typing import Any, Final
 
+from vmm.arch.descriptors import ACCESS_BYTE, DESCRIPTOR_SIZE, SystemType
 from vmm.arch.exceptions import GuestFault, Vector
+from vmm.arch.layout import MASK32
 from vmm.cpu.shadow import Fill
 from vmm.engines.device_pages import DevicePage, DevicePages
 from vmm.engines.machine import Machine
@@ -23,10 +25,11 @@ from vmm.engines.svm_control import ALWAYS, STEP, TASK_SWITCHES, WINDOW, fill_co
 from vmm.engines.svm_memory import GuestPaging, NestedMemory, ShadowMemory
 from vmm.errors import ConfigError
 from vmm.hw.cpu import PhysicalCpu
-from vmm.hw.guest_mode import EXIT, GuestMode
+from vmm.hw.guest_mode import EXIT, GuestMode, Injection
 
 _DB: Final = int(Vector.DB)
 _UD: Final = int(Vector.UD)
+_GATE_TYPE: Final = 0x1F
 _INT1: Final = 0xF1  # the engine takes it for undefined
 
 
@@ -43,6 +46,7 @@ class SvmEngine(NativeEngine):
         self._devices = DevicePages(machine, phys, self._paging.tables, self._paging.locate, self._memory_width)
         self._pages: list[DevicePage] = []  # those under the instruction that runs alone
         self._fault: GuestFault | None = None
+        self._injection = Injection(self._mode.vmcb)
 
     @classmethod
     def on_a_cpu(cls, machine: Machine, options: EngineOptions) -> "SvmEngine":
@@ -68,7 +72,10 @@ class SvmEngine(NativeEngine):
     def _stopped(self) -> None:
         self._mode.withdraw()
         self._drop_pages()
+        undelivered = self._injection.take_back()
         super()._stopped()
+        if undelivered is not None:
+            super()._enter_interrupt(undelivered)
 
     def _push(self, *, has_window: bool, steps: bool) -> None:
         if self._vcpu.stale:
@@ -79,7 +86,19 @@ class SvmEngine(NativeEngine):
     # --- exits -----------------------------------------------------------------------------------------
 
     def _exit(self, vector: int) -> None:
-        if vector == self._paging.exit_vector and self._is_hidden():
+        if vector != self._paging.exit_vector or not self._is_hidden():
+            self._visible_exit(vector)
+        if self._injection.is_waiting:
+            self._mode.prepare()
+
+    def _visible_exit(self, vector: int) -> None:
+        undelivered = self._injection.take_back()
+        if undelivered is not None:  # what it met is for the VMM to find again
+            self._take_over()
+            super()._enter_interrupt(undelivered)
+            self._resume()
+            if self._leave is not None:
+                self._phys.leave()
             return
         if self._pages:
             if vector == _DB:
@@ -125,6 +144,28 @@ class SvmEngine(NativeEngine):
         self._pages = [self._devices.map_device(address, write, [])]
         self._step()
 
+    # --- interrupts ------------------------------------------------------------------------------------
+
+    def _enter_interrupt(self, vector: int) -> None:
+        """By VMRUN, which does not come when it is time to leave."""
+        if self._leave is not None or self._has_task_gate(vector):
+            super()._enter_interrupt(vector)
+            return
+        self._vcpu.halted = False
+        self.stats.exits["injection"] += 1
+        self._injection.begin(vector)
+
+    def _has_task_gate(self, vector: int) -> bool:
+        """The engine would switch tasks by itself. A gate that cannot be read is none: then the injection fails."""
+        vcpu = self._vcpu
+        if not vcpu.is_protected:
+            return False
+        at = vcpu.idtr[0] + vector * DESCRIPTOR_SIZE + ACCESS_BYTE & MASK32
+        try:
+            return vcpu.memory.read(at, 1, False) & _GATE_TYPE == SystemType.TASK_GATE
+        except GuestFault:
+            return False
+
     # --- devices ---------------------------------------------------------------------------------------
 
     def _give_to_devices(self) -> None:
@@ -136,8 +177,11 @@ class SvmEngine(NativeEngine):
         self._devices.unmap(pages)
 
     def _memory_width(self) -> int:
-        """Bytes that the instruction at EIP moves to or from memory."""
-        return self._decoder.memory_width(self.plan().insn)
+        """Bytes that the instruction at EIP moves to or from memory; 1 for one that nobody knows."""
+        try:
+            return self._decoder.memory_width(self.plan().insn)
+        except GuestFault:
+            return 1
 
     # --- reporting -------------------------------------------------------------------------------------
 

@@ -124,3 +124,32 @@ class GuestMode:
         for seg, at in _SEG_AT:
             d[at + hw.SEG_BASE], d[at + hw.SEG_LIMIT] = 0, MASK32
             d[at + hw.SEG_FLAGS] = _HOST_CODE if seg is Seg.CS else _HOST_DATA
+
+
+class Injection:
+    """An external interrupt on its way into the guest. The engine clears the valid bit when it is delivered; a fault on
+    the way leaves the guest as it was, and the bit set."""
+
+    def __init__(self, vmcb: Vmcb) -> None:
+        self._vmcb = vmcb
+        self._vector: int | None = None
+
+    def begin(self, vector: int) -> None:
+        """The next VMRUN delivers it."""
+        self._vector = vector
+        self._vmcb.put(block.EVENT_INJECTION, block.external_interrupt(vector))
+
+    @property
+    def is_waiting(self) -> bool:
+        """Has it not been delivered yet?"""
+        if self._vector is not None and not self._vmcb.get(block.EVENT_INJECTION) & block.EVENT_VALID:
+            self._vector = None
+        return self._vector is not None
+
+    def take_back(self) -> int | None:
+        """The vector of an interrupt that has not been delivered, which VMRUN then will not do either; else None."""
+        if not self.is_waiting:
+            return None
+        vector, self._vector = self._vector, None
+        self._vmcb.put(block.EVENT_INJECTION, 0)
+        return vector
