@@ -80,9 +80,10 @@ class ShadowTables:
         self.spaces = AddressSpaces(physical, memory, mmu, hole)
         self._protected: Container[int] = memory.watched
         self._executable: Container[int] = _NO_PAGES
+        self._once_nx = _NX
         self._service: HoleRoot | None = None
         if hole is None:
-            self._protected, self._executable = _NO_PAGES, memory.watched
+            self._protected, self._executable, self._once_nx = _NO_PAGES, memory.watched, 0
             self._shadowed = memoryview(bytearray(SHADOWED_SIZE))
         else:
             self._shadowed = physical.window(hole.parts["shadowed"].host, SHADOWED_SIZE)
@@ -281,7 +282,7 @@ class ShadowTables:
         """Map any frame at the page of `la`, for one instruction; `unmap` takes it away. The caller flushes the TLB."""
         table = self.spaces.current.links.get(la >> LARGE_SHIFT) or self.spaces.link_plain(la >> LARGE_SHIFT)
         at = (table.page >> 3) + (la >> PAGE_SHIFT) % ENTRIES
-        self._entries[at] = frame | _P | _AD | _NX | _U | (_W if writable else 0)
+        self._entries[at] = frame | _P | _AD | self._once_nx | _U | (_W if writable else 0)
 
     def unmap(self, la: int) -> None:
         """Forget one page of the current space. The caller flushes the TLB."""

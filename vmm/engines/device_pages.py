@@ -65,6 +65,7 @@ class DevicePages:
         region = self._memory.region_at(gpa >> PAGE_SHIFT)
         page = DevicePage(la, self._spare_frames[len(pages) % _OPERANDS_MAX])
         frame = self._physical.window(page.frame, PAGE_SIZE)
+        self._phys.map.written(self._physical.address + page.frame, PAGE_SIZE)  # code in ROM has perhaps run from it
         if region is None or region.host is not None:
             frame[:] = self._memory.read(gpa & ~PAGE_MASK, PAGE_SIZE)
         else:

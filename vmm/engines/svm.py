@@ -29,6 +29,9 @@ from vmm.hw.guest_mode import EXIT, GuestMode, Injection
 
 _DB: Final = int(Vector.DB)
 _UD: Final = int(Vector.UD)
+_GP: Final = int(Vector.GP)
+_GROUP_7: Final = 0x0F01
+_SVM_INSTRUCTIONS: Final = range(0xD8, 0xE0)  # ModR/M bytes: VMRUN to INVLPGA
 _GATE_TYPE: Final = 0x1F
 _INT1: Final = 0xF1  # the engine takes it for undefined
 
@@ -110,10 +113,18 @@ class SvmEngine(NativeEngine):
     def _on_exit(self, vector: int) -> None:
         if vector == self._paging.exit_vector:
             self._memory_exit()
-        elif vector >= EXIT or (vector == _UD and self._code_byte() == _INT1):
+        elif vector >= EXIT or (vector == _UD and self._code_byte() == _INT1) or (vector == _GP and self._is_svm()):
             self._emulate()
         else:
             self._exception(vector)
+
+    def _is_svm(self) -> bool:
+        """Is it an instruction of AMD-V? Outside CPL 0 it faults before its intercept; the guest's processor has none."""
+        try:
+            insn = self.plan().insn
+        except GuestFault:
+            return False
+        return insn.opcode == _GROUP_7 and insn.modrm in _SVM_INSTRUCTIONS
 
     def _is_hidden(self) -> bool:
         """A translation was missing, and is there now; else what the access came to is in `_fault`."""
