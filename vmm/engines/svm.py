@@ -33,6 +33,8 @@ _GP: Final = int(Vector.GP)
 _GROUP_7: Final = 0x0F01
 _SVM_INSTRUCTIONS: Final = range(0xD8, 0xE0)  # ModR/M bytes: VMRUN to INVLPGA
 _GATE_TYPE: Final = 0x1F
+_INJECTED: Final = range(32, 256)
+"""Vectors that the engine delivers. When it is asked to stop soon after, it reports the vector as an exit as well."""
 _INT1: Final = 0xF1  # the engine takes it for undefined
 
 
@@ -89,8 +91,12 @@ class SvmEngine(NativeEngine):
     # --- exits -----------------------------------------------------------------------------------------
 
     def _exit(self, vector: int) -> None:
-        if vector != self._paging.exit_vector or not self._is_hidden():
+        if vector != self._paging.exit_vector:
             self._visible_exit(vector)
+        else:
+            self._mend_flags()
+            if not self._is_hidden():
+                self._visible_exit(vector)
         if self._injection.is_waiting:
             self._mode.prepare()
 
@@ -100,9 +106,14 @@ class SvmEngine(NativeEngine):
             self._take_over()
             super()._enter_interrupt(undelivered)
             self._resume()
-            if self._leave is not None:
-                self._phys.leave()
-            return
+        elif vector in _INJECTED:  # asked to stop, the engine tells once more of what it has delivered
+            self._stopped()
+        else:
+            self._handle(vector)
+        if self._leave is not None:
+            self._phys.leave()
+
+    def _handle(self, vector: int) -> None:
         if self._pages:
             if vector == _DB:
                 self._give_to_devices()
@@ -158,8 +169,8 @@ class SvmEngine(NativeEngine):
     # --- interrupts ------------------------------------------------------------------------------------
 
     def _enter_interrupt(self, vector: int) -> None:
-        """By VMRUN, which does not come when it is time to leave."""
-        if self._leave is not None or self._has_task_gate(vector):
+        """By VMRUN, unless it is time to leave, or the vector could be taken for an exception's (see `_INJECTED`)."""
+        if self._leave is not None or vector not in _INJECTED or self._has_task_gate(vector):
             super()._enter_interrupt(vector)
             return
         self._vcpu.halted = False
