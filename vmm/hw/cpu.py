@@ -110,8 +110,11 @@ class PhysicalCpu:
         self._fold_into_eflags()
         self.write()
         status = self._enter()
-        while status == _ROM_WRITTEN and not self._left:
+        while status in _GOES_ON and not self._left:
             self.read()
+            if status == _NO_CODE:
+                self.map.allow_fetches()
+                self.forget_all_code()
             status = self._enter()
         asked[_ASKED] = 0
         if self._error is not None:
@@ -305,6 +308,9 @@ class PhysicalCpu:
 
 _ROM_WRITTEN: Final = uc_const.UC_ERR_WRITE_PROT
 """The engine has dropped a store to read-only memory, finished the block, and stopped: no harm done."""
+_NO_CODE: Final = uc_const.UC_ERR_FETCH_PROT
+"""The engine will not fetch from where no memory is; nothing of the block has run."""
+_GOES_ON: Final = (_ROM_WRITTEN, _NO_CODE)
 _SERVICE_CR0: Final = int(Cr0.PE | Cr0.ET | Cr0.WP | Cr0.PG)
 _SERVICE_CR4: Final = int(Cr4.PAE)
 _EFER_NXE: Final = 1 << 11

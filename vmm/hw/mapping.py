@@ -59,9 +59,9 @@ class PhysicalMap:
         self.on_read: Callable[[int, int], int] = lambda _address, width: (1 << 8 * width) - 1
         self.on_write: Callable[[int, int, int], None] = lambda _address, _width, _value: None
         self._read, self._write = _READ(self._answer_read), _WRITE(self._answer_write)
+        self._add_hook: Callable[[int, int], None] | None = add_hook
         self._yes = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
         self._yes.write(_YES)
-        add_hook(uc_const.UC_HOOK_MEM_FETCH_PROT, ctypes.addressof(ctypes.c_char.from_buffer(self._yes)))
         self._ram_address = _function("qemu_ram_addr_from_host_x86_64", 2)
         self._drop_code = _function("tb_invalidate_phys_range_x86_64", 3)
 
@@ -74,6 +74,17 @@ class PhysicalMap:
         for run in sorted(wanted - self._runs, key=lambda run: run.base):
             self._map(run)
         self._runs = wanted
+
+    def allow_fetches(self) -> None:
+        """Let code be fetched from where no memory is. Outside a run; the caller makes the engine forget all code.
+
+        There is a hook behind it, and with one of its kind the engine is several times slower at every access to
+        memory: so this is for a guest that has tried.
+        """
+        if self._add_hook is not None:
+            code = ctypes.addressof(ctypes.c_char.from_buffer(self._yes))
+            self._add_hook(uc_const.UC_HOOK_MEM_FETCH_PROT, code)
+            self._add_hook = None
 
     def written(self, host: int, size: int) -> None:
         """Somebody wrote to bytes of a run, given by their host address: forget code that was translated from them."""
