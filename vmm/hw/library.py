@@ -125,14 +125,19 @@ def _image() -> _Image:
     return _Image()
 
 
+@cache
+def _index() -> dict[int, list[int]]:
+    """Addresses of the words in the library's data that point into it, by what they hold."""
+    start, end = _image().extent
+    found: dict[int, list[int]] = {}
+    for at, held in _image().data:
+        words = memoryview(held)[: len(held) // _WORD * _WORD].cast("Q")
+        for number, value in enumerate(words):
+            if start <= value < end:
+                found.setdefault(value, []).append(at + _WORD * number)
+    return found
+
+
 def _pointers(function: int) -> list[int]:
     """Addresses of the words in the library's data that hold a function's address."""
-    wanted = function.to_bytes(_WORD, "little")
-    found = []
-    for start, held in _image().data:
-        at = held.find(wanted)
-        while at >= 0:
-            if at % _WORD == 0:
-                found.append(start + at)
-            at = held.find(wanted, at + 1)
-    return found
+    return _index().get(function, [])
