@@ -4,6 +4,7 @@ The modules of `ON_EVERY_ENGINE` are run on each engine that runs guests without
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 from bare_deviations import TRANSLATORS_OWN
@@ -51,14 +52,16 @@ def bench(engine: Technique) -> Bench:
     return Bench(engine=engine.engine, nested_paging=engine.nested_paging)
 
 
-@pytest.fixture(scope="session")
-def shared_bench(engine: Technique) -> Bench:
+@cache
+def _shared(engine: Technique) -> Bench:
+    """No fixture: those of a session are kept for tests without the parameter and then given to those with it."""
     return Bench(engine=engine.engine, nested_paging=engine.nested_paging)
 
 
 @pytest.fixture
-def used_bench(shared_bench: Bench) -> Bench:
+def used_bench(engine: Technique) -> Bench:
     """A machine made as new: cheaper than a fresh one."""
+    shared_bench = _shared(engine)
     shared_bench.recycle()
     return shared_bench
 
