@@ -10,9 +10,8 @@ from vmm.arch.layout import MASK32, PAGE_SIZE
 from vmm.arch.paging import Pte
 from vmm.arch.registers import Cr0, Cr4
 from vmm.cpu import shadow as shadow_module
-from vmm.cpu.hole import HOLE_SIZE, Hole
+from vmm.cpu.hole import CODE_PARTS, HOLE_SIZE, Hole
 from vmm.cpu.paging import A20_BIT, Mmu
-from vmm.cpu.roots import CODE_PARTS
 from vmm.cpu.shadow import Fill, ShadowTables
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vmm.cli.values import choice, input_file, output_file, parse_flat, parse_seconds, parse_size, parse_trace_kinds
-from vmm.engines.names import EngineName
+from vmm.engines.names import TAKES_RINGS, EngineName, Rings
 from vmm.errors import ConfigError
 from vmm.script import SCREENSHOT_SUFFIXES, Step, compile_pattern, parse
 from vmm.trace import KINDS
@@ -47,6 +47,7 @@ class Words:
     strict: bool = False
     audit: bool = False
     engine: str = "translate"
+    rings: str | None = None
     clock: str = "realtime"
     on_reset: str = "restart"
     serial: str = "none"
@@ -138,6 +139,7 @@ class RunRequest:
     strict: bool
     audit: bool
     engine: EngineName
+    rings: Rings
 
 
 def check(words: Words) -> RunRequest:
@@ -148,6 +150,7 @@ def check(words: Words) -> RunRequest:
     media = _media(words, payload)
     if not words.load and not words.bios and _is_empty(media, payload):
         raise ConfigError("nothing to boot: give an IMAGE, --floppy, --disk, --cdrom, --kernel or --flat")
+    engine = EngineName(choice(words.engine, "--engine", tuple(EngineName)))
     return RunRequest(
         media=media,
         payload=payload,
@@ -160,7 +163,8 @@ def check(words: Words) -> RunRequest:
         exit_port=words.exit_port,
         strict=words.strict,
         audit=words.audit,
-        engine=EngineName(choice(words.engine, "--engine", tuple(EngineName))),
+        engine=engine,
+        rings=_rings(words, engine),
     )
 
 
@@ -187,8 +191,17 @@ def machine_config(request: RunRequest) -> "MachineConfig":
         strict=request.strict,
         audit=request.audit,
         engine=request.engine,
+        rings=request.rings,
         trace=request.outputs.trace,
     )
+
+
+def _rings(words: Words, engine: EngineName) -> Rings:
+    if words.rings is None:
+        return Rings.THREE
+    if engine not in TAKES_RINGS:
+        raise ConfigError(f"--rings goes with --engine {' or '.join(sorted(TAKES_RINGS))}, not with {engine}")
+    return Rings(choice(words.rings, "--rings", tuple(Rings)))
 
 
 def _optional_input(name: str | None, option: str) -> Path | None:

@@ -7,6 +7,7 @@ on in it, because what is on differs.
 Source: Intel SDM Vol. 3A, "PAE Paging".
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from vmm.arch.layout import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
@@ -17,13 +18,13 @@ from vmm.hw.memory import PhysicalMemory
 _P: Final = int(Pte.P)
 _W: Final = int(Pte.W)
 _U: Final = int(Pte.U)
+_PS: Final = int(Pte.PS)
 _AD: Final = int(Pte.A | Pte.D)
 ENTRIES: Final = 512
 LARGE_SHIFT: Final = 21
 TABLE_RIGHTS: Final = _P | _W | _U
 """Of every directory entry: the last level decides."""
 _HOLE_TABLES: Final = HOLE_SIZE >> LARGE_SHIFT
-CODE_PARTS: Final = ("kernel_cache", "user_cache")
 
 
 class TablePages:
@@ -48,18 +49,30 @@ class TablePages:
         self._free.append(page)
 
 
-class HoleTables:
-    """The last-level tables of the hole that roots of a kind share. `extra` are rights that all parts have there."""
+def identity_root(pages: TablePages) -> int:
+    """CR3 of tables for the VMM's own use, in which each linear address is that physical address; all executable."""
+    directories = pages.physical.allocate(4 * PAGE_SIZE)
+    for number in range(4 * ENTRIES):
+        pages.entries[(directories >> 3) + number] = number << LARGE_SHIFT | _P | _W | _AD | _PS
+    cr3 = pages.take()
+    for index in range(4):
+        pages.entries[(cr3 >> 3) + index] = directories + index * PAGE_SIZE | _P
+    return cr3
 
-    def __init__(self, pages: TablePages, hole: Hole, extra: int, with_code: bool = False) -> None:
+
+class HoleTables:
+    """The last-level tables of the hole that roots of a kind share. `extra` are rights that all of the `parts`, by
+    their names, have there."""
+
+    def __init__(self, pages: TablePages, hole: Hole, extra: int, parts: Iterable[str]) -> None:
         self.hole = hole
         self.extra = extra
         self.base = pages.physical.allocate(_HOLE_TABLES * PAGE_SIZE)
-        for name, part in hole.parts.items():
-            if with_code or name not in CODE_PARTS:
-                at = (self.base >> 3) + (part.offset >> PAGE_SHIFT)
-                for index in range(part.size >> PAGE_SHIFT):
-                    pages.entries[at + index] = part.host + (index << PAGE_SHIFT) | part.rights | extra | _AD
+        for name in parts:
+            part = hole.parts[name]
+            at = (self.base >> 3) + (part.offset >> PAGE_SHIFT)
+            for index in range(part.size >> PAGE_SHIFT):
+                pages.entries[at + index] = part.host + (index << PAGE_SHIFT) | part.rights | extra | _AD
 
 
 class Root:

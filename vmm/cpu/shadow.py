@@ -2,25 +2,32 @@
 
 PAE with NX, always on. The tables are empty at first, and filled at a page fault from the guest's own tables, or from
 the identity while the guest does not page; what they forget, and what outlives a load of CR3, is told in `spaces.py`.
-Nothing but the translation cache is executable, and of that only the pages whose blocks may run (see `bt.cache`). The
-real-mode root of a guest that does not page differs in the hole alone: it gives it to the user (see `hole.py`). A
-service root, for the VMM's own use, maps all of the hole and nothing else.
+Where guest code runs from a translation cache, nothing but that is executable, and of it only the pages whose blocks
+may run (see `bt.cache`). Where it runs in place, the pages in `executed` are executable at all their addresses: of
+those alone the engine sees every store, and drops what it has compiled. An engine fills that set; it is empty under
+translation.
 
-Pages of `GuestMemory.watched` and of ROM are mapped read-only; device pages are not mapped; where nothing answers, a
-page of ones is mapped read-only.
+The real-mode root of a guest that does not page differs in the hole alone (see `hole.py`). A service root, for the
+VMM's own use, maps all of the hole and nothing else.
+
+Pages in `read_only` and of ROM are mapped read-only; device pages are not mapped; where nothing answers, a page of ones
+is mapped read-only.
 
 Source: Intel SDM Vol. 3A, "PAE Paging".
 """
 
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final
 
 from vmm.arch.layout import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from vmm.arch.paging import Pte
-from vmm.cpu.hole import SHADOWED_SIZE, Hole
+from vmm.arch.registers import Cr4
+from vmm.cpu.hole import CACHE_VIEW, SHADOWED_SIZE, Hole, HoleView
 from vmm.cpu.paging import A20_BIT, Mmu, Trace
 from vmm.cpu.roots import ENTRIES, LARGE_SHIFT, HoleTables, Root
 from vmm.cpu.spaces import AddressSpace, AddressSpaces, Table
+from vmm.cpu.vcpu import STALE_ALL, STALE_LOCAL
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion
 
@@ -32,6 +39,8 @@ _WU: Final = int(Pte.W | Pte.U)
 _D: Final = int(Pte.D)
 _AD: Final = int(Pte.A | Pte.D)
 _NX: Final = int(Pte.NX)
+_PAE: Final = int(Cr4.PAE)
+_EFER_NXE: Final = 1 << 11
 _FRAME: Final = 0x000F_FFFF_FFFF_F000
 _LARGEST_PAGE: Final = 2
 """Shadow tables that a 4 MiB page of 32-bit paging covers."""
@@ -58,9 +67,19 @@ _MAPPED: Final = Fill.MAPPED
 
 
 class ShadowTables:
-    """The shadow of one virtual CPU."""
+    """The shadow of one virtual CPU.
 
-    def __init__(self, physical: PhysicalMemory, memory: GuestMemory, mmu: Mmu, hole: Hole) -> None:
+    `executed` and `read_only` are guest-physical page numbers: of the pages that guest code runs from in place, and of
+    those that it must not write unseen; who adds to one calls `protect`. `extra` are rights that every page has beyond
+    the guest's own: U while a guest kernel runs at CPL 3.
+    """
+
+    def __init__(
+        self, physical: PhysicalMemory, memory: GuestMemory, mmu: Mmu, hole: Hole, view: HoleView = CACHE_VIEW
+    ) -> None:
+        self.executed: set[int] = set()
+        self.read_only = memory.watched
+        self.extra = 0
         self._physical = physical
         self._entries = physical.view.cast("Q")
         self._memory = memory
@@ -72,8 +91,8 @@ class ShadowTables:
         self._notes_true = 0
         self._large: set[int] = set()
         self._shadowed = physical.window(hole.parts["shadowed"].host, SHADOWED_SIZE)
-        self.spaces = AddressSpaces(physical, memory, mmu, hole)
-        self._service = Root(self.spaces.pages, HoleTables(self.spaces.pages, hole, 0, with_code=True))
+        self.spaces = AddressSpaces(physical, memory, mmu, hole, view)
+        self._service = Root(self.spaces.pages, HoleTables(self.spaces.pages, hole, 0, hole.parts))
 
     @property
     def space(self) -> AddressSpace:
@@ -85,25 +104,35 @@ class ShadowTables:
         """CR3 for the VMM's own use."""
         return self._service.cr3
 
+    def mapped(self, la: int) -> int | None:
+        """The physical address behind a linear one, if the physical CPU would find it mapped."""
+        table = self.spaces.current.links.get(la >> LARGE_SHIFT)
+        if table is None:
+            return None
+        entry = self._entries[(table.page >> 3) + (la >> PAGE_SHIFT) % ENTRIES]
+        return entry & _FRAME | la & PAGE_MASK if entry & _P else None
+
     def root(self, real: bool) -> int:
         """CR3 for a mode."""
         return self.spaces.current.root(real).cr3
 
     # --- filling ---------------------------------------------------------------------------------------
 
-    def fill(self, la: int, write: bool, user: bool) -> Fill:
+    def fill(self, la: int, write: bool, user: bool, fetch: bool = False) -> Fill:
         """Make one access possible, if the guest's tables allow it and RAM answers.
 
-        Raises: GuestFault, the true fault.
+        `fetch` is the guest's own, of code that runs in place. Raises: GuestFault, the true fault.
         """
         if not self._mmu.is_paging:
             return self._fill_identity(la, write)
-        trace = self._mmu.trace(la, write, user)
+        trace = self._mmu.trace(la, write, user, fetch)
         table = self.note(la, trace)
         gpa, rights = trace[0], trace[1]
         if write and not rights & _W:  # CR0.WP is clear: the supervisor may, so the user must not come near
             return self._fill_page(table, la, gpa, write, _W)
         given = rights & _WU if rights & _D else rights & _U
+        if self.executed:
+            given |= self._guest_nx(trace)
         result = self._fill_page(table, la, gpa, write, given)
         if rights & _PS and result is _MAPPED:
             self._fill_around(table, la, gpa, given)
@@ -146,22 +175,36 @@ class ShadowTables:
         return self._fill_page(table, la, gpa, write, _WU)
 
     def _fill_page(self, table: Table, la: int, gpa: int, write: bool, rights: int) -> Fill:
-        """`rights` are those that the entry may give: W and U."""
+        """`rights` are those that the entry may give, W and U; and NX if the guest forbids fetches."""
         page = gpa >> PAGE_SHIFT
         region = self._memory.region_at(page)
         if region is None or region.host is None or region.read_only:
             if write or (region is not None and region.host is None):
                 return Fill.DEVICE
             rights &= ~_W
-        if page in self._memory.watched:
-            if write:
-                return Fill.WATCHED
-            rights &= ~_W
+        rights = self._allowed(page, rights)
+        if write and not rights & _W:
+            return Fill.WATCHED
         at = (table.page >> 3) + (la >> PAGE_SHIFT) % ENTRIES
-        self._entries[at] = self._frame(region, gpa) | _P | _AD | _NX | rights
+        self._entries[at] = self._frame(region, gpa) | _P | _AD | rights
         if rights & _W:
             self._note_writable(page, at)
         return _MAPPED
+
+    def _allowed(self, page: int, rights: int) -> int:
+        """What the entry for a page really gives, NX included.
+
+        A page that code runs from elsewhere, but not here, is read-only here: the engine sees stores to executable
+        pages only.
+        """
+        runs = page in self.executed
+        if page in self.read_only or (runs and rights & _NX):
+            rights &= ~_W
+        return rights | self.extra | (0 if runs else _NX)
+
+    def _guest_nx(self, trace: Trace) -> int:
+        registers = self._mmu.registers
+        return (trace[2] | trace[4]) & _NX if registers.cr4 & _PAE and registers.efer & _EFER_NXE else 0
 
     def _fill_around(self, table: Table, la: int, gpa: int, rights: int) -> None:
         """The neighbours of a page of a large one, whose accessed and dirty bits are theirs too."""
@@ -171,17 +214,15 @@ class ShadowTables:
             return
         if region is not self._memory.region_at(first + _AROUND - 1):
             return
-        entries, watched = self._entries, self._memory.watched
+        entries = self._entries
         at = (table.page >> 3) + ((la >> PAGE_SHIFT) % ENTRIES & ~(_AROUND - 1))
-        entry = region.host + (first << PAGE_SHIFT) - region.base | _P | _AD | _NX | rights
+        entry = region.host + (first << PAGE_SHIFT) - region.base | _P | _AD
         for page in range(first, first + _AROUND):
             if not entries[at]:
-                if page in watched:
-                    entries[at] = entry & ~_W
-                else:
-                    entries[at] = entry
-                    if rights & _W:
-                        self._note_writable(page, at)
+                allowed = self._allowed(page, rights)
+                entries[at] = entry | allowed
+                if allowed & _W:
+                    self._note_writable(page, at)
             at += 1
             entry += PAGE_SIZE
 
@@ -216,12 +257,12 @@ class ShadowTables:
         table = self.spaces.link_plain(number)
         base = number << LARGE_SHIFT
         mask = self._mmu.a20_mask
-        watched = self._memory.watched
+        left_out = self.read_only | self.executed
         bits = _P | _AD | _NX | _U
         for index in range(ENTRIES):
             gpa = base + (index << PAGE_SHIFT) & mask
             region = self._memory.region_at(gpa >> PAGE_SHIFT)
-            if region is None or region.host is None or region.read_only or gpa >> PAGE_SHIFT in watched:
+            if region is None or region.host is None or region.read_only or gpa >> PAGE_SHIFT in left_out:
                 continue
             self._entries[(table.page >> 3) + index] = region.host + gpa - region.base | bits | _W
         return table
@@ -249,11 +290,11 @@ class ShadowTables:
         if table is not None:
             self._entries[(table.page >> 3) + page % ENTRIES] &= ~_W
 
-    def map_once(self, la: int, frame: int, writable: bool) -> None:
+    def map_once(self, la: int, frame: int, writable: bool, executable: bool = False) -> None:
         """Map any frame at the page of `la`, for one instruction; `unmap` takes it away. The caller flushes the TLB."""
         table = self.spaces.current.links.get(la >> LARGE_SHIFT) or self.spaces.link_plain(la >> LARGE_SHIFT)
         at = (table.page >> 3) + (la >> PAGE_SHIFT) % ENTRIES
-        self._entries[at] = frame | _P | _AD | _NX | _U | (_W if writable else 0)
+        self._entries[at] = frame | _P | _AD | _U | (_W if writable else 0) | (0 if executable else _NX)
 
     def unmap(self, la: int) -> None:
         """Forget one page of the current space. The caller flushes the TLB."""
@@ -262,6 +303,18 @@ class ShadowTables:
             self._entries[(table.page >> 3) + (la >> PAGE_SHIFT) % ENTRIES] = 0
 
     # --- forgetting ------------------------------------------------------------------------------------
+
+    def forget(self, stale: int, pages: Iterable[int]) -> None:
+        """Forget what the guest has told its TLB to forget: `Stale` bits, and linear addresses. If the bits are more
+        than PAGE, the address space may be another one now. The caller flushes the TLB.
+        """
+        if stale & STALE_ALL:
+            self.drop_all()
+            return
+        for la in pages:
+            self.drop_page(la)
+        if stale & STALE_LOCAL:
+            self.load_root()
 
     def load_root(self) -> None:
         """Go to the address space of the registers. What stays there is what the guest's tables now say.

@@ -9,9 +9,11 @@ from vmm.engines.machine import Machine
 from vmm.engines.names import EngineName
 from vmm.engines.options import EngineOptions
 from vmm.engines.translate import TranslateEngine
+from vmm.engines.trap import TrapEngine
 
 ENGINES: Final[Mapping[EngineName, Callable[[Machine, EngineOptions], Engine]]] = {
     EngineName.TRANSLATE: TranslateEngine.on_a_cpu,
+    EngineName.TRAP: TrapEngine.on_a_cpu,
     EngineName.BARE: BareEngine.on_a_cpu,
 }
 """Each makes an engine with a physical CPU of its own for one VM."""

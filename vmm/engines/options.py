@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bt.translate import DEFAULT_OPTIONS, Options
+from vmm.engines.names import Rings
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +12,7 @@ class EngineOptions:
     """Each engine takes what concerns it."""
 
     translation: Options = DEFAULT_OPTIONS
+    rings: Rings = Rings.THREE
 
 
 DEFAULT_ENGINE_OPTIONS: Final = EngineOptions()

@@ -21,7 +21,7 @@ from unicorn import unicorn_const as uc_const
 from unicorn import x86_const
 from unicorn.unicorn_py3.unicorn import uclib
 
-from vmm.arch.layout import MASK32
+from vmm.arch.layout import MASK32, PAGE_SIZE
 from vmm.arch.registers import ARITHMETIC, Cr0, Cr4, Eflags
 from vmm.errors import EngineMismatch, VmmError
 from vmm.hw import polls, traps
@@ -227,7 +227,7 @@ class PhysicalCpu:
         uclib.uc_context_restore(self._handle, self._context_pointer)
 
     def set_service_root(self, root: int) -> None:
-        """The page tables through which `forget_code` looks: they map the cache; CPL 1, paging with PAE and NX."""
+        """The page tables through which `forget_code` and `forget_frame` look; CPL 1, paging with PAE and NX."""
         state = self._service_state
         state.buffer[:] = self.state.buffer
         state.q[hw.Q_CR] = _SERVICE_CR0
@@ -236,6 +236,16 @@ class PhysicalCpu:
         state.q[hw.Q_EFER] = _EFER_NXE
         state.q[hw.Q_EFLAGS] = int(Eflags.ONE)
         state.d[hw.D_HFLAGS] = hw.HF_PE | hw.HF_CS32 | hw.HF_SS32 | 1
+
+    def forget_frame(self, address: int) -> None:
+        """Drop the engine's own translations of the 4-KByte frame at a physical address, wherever they were entered.
+
+        The service root must map all of physical memory to itself; the TLB, which knows the addresses of others, must
+        not answer for it.
+        """
+        self.flush_tlb()
+        self.forget_code(address, address + PAGE_SIZE)
+        self.flush_tlb()
 
     def forget_all_code(self) -> None:
         """Drop all of the engine's own translations."""

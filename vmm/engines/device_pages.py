@@ -1,0 +1,105 @@
+"""Device pages: memory that is not RAM, for the one instruction that accesses it.
+
+A device is reached without a second instruction emulator: a frame of ours lies under the access for the one
+instruction, holding what the device gave, and what the instruction leaves there is given to the device.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from vmm.arch.layout import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from vmm.cpu.shadow import ShadowTables
+from vmm.engines.machine import Machine
+from vmm.hw.cpu import PhysicalCpu
+from vmm.memory import MemoryRegion
+
+_OPERANDS_MAX: Final = 2
+"""Memory operands of one instruction; one that crosses pages may need more, and then they share a frame."""
+
+_PAGES_MAX: Final = 8
+"""A REP over memory that nothing answers is one step for so many pages; then it is looked at anew. One iteration needs
+four at the most."""
+
+
+@dataclass(slots=True)
+class DevicePage:
+    """A frame of ours under a page that RAM does not answer, for one instruction.
+
+    With a `region` it stands for one access of `width` bytes to a device at `gpa`; without, for ROM or nothing. `runs`:
+    the instruction itself may lie there.
+    """
+
+    la: int
+    frame: int
+    region: MemoryRegion | None = None
+    gpa: int = 0
+    width: int = 0
+    written: bool = False
+    runs: bool = False
+
+
+class DevicePages:
+    """Lays frames of ours under accesses that no RAM answers, and takes them away again.
+
+    `width` tells how many bytes the instruction at `vcpu.eip` moves to or from memory.
+    """
+
+    def __init__(self, machine: Machine, phys: PhysicalCpu, shadow: ShadowTables, width: Callable[[], int]) -> None:
+        self._phys, self._shadow, self._width = phys, shadow, width
+        self._vcpu, self._mmu, self._memory = machine.vcpu, machine.mmu, machine.memory
+        self._physical = machine.physical
+        self._spare_frames = [machine.physical.allocate(PAGE_SIZE) for _ in range(_OPERANDS_MAX)]
+
+    def map(self, la: int, write: bool, pages: list[DevicePage]) -> DevicePage:
+        """Put a frame of ours under an access that no RAM answers, holding what a read would give."""
+        gpa = self._mmu.translate(la, write, self._vcpu.cpl == 3)
+        region = self._memory.region_at(gpa >> PAGE_SHIFT)
+        page = DevicePage(la, self._spare_frames[len(pages) % _OPERANDS_MAX])
+        frame = self._physical.window(page.frame, PAGE_SIZE)
+        if region is None or region.host is not None:
+            frame[:] = self._memory.read(gpa & ~PAGE_MASK, PAGE_SIZE)
+            page.runs = gpa >> PAGE_SHIFT in self._shadow.executed
+        else:
+            page.region, page.gpa, page.written = region, gpa, write
+            page.width = min(self._width(), PAGE_SIZE - (la & PAGE_MASK))
+            if not write:
+                at = la & PAGE_MASK
+                frame[at : at + page.width] = self._memory.read(gpa, page.width)
+        self._lay(page)
+        return page
+
+    def widen(self, pages: list[DevicePage], la: int, write: bool) -> None:
+        """The instruction has another operand outside RAM, or writes what it has read. A page that went, because the
+        table that it was in is made from an entry in which a bit was set, comes back."""
+        for page in pages:
+            if page.la & ~PAGE_MASK == la & ~PAGE_MASK:
+                page.written = page.written or write
+                self._lay(page)
+                return
+        pages.append(self.map(la, write, pages))
+
+    def _lay(self, page: DevicePage) -> None:
+        if page.runs:
+            self._phys.forget_frame(page.frame)  # other code may have run there
+        self._shadow.map_once(page.la, page.frame, page.written or page.region is None, page.runs)
+        self._phys.flush_tlb()
+
+    def is_wide(self, pages: list[DevicePage]) -> bool:
+        """Has a REP come so far that it should begin again from where it is?"""
+        return len(pages) >= _PAGES_MAX
+
+    def write_back(self, pages: list[DevicePage]) -> None:
+        """Take the pages away and let devices have what was written to them."""
+        self.unmap(pages)
+        for page in pages:
+            if page.region is not None and page.written:
+                at = page.frame + (page.la & PAGE_MASK)
+                self._memory.write(page.gpa, bytes(self._physical.view[at : at + page.width]))
+
+    def unmap(self, pages: list[DevicePage]) -> None:
+        """Take pages away again."""
+        for page in pages:
+            self._shadow.unmap(page.la)
+        if pages:
+            self._phys.flush_tlb()
