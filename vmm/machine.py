@@ -25,7 +25,7 @@ from vmm.cpu.vcpu import STALE_ALL, Vcpu
 from vmm.devices import pci_vga
 from vmm.devices.a20 import A20Source
 from vmm.door import Door
-from vmm.engines.names import EngineName
+from vmm.engines.names import EngineName, Rings
 from vmm.errors import ConfigError
 from vmm.hw.memory import PhysicalMemory
 from vmm.images import Image, Kind, is_bootable, open_image, read_file
@@ -73,6 +73,7 @@ class MachineConfig:
     trace: frozenset[str] = frozenset()
     engine: EngineName = EngineName.TRANSLATE
     nested_paging: bool = False
+    rings: Rings = Rings.THREE
 
 
 Sink = Callable[[bytes], None]

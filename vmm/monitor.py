@@ -133,7 +133,7 @@ class Monitor:
         machine = Machine(vm.physical, vm.memory, vm.mmu, vm.vcpu, vm.board, vm.hole)
         trace = vm.config.trace
         translation = self._translation or Options(probe_critical="critical" in trace)
-        options = EngineOptions(translation, vm.config.nested_paging)
+        options = EngineOptions(translation, vm.config.nested_paging, vm.config.rings)
         self._engine = engine = ENGINES[vm.config.engine](machine, options)
         self._cpu = engine.phys
         self._libc.signal(signal.SIGALRM, self._cpu.stop_ring)

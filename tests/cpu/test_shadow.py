@@ -10,9 +10,8 @@ from vmm.arch.layout import MASK32, PAGE_SIZE
 from vmm.arch.paging import Pte
 from vmm.arch.registers import Cr0, Cr4
 from vmm.cpu import shadow as shadow_module
-from vmm.cpu.hole import HOLE_SIZE, Hole
+from vmm.cpu.hole import CODE_PARTS, HOLE_SIZE, Hole
 from vmm.cpu.paging import A20_BIT, Mmu
-from vmm.cpu.roots import CODE_PARTS
 from vmm.cpu.shadow import Fill, ShadowTables
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion
@@ -299,6 +298,7 @@ HOLE_RIGHTS = {
     "shadow_tss": P | NX,
     "shadowed": P | NX,
 }
+IN_PLACE_ONLY = {"whole_gdt", "whole_ldt"}
 
 
 @pytest.mark.parametrize(("name", "expected"), HOLE_RIGHTS.items())
@@ -318,7 +318,7 @@ def test_rights_in_the_hole(shadowed: World, name: str, expected: int) -> None:
 
 def test_every_part_of_the_hole_is_known_and_they_do_not_overlap(shadowed: World) -> None:
     parts = sorted(shadowed.hole.parts.values(), key=lambda part: part.offset)
-    assert set(shadowed.hole.parts) == set(HOLE_RIGHTS)
+    assert set(shadowed.hole.parts) == set(HOLE_RIGHTS) | IN_PLACE_ONLY
     assert all(first.offset + first.size <= second.offset for first, second in pairwise(parts))
     assert parts[-1].offset + parts[-1].size <= HOLE_SIZE
     assert shadowed.hole.parts["user_view"].host == shadowed.hole.parts["vcpu_page"].host
@@ -329,6 +329,12 @@ def test_only_the_caches_are_executable_and_they_are_read_only(shadowed: World) 
         entry = shadowed.entry(shadowed.hole.linear(name))
         assert bool(entry & NX) == (name not in ("kernel_cache", "user_cache"))
         assert entry & NX or not entry & W
+
+
+@pytest.mark.parametrize("name", sorted(IN_PLACE_ONLY))
+@pytest.mark.parametrize("real", [False, True])
+def test_what_only_code_in_place_needs_is_not_mapped(shadowed: World, name: str, real: bool) -> None:
+    assert shadowed.entry(shadowed.hole.linear(name), real) == 0
 
 
 def test_the_hole_is_where_it_says(shadowed: World) -> None:

@@ -1,6 +1,7 @@
 """Fixtures: a machine for each test, and whole-state cases on one that is made as new for each.
 
-The modules of `ON_EVERY_ENGINE` are run on each engine that runs guests without changing what they see.
+The modules of `UNCHANGED` are run on each engine that runs guests without changing what they see, those of `ON_TRAP`,
+without one of the critical instructions, also under trap-and-emulate.
 """
 
 from collections.abc import Callable
@@ -13,17 +14,25 @@ from guest_bench import Bench, Mode, Picture
 from techniques import Technique
 
 RunGuest = Callable[..., tuple[Picture, Picture]]
-ON_EVERY_ENGINE = {
+UNCHANGED = {
     "test_critical", "test_debug_registers", "test_faults", "test_fpu", "test_interrupts", "test_mode_switches",
     "test_nx", "test_privileged", "test_sysenter",
 }  # fmt: skip
+NATIVE = [Technique.BARE, Technique.SVM, Technique.NPT]
+ON_TRAP = {"test_hostile_paging", "test_nx", "test_privileged"}
+
+
+def techniques_for(module: str, test: str) -> list[Technique]:
+    """Those that a test is to pass on."""
+    unchanged = module in UNCHANGED and test not in TRANSLATORS_OWN
+    return [Technique.TRANSLATE] + [Technique.TRAP] * (module in ON_TRAP) + NATIVE * unchanged
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Let every test with a machine run once for each engine."""
-    if "engine" in metafunc.fixturenames and metafunc.module.__name__ in ON_EVERY_ENGINE:
-        own = metafunc.function.__name__ in TRANSLATORS_OWN
-        engines = [Technique.TRANSLATE] if own else list(Technique)
+    """Let every test with a machine run once for each of its engines."""
+    module = metafunc.module.__name__
+    if "engine" in metafunc.fixturenames and module in UNCHANGED | ON_TRAP:
+        engines = techniques_for(module, metafunc.function.__name__)
         metafunc.parametrize("engine", engines, ids=str, scope="session")
 
 

@@ -40,6 +40,7 @@ _IN_GUEST_MODE: Final = [
 
 _KNOWN: Final = {
     Technique.TRANSLATE: ([], {}),
+    Technique.TRAP: ([], {}),
     Technique.BARE: (DEVIATIONS, {}),
     Technique.SVM: (_IN_GUEST_MODE, _SHADOWED),
     Technique.NPT: (_IN_GUEST_MODE, _EMULATED),

@@ -25,7 +25,7 @@ from vmm.cpu.vcpu import DESC_B, DESC_G, STALE_ALL, SegmentRegister, Vcpu
 from vmm.engines.choice import ENGINES
 from vmm.engines.engine import Leave
 from vmm.engines.machine import Machine
-from vmm.engines.names import EngineName
+from vmm.engines.names import EngineName, Rings
 from vmm.engines.options import EngineOptions
 from vmm.hw.cpu import power_on_state
 from vmm.hw.memory import PhysicalMemory
@@ -210,6 +210,7 @@ class Bench:
         options: Options = DEFAULT_OPTIONS,
         engine: EngineName = EngineName.TRANSLATE,
         nested_paging: bool = False,
+        rings: Rings = Rings.THREE,
     ) -> None:
         physical = PhysicalMemory(RAM + (96 << 20))
         host = physical.allocate(RAM)
@@ -223,7 +224,7 @@ class Bench:
         self.board = FakeBoard()
         self._host = physical.window(host, RAM)
         machine = Machine(physical, self.memory, self.mmu, self.vcpu, self.board, hole)
-        self.engine = ENGINES[engine](machine, EngineOptions(options, nested_paging))
+        self.engine = ENGINES[engine](machine, EngineOptions(options, nested_paging, rings))
         self.phys = self.engine.phys
         self.board.on_done = self.engine.request_leave
         self.board.on_acknowledge = lambda: self.vcpu.set_interrupt_pending(False)

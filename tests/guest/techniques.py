@@ -9,6 +9,7 @@ class Technique(StrEnum):
     """Named as test ids show it."""
 
     TRANSLATE = "translate"
+    TRAP = "trap"
     BARE = "bare"
     SVM = "svm"
     NPT = "svm_npt"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vmm.cli.values import choice, input_file, output_file, parse_flat, parse_seconds, parse_size, parse_trace_kinds
-from vmm.engines.names import EngineName
+from vmm.engines.names import EngineName, Rings
 from vmm.errors import ConfigError
 from vmm.script import SCREENSHOT_SUFFIXES, Step, compile_pattern, parse
 from vmm.trace import KINDS
@@ -48,6 +48,7 @@ class Words:
     audit: bool = False
     engine: str = "translate"
     npt: bool = False
+    rings: str | None = None
     clock: str = "realtime"
     on_reset: str = "restart"
     serial: str = "none"
@@ -140,17 +141,14 @@ class RunRequest:
     audit: bool
     engine: EngineName
     nested_paging: bool
+    rings: Rings
 
 
 def check(words: Words) -> RunRequest:
     """Check all of a command line. Raises: ConfigError: one line for the first thing that is wrong."""
     if words.as_ and not words.image:
         raise ConfigError("--as says what IMAGE is; give an IMAGE")
-    engine = EngineName(choice(words.engine, "--engine", tuple(EngineName)))
-    if words.npt and not engine.has_nested_paging:
-        raise ConfigError(
-            f"--npt with --engine {engine}: only a guest in guest mode has nested tables; --engine svm expected"
-        )
+    engine = _engine(words)
     payload = _payload(words)
     media = _media(words, payload)
     if not words.load and not words.bios and _is_empty(media, payload):
@@ -169,6 +167,7 @@ def check(words: Words) -> RunRequest:
         audit=words.audit,
         engine=engine,
         nested_paging=words.npt,
+        rings=_rings(words),
     )
 
 
@@ -196,8 +195,27 @@ def machine_config(request: RunRequest) -> "MachineConfig":
         audit=request.audit,
         engine=request.engine,
         nested_paging=request.nested_paging,
+        rings=request.rings,
         trace=request.outputs.trace,
     )
+
+
+def _engine(words: Words) -> EngineName:
+    """The engine, which must have what is asked for with it."""
+    engine = EngineName(choice(words.engine, "--engine", tuple(EngineName)))
+    if words.npt and not engine.has_nested_paging:
+        raise ConfigError(
+            f"--npt with --engine {engine}: only a guest in guest mode has nested tables; --engine svm expected"
+        )
+    if words.rings is not None and not engine.has_rings:
+        raise ConfigError(
+            f"--rings with --engine {engine}: only a guest that traps in place has them; --engine trap expected"
+        )
+    return engine
+
+
+def _rings(words: Words) -> Rings:
+    return Rings.THREE if words.rings is None else Rings(choice(words.rings, "--rings", tuple(Rings)))
 
 
 def _optional_input(name: str | None, option: str) -> Path | None:

@@ -15,6 +15,10 @@ where the guest is its own kernel and runs in physical V86: there all of it has 
 | shadow GDT    | supervisor, read-only              | data descriptors of the guest's, DPL 0 made 1          |
 | GDT sources   | supervisor, read-only              | what they were made from (see `shadow_gdt.py`)         |
 | shadow TSS    | supervisor, read-only              | back link 0, so that no native IRET finds a task       |
+| whole GDT     | supervisor, read-only              | all of the guest's descriptors (`descriptor_shadow.py`) |
+| whole LDT     | supervisor, read-only              | the same                                               |
+
+No engine needs all of them: a `HoleView` says which ones its roots map.
 """
 
 from dataclasses import dataclass, field
@@ -36,6 +40,9 @@ when laid end to end, would push each other out at every use."""
 SHADOW_GDT_SIZE: Final = PAGE_SIZE
 GDT_SOURCES_SIZE: Final = 2 * SHADOW_GDT_SIZE
 SHADOWED_SIZE: Final = 1 << 20
+DESCRIPTOR_TABLE_SIZE: Final = 1 << 16
+CODE_PARTS: Final = ("kernel_cache", "user_cache")
+_CANDIDATES: Final = tuple(range(DEFAULT_HOLE, 0x8000_0000, -HOLE_SIZE))
 
 _P: Final = int(Pte.P)
 _W: Final = int(Pte.W)
@@ -51,6 +58,15 @@ class HolePart:
     size: int
     host: int
     rights: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoleView:
+    """Which parts of the hole the roots of an engine map, pages of code apart. `real_extra` are rights that all of them
+    have beyond their own under the root for real mode."""
+
+    parts: frozenset[str]
+    real_extra: int
 
 
 @dataclass(slots=True)
@@ -76,6 +92,8 @@ class Hole:
         hole._add(physical, "shadow_gdt", SHADOW_GDT_SIZE, _P | _NX)
         hole._add(physical, "shadow_tss", PAGE_SIZE, _P | _NX)
         hole._add(physical, "gdt_sources", GDT_SOURCES_SIZE, _P | _NX)
+        hole._add(physical, "whole_gdt", DESCRIPTOR_TABLE_SIZE, _P | _NX)
+        hole._add(physical, "whole_ldt", DESCRIPTOR_TABLE_SIZE, _P | _NX)
         return hole
 
     def linear(self, name: str) -> int:
@@ -86,6 +104,10 @@ class Hole:
         """Is a linear address inside the hole?"""
         return self.base <= la < self.base + HOLE_SIZE
 
+    def move_from(self, la: int) -> None:
+        """Take another window of linear space, one without `la`."""
+        self.base = next(base for base in _CANDIDATES if not base <= la < base + HOLE_SIZE)
+
     def _add(self, physical: PhysicalMemory, name: str, size: int, rights: int, host: int | None = None) -> None:
         where = physical.allocate(size) if host is None else host
         self._used += _STAGGER * len(self.parts)
@@ -93,3 +115,13 @@ class Hole:
         self._used += size
         if self._used > HOLE_SIZE:
             raise ValueError(f"the hole's parts take {self._used} bytes, more than {HOLE_SIZE}")
+
+
+CACHE_VIEW: Final = HoleView(
+    frozenset("lookup vcpu_page user_view user_scratch shadowed shadow_gdt shadow_tss gdt_sources".split()),
+    _U,
+)
+"""For guest code that runs from a translation cache. A guest in real mode is its own kernel, and runs at CPL 3."""
+
+IN_PLACE_VIEW: Final = HoleView(frozenset(("whole_gdt", "whole_ldt", "shadow_tss")), 0)
+"""For guest code that runs where the guest has put it: what the processor itself reads, and nothing for the guest."""

@@ -1,13 +1,14 @@
 """Roots: what CR3 of the physical CPU may point at, and the hole in them.
 
 A root is a page-directory-pointer table with its four directories. A guest that runs in guest mode has all of it; one
-that runs from the translation cache has the hole in it. The last-level tables of the hole are shared by all roots of a
+that is deprivileged has the hole in it. The last-level tables of the hole are shared by all roots of a
 kind, but for those with pages of the translation cache: a root has its own, made when a first code page goes on in it,
 because what is on differs.
 
 Source: Intel SDM Vol. 3A, "PAE Paging".
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from vmm.arch.layout import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
@@ -24,7 +25,6 @@ LARGE_SHIFT: Final = 21
 TABLE_RIGHTS: Final = _P | _W | _U
 """Of every directory entry: the last level decides."""
 _HOLE_TABLES: Final = HOLE_SIZE >> LARGE_SHIFT
-CODE_PARTS: Final = ("kernel_cache", "user_cache")
 
 
 class TablePages:
@@ -50,17 +50,18 @@ class TablePages:
 
 
 class HoleTables:
-    """The last-level tables of the hole that roots of a kind share. `extra` are rights that all parts have there."""
+    """The last-level tables of the hole that roots of a kind share. `extra` are rights that all of the `parts`, by
+    their names, have there."""
 
-    def __init__(self, pages: TablePages, hole: Hole, extra: int, with_code: bool = False) -> None:
+    def __init__(self, pages: TablePages, hole: Hole, extra: int, parts: Iterable[str]) -> None:
         self.hole = hole
         self.extra = extra
         self.base = pages.physical.allocate(_HOLE_TABLES * PAGE_SIZE)
-        for name, part in hole.parts.items():
-            if with_code or name not in CODE_PARTS:
-                at = (self.base >> 3) + (part.offset >> PAGE_SHIFT)
-                for index in range(part.size >> PAGE_SHIFT):
-                    pages.entries[at + index] = part.host + (index << PAGE_SHIFT) | part.rights | extra | _AD
+        for name in parts:
+            part = hole.parts[name]
+            at = (self.base >> 3) + (part.offset >> PAGE_SHIFT)
+            for index in range(part.size >> PAGE_SHIFT):
+                pages.entries[at + index] = part.host + (index << PAGE_SHIFT) | part.rights | extra | _AD
 
 
 class Root:

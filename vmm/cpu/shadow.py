@@ -2,30 +2,33 @@
 
 PAE with NX, always on. The tables are empty at first, and filled at a page fault from the guest's own tables, or from
 the identity while the guest does not page; what they forget, and what outlives a load of CR3, is told in `spaces.py`.
-Deprivileged. Nothing but the translation cache is executable, and of that only the pages whose blocks may run (see
-`bt.cache`). The real-mode root of a guest that does not page differs in the hole alone: it gives it to the user (see
-`hole.py`). A service root, for the VMM's own use, maps all of the hole and nothing else. Pages of
-`GuestMemory.watched` are mapped read-only.
 
-In place, without a hole. The guest's code runs where it lies, in pages that are made executable when code is first
-fetched from them; `GuestMemory.watched` holds these, for what the VMM writes there. The engine sees the guest's stores
-to pages that it maps executable, and is slower with them. So a frame is mapped executable everywhere or nowhere.
+From the cache. Nothing but the translation cache is executable, and of that only the pages whose blocks may run (see
+`bt.cache`). The real-mode root of a guest that does not page differs in the hole alone: it gives it to the user (see
+`hole.py`). A service root, for the VMM's own use, maps all of the hole and nothing else.
+
+In place. The guest's code runs where it lies, in pages that are made executable when code is first fetched from them.
+The engine sees the guest's stores to pages that it maps executable, and is slower with them; so a frame that is
+executable somewhere must not be writable elsewhere without being so there. Without a hole it becomes executable
+wherever it is written; with one, where the guest forbids fetches, a store to it is `WATCHED`.
 
 ROM is mapped read-only; device pages are not mapped; where nothing answers, a page of ones is mapped read-only.
 
 Source: Intel SDM Vol. 3A, "PAE Paging".
 """
 
-from collections.abc import Container
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final
 
 from vmm.arch.layout import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from vmm.arch.paging import Pte
-from vmm.cpu.hole import SHADOWED_SIZE, Hole
+from vmm.arch.registers import Cr4, Efer
+from vmm.cpu.hole import CACHE_VIEW, SHADOWED_SIZE, Hole, HoleView
 from vmm.cpu.paging import A20_BIT, Mmu, Trace
 from vmm.cpu.roots import ENTRIES, LARGE_SHIFT, HoleRoot, HoleTables
 from vmm.cpu.spaces import AddressSpace, AddressSpaces, Table
+from vmm.cpu.vcpu import STALE_ALL, STALE_LOCAL
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion
 
@@ -37,6 +40,8 @@ _WU: Final = int(Pte.W | Pte.U)
 _D: Final = int(Pte.D)
 _AD: Final = int(Pte.A | Pte.D)
 _NX: Final = int(Pte.NX)
+_PAE: Final = int(Cr4.PAE)
+_NXE: Final = int(Efer.NXE)
 _FRAME: Final = 0x000F_FFFF_FFFF_F000
 _LARGEST_PAGE: Final = 2
 """Shadow tables that a 4 MiB page of 32-bit paging covers."""
@@ -60,13 +65,25 @@ class Fill(Enum):
 
 
 _MAPPED: Final = Fill.MAPPED
-_NO_PAGES: Final[Container[int]] = frozenset()
 
 
 class ShadowTables:
-    """The shadow of one virtual CPU; without a `hole` of one whose code runs in place."""
+    """The shadow of one virtual CPU, whose code runs from the cache in the `hole`, or, with no hole or another `view`
+    of it, in place.
 
-    def __init__(self, physical: PhysicalMemory, memory: GuestMemory, mmu: Mmu, hole: Hole | None) -> None:
+    `executed` and `read_only` are guest-physical page numbers: of the pages that code runs from in place, and of those
+    that the guest must not write unseen; who adds to one calls `protect`. `extra` are rights that every page has beyond
+    the guest's own: U while a guest kernel runs at CPL 3.
+    """
+
+    def __init__(
+        self,
+        physical: PhysicalMemory,
+        memory: GuestMemory,
+        mmu: Mmu,
+        hole: Hole | None,
+        view: HoleView = CACHE_VIEW,
+    ) -> None:
         self._physical = physical
         self._entries = physical.view.cast("Q")
         self._memory = memory
@@ -77,17 +94,20 @@ class ShadowTables:
         self._notes = 0
         self._notes_true = 0
         self._large: set[int] = set()
-        self.spaces = AddressSpaces(physical, memory, mmu, hole)
-        self._protected: Container[int] = memory.watched
-        self._executable: Container[int] = _NO_PAGES
-        self._once_nx = _NX
+        self.spaces = AddressSpaces(physical, memory, mmu, hole, view)
+        self.executed: set[int] = set()
+        self.extra = 0
+        self._heeds_nx = hole is not None
         self._service: HoleRoot | None = None
-        if hole is None:
-            self._protected, self._executable, self._once_nx = _NO_PAGES, memory.watched, 0
+        if hole is None or view is not CACHE_VIEW:
+            self.read_only: set[int] = set()
+            self._once_nx = 0
             self._shadowed = memoryview(bytearray(SHADOWED_SIZE))
         else:
+            self.read_only = memory.watched
+            self._once_nx = _NX
             self._shadowed = physical.window(hole.parts["shadowed"].host, SHADOWED_SIZE)
-            self._service = HoleRoot(self.spaces.pages, HoleTables(self.spaces.pages, hole, 0, with_code=True))
+            self._service = HoleRoot(self.spaces.pages, HoleTables(self.spaces.pages, hole, 0, hole.parts))
 
     @property
     def space(self) -> AddressSpace:
@@ -100,6 +120,14 @@ class ShadowTables:
         assert self._service is not None
         return self._service.cr3
 
+    def mapped(self, la: int) -> int | None:
+        """The physical address behind a linear one, if the physical CPU would find it mapped."""
+        table = self.spaces.current.links.get(la >> LARGE_SHIFT)
+        if table is None:
+            return None
+        entry = self._entries[(table.page >> 3) + (la >> PAGE_SHIFT) % ENTRIES]
+        return entry & _FRAME | la & PAGE_MASK if entry & _P else None
+
     def root(self, real: bool) -> int:
         """CR3 for a mode."""
         return self.spaces.current.root(real).cr3
@@ -109,10 +137,11 @@ class ShadowTables:
     def fetch(self, la: int, user: bool) -> Fill:
         """Make a fetch possible, of a guest whose code runs in place. Raises: GuestFault, the true fault.
 
-        The caller flushes the TLB.
+        From now on the VMM's own writes to the page are told of, too. The caller flushes the TLB.
         """
         page = self._mmu.translate(la, False, user, fetch=True) >> PAGE_SHIFT
-        if page not in self._memory.watched:
+        if page not in self.executed:
+            self.executed.add(page)
             self._memory.watched.add(page)
             self.protect(page)
         return self.fill(la, False, user)
@@ -127,9 +156,10 @@ class ShadowTables:
         trace = self._mmu.trace(la, write, user)
         table = self.note(la, trace)
         gpa, rights = trace[0], trace[1]
+        nx = self._guest_nx(trace) if self.executed and self._heeds_nx else 0
         if write and not rights & _W:  # CR0.WP is clear: the supervisor may, so the user must not come near
-            return self._fill_page(table, la, gpa, write, _W)
-        given = rights & _WU if rights & _D else rights & _U
+            return self._fill_page(table, la, gpa, write, _W | nx)
+        given = (rights & _WU if rights & _D else rights & _U) | nx
         result = self._fill_page(table, la, gpa, write, given)
         if rights & _PS and result is _MAPPED:
             self._fill_around(table, la, gpa, given)
@@ -172,24 +202,32 @@ class ShadowTables:
         return self._fill_page(table, la, gpa, write, _WU)
 
     def _fill_page(self, table: Table, la: int, gpa: int, write: bool, rights: int) -> Fill:
-        """`rights` are those that the entry may give: W and U."""
+        """`rights` are those that the entry may give, W and U; and NX if the guest forbids fetches."""
         page = gpa >> PAGE_SHIFT
         region = self._memory.region_at(page)
         if region is None or region.host is None or region.read_only:
             if write or (region is not None and region.host is None):
                 return Fill.DEVICE
             rights &= ~_W
-        if page in self._protected:
-            if write:
-                return Fill.WATCHED
-            rights &= ~_W
-        if page not in self._executable:
-            rights |= _NX
+        rights = self._allowed(page, rights)
+        if write and not rights & _W:
+            return Fill.WATCHED
         at = (table.page >> 3) + (la >> PAGE_SHIFT) % ENTRIES
         self._entries[at] = self._frame(region, gpa) | _P | _AD | rights
         if rights & _W:
             self._note_writable(page, at)
         return _MAPPED
+
+    def _allowed(self, page: int, rights: int) -> int:
+        """What the entry for a page of RAM, ROM or nothing really gives, NX included."""
+        runs = page in self.executed
+        if page in self.read_only or (runs and rights & _NX):
+            rights &= ~_W
+        return rights | self.extra | (0 if runs else _NX)
+
+    def _guest_nx(self, trace: Trace) -> int:
+        registers = self._mmu.registers
+        return (trace[2] | trace[4]) & _NX if registers.cr4 & _PAE and registers.efer & _NXE else 0
 
     def _fill_around(self, table: Table, la: int, gpa: int, rights: int) -> None:
         """The neighbours of a page of a large one, whose accessed and dirty bits are theirs too."""
@@ -199,17 +237,15 @@ class ShadowTables:
             return
         if region is not self._memory.region_at(first + _AROUND - 1):
             return
-        entries, protected, executable = self._entries, self._protected, self._executable
+        entries = self._entries
         at = (table.page >> 3) + ((la >> PAGE_SHIFT) % ENTRIES & ~(_AROUND - 1))
-        entry = region.host + (first << PAGE_SHIFT) - region.base | _P | _AD | _NX | rights
+        entry = region.host + (first << PAGE_SHIFT) - region.base | _P | _AD
         for page in range(first, first + _AROUND):
             if not entries[at]:
-                if page in protected:
-                    entries[at] = entry & ~_W
-                else:
-                    entries[at] = entry & ~_NX if page in executable else entry
-                    if rights & _W:
-                        self._note_writable(page, at)
+                allowed = self._allowed(page, rights)
+                entries[at] = entry | allowed
+                if allowed & _W:
+                    self._note_writable(page, at)
             at += 1
             entry += PAGE_SIZE
 
@@ -244,15 +280,14 @@ class ShadowTables:
         table = self.spaces.link_plain(number)
         base = number << LARGE_SHIFT
         mask = self._mmu.a20_mask
-        protected = self._protected
-        bits = _P | _AD | _U | _W
+        left_out = self.read_only | self.executed
+        bits = _P | _AD | _NX | _U | _W
         for index in range(ENTRIES):
             gpa = base + (index << PAGE_SHIFT) & mask
             region = self._memory.region_at(gpa >> PAGE_SHIFT)
-            if region is None or region.host is None or region.read_only or gpa >> PAGE_SHIFT in protected:
+            if region is None or region.host is None or region.read_only or gpa >> PAGE_SHIFT in left_out:
                 continue
-            nx = 0 if gpa >> PAGE_SHIFT in self._executable else _NX
-            self._entries[(table.page >> 3) + index] = region.host + gpa - region.base | bits | nx
+            self._entries[(table.page >> 3) + index] = region.host + gpa - region.base | bits
         return table
 
     # --- changing --------------------------------------------------------------------------------------
@@ -291,6 +326,18 @@ class ShadowTables:
             self._entries[(table.page >> 3) + (la >> PAGE_SHIFT) % ENTRIES] = 0
 
     # --- forgetting ------------------------------------------------------------------------------------
+
+    def forget(self, stale: int, pages: Iterable[int]) -> None:
+        """Forget what the guest has told its TLB to forget: `Stale` bits, and linear addresses. If the bits are more
+        than PAGE, the address space may be another one now. The caller flushes the TLB.
+        """
+        if stale & STALE_ALL:
+            self.drop_all()
+            return
+        for la in pages:
+            self.drop_page(la)
+        if stale & STALE_LOCAL:
+            self.load_root()
 
     def load_root(self) -> None:
         """Go to the address space of the registers. What stays there is what the guest's tables now say.

@@ -24,7 +24,7 @@ from bt.guest import Context, Mode
 from vmm.arch.layout import PAGE_SHIFT, PAGE_SIZE
 from vmm.arch.paging import FRAME_32, FRAME_PAE, Pte
 from vmm.arch.registers import Cr4
-from vmm.cpu.hole import Hole
+from vmm.cpu.hole import Hole, HoleView
 from vmm.cpu.paging import Mmu
 from vmm.cpu.roots import ENTRIES, TABLE_RIGHTS, HoleRoot, HoleTables, Root, TablePages
 from vmm.hw.memory import PhysicalMemory
@@ -35,7 +35,6 @@ SPACES_MAX: Final = 32
 TABLES_MAX: Final = 4096
 """Shadow tables that there may be; 2048 are all that one address space can have."""
 _P: Final = int(Pte.P)
-_U: Final = int(Pte.U)
 _PAE: Final = int(Cr4.PAE)
 _PIECE: Final = 256
 _NO_ENTRY: Final = -1
@@ -226,13 +225,15 @@ class AddressSpaces:
     Without a `hole` a root is the guest's from end to end.
     """
 
-    def __init__(self, physical: PhysicalMemory, memory: GuestMemory, mmu: Mmu, hole: Hole | None) -> None:
+    def __init__(
+        self, physical: PhysicalMemory, memory: GuestMemory, mmu: Mmu, hole: Hole | None, view: HoleView
+    ) -> None:
         self._physical, self._memory, self._mmu = physical, memory, mmu
         self.pages = TablePages(physical)
-        self._hole_tables = None if hole is None else HoleTables(self.pages, hole, 0)
+        self._hole_tables = None if hole is None else HoleTables(self.pages, hole, 0, view.parts)
         roots = [self._new_root()]
         if hole is not None:
-            roots.append(HoleRoot(self.pages, HoleTables(self.pages, hole, _U)))
+            roots.append(HoleRoot(self.pages, HoleTables(self.pages, hole, view.real_extra, view.parts)))
         self.unpaged = AddressSpace(*roots)
         self.current = self.unpaged
         self._kept: dict[Key, AddressSpace] = {}

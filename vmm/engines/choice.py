@@ -10,9 +10,11 @@ from vmm.engines.names import EngineName
 from vmm.engines.options import EngineOptions
 from vmm.engines.svm import SvmEngine
 from vmm.engines.translate import TranslateEngine
+from vmm.engines.trap import TrapEngine
 
 ENGINES: Final[Mapping[EngineName, Callable[[Machine, EngineOptions], Engine]]] = {
     EngineName.TRANSLATE: TranslateEngine.on_a_cpu,
+    EngineName.TRAP: TrapEngine.on_a_cpu,
     EngineName.BARE: BareEngine.on_a_cpu,
     EngineName.SVM: SvmEngine.on_a_cpu,
 }

@@ -20,12 +20,12 @@ from bt.translate import BlockTranslator, Options
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Slot
 from vmm.arch.registers import Seg
-from vmm.cpu.hole import HOLE_SIZE, KERNEL_CACHE_SIZE, LOOKUP_SIZE, USER_CACHE_SIZE
+from vmm.cpu.hole import KERNEL_CACHE_SIZE, LOOKUP_SIZE, USER_CACHE_SIZE
 from vmm.cpu.shadow import ShadowTables
-from vmm.cpu.vcpu import DESC_B, STALE_ALL, STALE_LOCAL, STALE_PAGE
+from vmm.cpu.vcpu import DESC_B, STALE_ALL, STALE_PAGE
 from vmm.engines import physical
 from vmm.engines.machine import Machine
-from vmm.engines.observer import Observer
+from vmm.engines.observer import Observer, mode_name
 from vmm.engines.stats import EngineStats
 from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
@@ -33,7 +33,6 @@ from vmm.hw.cpu import PhysicalCpu
 _STRAYS_MAX: Final = 16
 SELF_CHECK_AFTER: Final = 200
 """So many times may a page be written after it was translated; then its blocks check themselves."""
-_HOLE_CANDIDATES: Final = tuple(range(0xF400_0000, 0x8000_0000, -HOLE_SIZE))
 _SOURCE_MAX: Final = 1024
 """Bytes that the translator is shown at once; a block has far fewer."""
 _BREAKPOINT_ENABLES: Final = 0xFF
@@ -97,7 +96,7 @@ class TranslatedCode:
             self._spaces[key] = space
         self.space = space
         if self.observer is not None:
-            self.observer.mode(_mode_name(space.context))
+            self.observer.mode(mode_name(vcpu))
         self.scratch = self._scratch_user if cpl == _USER_RING else self._scratch_kernel
 
     def _window(self, space: BlockSpace, step: bool) -> Window:
@@ -334,13 +333,7 @@ class TranslatedCode:
         vcpu, shadow = self._vcpu, self.shadow
         stale = vcpu.stale
         vcpu.stale = 0
-        if stale & STALE_ALL:
-            shadow.drop_all()
-        else:
-            for la in vcpu.stale_pages:
-                shadow.drop_page(la)
-            if stale & STALE_LOCAL:
-                shadow.load_root()
+        shadow.forget(stale, vcpu.stale_pages)
         vcpu.stale_pages.clear()
         if stale & ~STALE_PAGE:
             self.cache.view = shadow.space.code
@@ -378,7 +371,7 @@ class TranslatedCode:
     def move_hole(self, la: int) -> None:
         """The guest uses the hole's window for itself: take another one."""
         self.stats.exits["hole moved"] += 1
-        self._hole.base = next(base for base in _HOLE_CANDIDATES if not base <= la < base + HOLE_SIZE)
+        self._hole.move_from(la)
         self.shadow.rebuild_roots()
         self._place_hole()
         physical.load_fixed(self._vcpu, self._hole)
@@ -398,9 +391,3 @@ class TranslatedCode:
         la = self._vcpu.base(Seg.CS) + self._vcpu.eip & MASK32
         source = self._mmu.read_bytes(la, MAX_LENGTH, self._vcpu.cpl == 3)
         return self._translator.memory_width(source, self._vcpu.eip, self.space.context.code32)
-
-
-def _mode_name(context: Context) -> str:
-    """A mode as people say it."""
-    width = 32 if context.code32 else 16
-    return {Mode.REAL: "real", Mode.V86: "V86"}.get(context.mode, f"protected {width}-bit, CPL {context.cpl}")

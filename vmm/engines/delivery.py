@@ -1,22 +1,50 @@
-"""Events on their way into the guest: counted, told to whoever watches, delivered."""
+"""What the VMM does in the guest's place: events and instructions, counted, told to whoever watches, carried out."""
+
+from typing import Final
 
 from vmm.arch.exceptions import GuestFault
-from vmm.arch.registers import Seg
+from vmm.arch.registers import Eflags, Seg
 from vmm.cpu import events
+from vmm.cpu.callouts import Plan
 from vmm.cpu.events import EventKind, TripleFault
 from vmm.cpu.vcpu import Vcpu
 from vmm.engines.machine import InterruptSource
 from vmm.engines.observer import Observer
 from vmm.engines.stats import EngineStats
 
+_RF: Final = int(Eflags.RF)
+
 
 class Delivery:
-    """The events of one virtual CPU. `shutdown_detail` says how the latest triple fault came about."""
+    """The events of one virtual CPU, and the instructions that are carried out for it.
+
+    `shutdown_detail` says how the latest triple fault came about.
+    """
 
     def __init__(self, vcpu: Vcpu, board: InterruptSource, stats: EngineStats) -> None:
         self._vcpu, self._board, self._stats = vcpu, board, stats
         self.observer: Observer | None = None
         self.shutdown_detail = ""
+
+    def carry_out(self, plan: Plan) -> None:
+        """Do what an instruction does. Raises: GuestFault: its fault; EIP is then at the instruction again."""
+        vcpu, observer, insn = self._vcpu, self.observer, plan.insn
+        self._stats.callouts[plan.name] += 1
+        vcpu.eip = insn.falls_to
+        vcpu.interrupt_shadow = False
+        vcpu.field_flags &= ~_RF
+        task = vcpu.tr
+        if observer is not None:
+            observer.exit("callout", insn.eip, insn, {})
+            observer.before_callout(insn)
+        try:
+            plan.handler(vcpu, insn, self._board)
+        except GuestFault:
+            if vcpu.tr is task:  # after a task switch the fault is the new task's
+                vcpu.eip = insn.eip
+            raise
+        if observer is not None:
+            observer.after_callout(insn)
 
     def exception(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> bool:
         """Deliver what the guest has earned; False: that ended in a triple fault."""

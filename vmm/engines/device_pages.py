@@ -13,6 +13,7 @@ from vmm.engines.machine import Machine
 from vmm.hw.cpu import PhysicalCpu
 from vmm.memory import MemoryRegion
 
+_USER_RING: Final = 3
 _OPERANDS_MAX: Final = 2
 """Memory operands of one instruction; one that crosses pages may need more, and then they share a frame."""
 
@@ -26,6 +27,12 @@ class Tables(Protocol):
 
     def map_once(self, la: int, frame: int, writable: bool, /) -> None: ...
     def unmap(self, la: int, /) -> None: ...
+
+
+def locate_linear(machine: Machine) -> Callable[[int, bool], int]:
+    """The `locate` of tables that linear addresses go through. Raises: GuestFault: the guest's own page fault."""
+    vcpu, mmu = machine.vcpu, machine.mmu
+    return lambda la, write: mmu.translate(la, write, vcpu.cpl == _USER_RING)
 
 
 @dataclass(slots=True)

@@ -176,7 +176,7 @@ class NativeEngine:
         is_traced = vcpu.field_flags & _TF
         try:
             plan = self.plan()
-            self._carry_out(plan)
+            self._delivery.carry_out(plan)
         except GuestFault as fault:
             self._deliver(fault)
             self._resume()
@@ -189,26 +189,6 @@ class NativeEngine:
             self._carry_on()
         else:
             self._resume()
-
-    def _carry_out(self, plan: Plan) -> None:
-        """Do what an instruction does. Raises: GuestFault: its fault; EIP is then at the instruction again."""
-        vcpu, observer, insn = self._vcpu, self.observer, plan.insn
-        self.stats.callouts[plan.name] += 1
-        vcpu.eip = insn.falls_to
-        vcpu.interrupt_shadow = False
-        vcpu.field_flags &= ~_RF
-        task = vcpu.tr
-        if observer is not None:
-            observer.exit("callout", insn.eip, insn, {})
-            observer.before_callout(insn)
-        try:
-            plan.handler(vcpu, insn, self._board)
-        except GuestFault:
-            if vcpu.tr is task:  # after a task switch the fault is the new task's
-                vcpu.eip = insn.eip
-            raise
-        if observer is not None:
-            observer.after_callout(insn)
 
     def _carry_on(self) -> None:
         """Behind an instruction that has changed registers and memory alone, unless a device did more."""

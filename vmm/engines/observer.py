@@ -5,6 +5,8 @@ from typing import Protocol
 from bt.cache import Block
 from bt.decode import Insn
 from bt.emit import Site
+from vmm.arch.registers import Seg
+from vmm.cpu.vcpu import DESC_B, Vcpu
 
 
 class Observer(Protocol):
@@ -37,3 +39,10 @@ class Observer(Protocol):
     def mode(self, name: str) -> None:
         """The processor's mode changed."""
         ...
+
+
+def mode_name(vcpu: Vcpu) -> str:
+    """The mode of a virtual CPU as people say it."""
+    if vcpu.is_real or vcpu.is_v86:
+        return "real" if vcpu.is_real else "V86"
+    return f"protected {32 if vcpu.flags_of(Seg.CS) & DESC_B else 16}-bit, CPL {vcpu.cpl}"

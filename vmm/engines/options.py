@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bt.translate import DEFAULT_OPTIONS, Options
+from vmm.engines.names import Rings
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +13,7 @@ class EngineOptions:
 
     translation: Options = DEFAULT_OPTIONS
     nested_paging: bool = False
+    rings: Rings = Rings.THREE
 
 
 DEFAULT_ENGINE_OPTIONS: Final = EngineOptions()

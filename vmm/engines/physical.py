@@ -1,9 +1,9 @@
 """From the virtual CPU to the physical one: what the processor must hold so that a deprivileged guest feels at home.
 
 Real mode and V86 guests run in physical V86 at CPL 3 with IOPL 3 (so that our `int` passes), protected-mode guests at
-CPL 1 (virtual CPL 0-2) or CPL 3. Selectors, bases and limits in the hidden registers are the guest's own; only DPL is
-raised. The engine trusts `hflags` and does not recompute them when a state is restored, so they are made here in
-full.
+CPL 1 (virtual CPL 0-2; an engine may choose 3) or CPL 3. Selectors, bases and limits in the hidden registers are the
+guest's own; only DPL is raised. The engine trusts `hflags` and does not recompute them when a state is restored, so
+they are made here in full.
 """
 
 from functools import lru_cache
@@ -27,7 +27,8 @@ _FLAGS_V86: Final = int(Eflags.VM | Eflags.IOPL | Eflags.ONE)
 _FLAGS_PROTECTED: Final = int(Eflags.ONE)
 _V86_DATA: Final = 0xF300  # present, DPL 3, writable data, accessed
 _V86_CODE: Final = 0xFB00
-_KERNEL_DPL: Final = 1
+KERNEL_CPL: Final = 1
+"""Where virtual CPL 0-2 runs, if nobody says otherwise."""
 _USER_DPL: Final = 3
 _TSS_AVAILABLE_32: Final = DESC_P | 9 << 8
 _TSS_LIMIT: Final = 0x67
@@ -44,12 +45,12 @@ _FLAGS_AT: Final = tuple(hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_FLAGS for seg i
 
 
 @lru_cache(maxsize=256)
-def raised(flags: int) -> int:
-    """Descriptor flags with DPL 0-2 made 1, and without the bit that marks native loads."""
+def raised(flags: int, kernel_cpl: int = KERNEL_CPL) -> int:
+    """Descriptor flags with DPL 0-2 made that of a kernel, and without the bit that marks native loads."""
     flags &= ~LOADED_NATIVELY
     if flags >> DESC_DPL_SHIFT & 3 == _USER_DPL:
         return flags
-    return flags & ~DESC_DPL | _KERNEL_DPL << DESC_DPL_SHIFT
+    return flags & ~DESC_DPL | kernel_cpl << DESC_DPL_SHIFT
 
 
 def load_fixed(vcpu: Vcpu, hole: Hole) -> None:
@@ -78,15 +79,16 @@ class _Attributes(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _attributes(cr0: int, cr4: int, cpl: int, segmented: bool, flags: tuple[int, ...]) -> _Attributes:
-    """Remembered: a guest goes to and fro between a few modes. `segmented`: protected mode, without V86."""
+def _attributes(cr0: int, cr4: int, cpl: tuple[int, int], segmented: bool, flags: tuple[int, ...]) -> _Attributes:
+    """Remembered: a guest goes to and fro between a few modes. `cpl`: the virtual one, and the physical one of a
+    kernel. `segmented`: protected mode, without V86."""
     hflags = (
         _FIXED_HFLAGS | (hw.HF_CS32 if flags[Seg.CS] & DESC_B else 0) | (hw.HF_SS32 if flags[Seg.SS] & DESC_B else 0)
     )
     hflags |= (hw.HF_MP if cr0 & _MP else 0) | (hw.HF_EM if cr0 & _EM else 0) | (hw.HF_TS if cr0 & _TS else 0)
     hflags |= hw.HF_OSFXSR if cr4 & _OSFXSR else 0
     if segmented:
-        hflags |= (_USER_DPL if cpl == _USER_DPL else _KERNEL_DPL) | (0 if hflags & hw.HF_CS32 else hw.HF_ADDSEG)
+        hflags |= (_USER_DPL if cpl[0] == _USER_DPL else cpl[1]) | (0 if hflags & hw.HF_CS32 else hw.HF_ADDSEG)
         return _Attributes(_FLAGS_PROTECTED, hflags, _raised_all(cpl, flags))
     kept = [each & DESC_B for each in flags]
     segments = tuple([(_V86_CODE if seg == Seg.CS else _V86_DATA) | kept[seg] for seg in range(6)])
@@ -94,14 +96,14 @@ def _attributes(cr0: int, cr4: int, cpl: int, segmented: bool, flags: tuple[int,
 
 
 @lru_cache(maxsize=256)
-def _raised_all(cpl: int, flags: tuple[int, ...]) -> tuple[int, ...]:
+def _raised_all(cpl: tuple[int, int], flags: tuple[int, ...]) -> tuple[int, ...]:
     """Of all segments in protected mode; the DPL of SS is the physical CPL."""
-    made = [raised(each) for each in flags]
-    made[Seg.SS] = made[Seg.SS] & ~DESC_DPL | (_USER_DPL if cpl == _USER_DPL else _KERNEL_DPL) << DESC_DPL_SHIFT
+    made = [raised(each, cpl[1]) for each in flags]
+    made[Seg.SS] = made[Seg.SS] & ~DESC_DPL | (_USER_DPL if cpl[0] == _USER_DPL else cpl[1]) << DESC_DPL_SHIFT
     return tuple(made)
 
 
-def materialise(vcpu: Vcpu, root: int) -> None:
+def materialise(vcpu: Vcpu, root: int, kernel_cpl: int = KERNEL_CPL) -> None:
     """Put mode, privilege, control registers and segment attributes where the physical CPU looks for them."""
     q, d = vcpu.state.q, vcpu.state.d
     cr0, cr4 = vcpu.cr0, vcpu.cr4
@@ -110,7 +112,7 @@ def materialise(vcpu: Vcpu, root: int) -> None:
     q[hw.Q_CR + 4] = _BASE_CR4 | cr4 & _OSFXSR
     segmented = vcpu.is_protected and not vcpu.is_v86
     flags = tuple(vcpu.segment_flags)
-    made = _attributes(cr0 & _GUEST_CR0, cr4 & _OSFXSR, vcpu.cpl, segmented, flags)
+    made = _attributes(cr0 & _GUEST_CR0, cr4 & _OSFXSR, (vcpu.cpl, kernel_cpl), segmented, flags)
     q[hw.Q_EFLAGS], d[hw.D_HFLAGS], segments = made
     for at, value in zip(_FLAGS_AT, segments, strict=True):
         d[at] = value
@@ -134,7 +136,7 @@ def refresh_segments(vcpu: Vcpu) -> None:
     """Bring segment registers to the physical CPU when mode, privilege and control registers are as they were."""
     d = vcpu.state.d
     if not d[hw.D_HFLAGS] & hw.HF_VM:  # in V86 their attributes are always the same
-        for at, value in zip(_FLAGS_AT, _raised_all(vcpu.cpl, tuple(vcpu.segment_flags)), strict=True):
+        for at, value in zip(_FLAGS_AT, _raised_all((vcpu.cpl, KERNEL_CPL), tuple(vcpu.segment_flags)), strict=True):
             d[at] = value
         _tell_of_segments(vcpu)
 

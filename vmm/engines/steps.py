@@ -1,8 +1,8 @@
 """Steps: one guest instruction in a world of its own.
 
 A step is a block of one instruction that ends in an exit. It serves where the instruction needs something done round
-it: a store into its own page of code, an access to memory that is not RAM (`device_pages.py`), the shadow of STI and
-MOV SS, single-stepping (TF).
+it: a store into its own page of code, an access to memory that is not RAM, the shadow of STI and MOV SS,
+single-stepping (TF).
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,9 @@ from bt.cache import Block
 from bt.decode import Insn
 from bt.tables import repeats
 from vmm.arch.registers import Eflags, Reg
+from vmm.cpu.vcpu import Vcpu
 from vmm.engines.code import TranslatedCode
-from vmm.engines.device_pages import DevicePage, DevicePages
-from vmm.engines.machine import Machine
-from vmm.hw.cpu import PhysicalCpu
+from vmm.engines.device_pages import DevicePage
 
 _ZF: Final = int(Eflags.ZF)
 _REPE: Final = 0xF3
@@ -35,15 +34,11 @@ class Step:
     repeated: Insn | None = None
 
 
-class Stepper(DevicePages):
-    """Prepares steps and cleans up behind them."""
+class Stepper:
+    """Prepares the blocks of steps, and counts the iterations of what runs one at a time."""
 
-    def __init__(self, machine: Machine, phys: PhysicalCpu, code: TranslatedCode) -> None:
-        self._code, self._vcpu, self._mmu = code, machine.vcpu, machine.mmu
-        super().__init__(machine, phys, code.shadow, self._translate, code.memory_width)
-
-    def _translate(self, la: int, write: bool) -> int:
-        return self._mmu.translate(la, write, self._vcpu.cpl == 3)
+    def __init__(self, vcpu: Vcpu, code: TranslatedCode) -> None:
+        self._vcpu, self._code = vcpu, code
 
     def block(self, one_iteration: bool) -> tuple[Block, Insn | None]:
         """The step's block at `vcpu.eip`, and the instruction if its REP was taken off. Raises: GuestFault: the

@@ -17,7 +17,7 @@ from vmm.arch.registers import Cr0, Cr4, Efer
 from vmm.arch.vmcb import ExitCode, Vmcb
 from vmm.cpu.nested import NestedTables
 from vmm.cpu.shadow import Fill, ShadowTables
-from vmm.cpu.vcpu import STALE_ALL, STALE_LOCAL
+from vmm.cpu.vcpu import STALE_ALL
 from vmm.engines.code_writes import CodeWrites, EveryPage
 from vmm.engines.device_pages import Tables
 from vmm.engines.machine import Machine
@@ -108,14 +108,7 @@ class ShadowMemory:
         return self._mmu.translate(address, write, bool(self._phys.state.d[hw.D_ERROR_CODE] & _U))
 
     def refresh(self) -> None:
-        vcpu, shadow = self._vcpu, self.tables
-        if vcpu.stale & STALE_ALL:
-            shadow.drop_all()
-            return
-        for la in vcpu.stale_pages:
-            shadow.drop_page(la)
-        if vcpu.stale & STALE_LOCAL:
-            shadow.load_root()
+        self.tables.forget(self._vcpu.stale, self._vcpu.stale_pages)
 
 
 class ShadowedState(NativeState):

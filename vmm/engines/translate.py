@@ -7,7 +7,6 @@ cache address, acts, and goes back into the cache. Between exits nothing of this
 Blocks and the shadow tables are the business of `code.py`, instructions that run alone that of `steps.py`.
 """
 
-import signal
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,11 +24,12 @@ from vmm.cpu.vcpu import STALE_ALL
 from vmm.engines import physical
 from vmm.engines.code import TranslatedCode
 from vmm.engines.delivery import Delivery, place_of
-from vmm.engines.device_pages import DevicePage
+from vmm.engines.device_pages import DevicePage, DevicePages, locate_linear
 from vmm.engines.engine import Leave
 from vmm.engines.machine import Machine
 from vmm.engines.observer import Observer
 from vmm.engines.options import DEFAULT_ENGINE_OPTIONS, EngineOptions
+from vmm.engines.preemption import again_soon
 from vmm.engines.steps import Step, Stepper
 from vmm.engines.system_calls import SYSTEM_CALLS, SystemCalls
 from vmm.errors import Unmodelled
@@ -54,9 +54,6 @@ _DF: Final = int(Eflags.DF)
 _OF: Final = int(Eflags.OF)
 _LAHF: Final = int(Eflags.SF | Eflags.ZF | Eflags.AF | Eflags.PF | Eflags.CF)
 _EVENTS_IN_A_ROW: Final = 64
-_SOON_S: Final = 20e-6
-_AGAIN_S: Final = 0.001
-"""After a stop at no boundary: some blocks further on, and again, for a signal may be lost (see `stop_ring`)."""
 
 
 class TranslateEngine:
@@ -67,7 +64,8 @@ class TranslateEngine:
         self._phys, self._vcpu, self._mmu = phys, machine.vcpu, machine.mmu
         self._board, self._hole = machine.board, machine.hole
         self.code = TranslatedCode(machine, phys, options.translation)
-        self._stepper = Stepper(machine, phys, self.code)
+        self._stepper = Stepper(machine.vcpu, self.code)
+        self._devices = DevicePages(machine, phys, self.code.shadow, locate_linear(machine), self.code.memory_width)
         self._shadow_gdt = ShadowGdt(machine.physical, machine.hole)
         self._system_calls = SystemCalls(machine.vcpu, self.code)
         self.stats = self.code.stats
@@ -151,10 +149,7 @@ class TranslateEngine:
                 self._vcpu.eip = mark.eip
                 self._leave = Leave.PREEMPTED
                 return
-        if self._phys.counts_blocks:
-            self._phys.set_block_limit(2)  # this block, and stop before the next
-        else:
-            signal.setitimer(signal.ITIMER_REAL, _SOON_S, _AGAIN_S)
+        again_soon(self._phys)
 
     # --- exits -----------------------------------------------------------------------------------------
 
@@ -364,14 +359,14 @@ class TranslateEngine:
         """An operand outside RAM: its instruction becomes a step, or its step gets another page."""
         if self._step is None:
             self._rewind(block, address)
-            self._begin_step([self._stepper.map_device(la, write, [])])
-        elif self._stepper.is_wide(self._step.pages):
+            self._begin_step([self._devices.map_device(la, write, [])])
+        elif self._devices.is_wide(self._step.pages):
             self._rewind(block, address)
-            self._stepper.unmap(self._step.pages)
+            self._devices.unmap(self._step.pages)
             self._step = None
             self._resume()
         else:
-            self._stepper.widen(self._step.pages, la, write)
+            self._devices.widen(self._step.pages, la, write)
 
     def _fetch_fault(self, block: Block, address: int) -> None:
         """Code came to a block whose page is off: find what now is at its EIP."""
@@ -409,7 +404,7 @@ class TranslateEngine:
         try:
             self._enter_step(pages, trap)
         except GuestFault as fault:
-            self._stepper.unmap(pages)
+            self._devices.unmap(pages)
             self._inject(fault)
 
     def _enter_step(self, pages: list[DevicePage], trap: bool) -> None:
@@ -425,7 +420,7 @@ class TranslateEngine:
         step, self._step = self._step, None
         if step is None:
             raise Unmodelled("the end of a step that never began")
-        self._stepper.write_back(step.pages)
+        self._devices.write_back(step.pages)
         if step.repeated is not None:
             self._stepper.count_iteration(step.repeated)
         if step.trap:
@@ -444,7 +439,7 @@ class TranslateEngine:
     def _deliver(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> None:
         """Deliver what the guest has earned; a triple fault is for the monitor."""
         if self._step is not None:
-            self._stepper.unmap(self._step.pages)
+            self._devices.unmap(self._step.pages)
             self._step = None
         if not self._delivery.exception(fault, kind):
             self._leave = Leave.SHUTDOWN
