@@ -50,7 +50,6 @@ class World:
         self.registers.cr0, self.registers.cr4 = int(Cr0.PG | Cr0.WP), int(Cr4.PSE)
         self.shadow.drop_all()
 
-
     def pages_with_nx(self, ptes: dict[int, int]) -> None:
         """Turn PAE paging with NX on, with these entries in the first page table."""
         pdpt, directory, table = 0x20_0000, 0x20_1000, 0x20_2000

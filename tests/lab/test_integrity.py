@@ -81,10 +81,11 @@ def test_a_rom_was_written(vm: Vm) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"\xff\xff\0\0\0\x93\xcf\0", b"\0\0\x08\0\0\xec\0\0"], ids=["ring 0", "call gate"])
-def test_a_descriptor_that_opens_ring_0(vm: Vm, raw: bytes) -> None:
+@pytest.mark.parametrize("table", ["shadow_gdt", "whole_gdt", "whole_ldt"])
+def test_a_descriptor_that_opens_ring_0(vm: Vm, table: str, raw: bytes) -> None:
     def harm(vm: Vm, _monitor: Monitor) -> None:
-        at = vm.hole.parts["shadow_gdt"].host + 0x40
+        at = vm.hole.parts[table].host + 0x40
         vm.physical.view[at : at + 8] = raw
 
     found = damaged(vm, harm)
-    assert [line.startswith("shadow GDT: ") for line in found] == [True]
+    assert [line.startswith(f"{table}: ") for line in found] == [True]

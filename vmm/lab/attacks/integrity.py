@@ -21,6 +21,7 @@ _PATTERN: Final = bytes(range(256)) * (PAGE_SIZE // 256)
 _ONES: Final = b"\xff" * PAGE_SIZE
 _CODE_PARTS: Final = ("kernel_cache", "user_cache")
 _FIXED_PARTS: Final = ("shadow_tss",)
+_DESCRIPTOR_TABLES: Final = ("shadow_gdt", "whole_gdt", "whole_ldt")
 _PIECE: Final = 1 << 20
 
 
@@ -108,16 +109,17 @@ class Guard:
         return digest.hexdigest()
 
     def _descriptors(self) -> list[str]:
-        """The table that GDTR of the processor points at has data segments below ring 0 and nothing else."""
-        part = self._vm.hole.parts["shadow_gdt"]
-        table = self._vm.physical.copy(part.host, part.size)
+        """The tables that GDTR and LDTR of the processor may point at have segments below ring 0 and nothing else."""
         found = []
-        for at in range(0, part.size, DESCRIPTOR_SIZE):
-            raw = table[at : at + DESCRIPTOR_SIZE]
-            if any(raw):
-                entry = Descriptor.from_bytes(raw)
-                if entry.is_system or not entry.dpl:
-                    found.append(f"shadow GDT: {raw.hex()} at {at:#x} is of ring 0 or no segment")
+        for name in _DESCRIPTOR_TABLES:
+            part = self._vm.hole.parts[name]
+            table = self._vm.physical.copy(part.host, part.size)
+            for at in range(0, part.size, DESCRIPTOR_SIZE):
+                raw = table[at : at + DESCRIPTOR_SIZE]
+                if any(raw):
+                    entry = Descriptor.from_bytes(raw)
+                    if entry.is_system or not entry.dpl:
+                        found.append(f"{name}: {raw.hex()} at {at:#x} is of ring 0 or no segment")
         return found
 
     def _tables(self, root: int) -> list[str]:
