@@ -18,7 +18,7 @@ def test_grub_legacy_answers_and_syslinux_comes_to_its_prompt(vmm, image, rings)
 
 def test_grub_2_goes_wrong_over_sidt_and_the_run_ends_at_its_time(vmm, image):
     """It saves IDTR by SIDT on its way to protected mode, and real mode gets back what the VMM's is."""
-    run = vmm(image("grub-cd.iso"), *TRAP, "--timeout", "10", "--stats", "stats.json")
+    run = vmm(image("grub-cd.iso"), *TRAP, "--stats", "stats.json", timeout=10)
     assert (run.status, run.heading) == (124, "time-out after 10 s (status 124)")
     assert "Traceback" not in run.err
     assert run.stats()["exceptions"].get("6", 0) > 0
