@@ -72,6 +72,7 @@ class MachineConfig:
     audit: bool = False
     trace: frozenset[str] = frozenset()
     engine: EngineName = EngineName.TRANSLATE
+    nested_paging: bool = False
 
 
 Sink = Callable[[bytes], None]

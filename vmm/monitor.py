@@ -132,7 +132,8 @@ class Monitor:
     def _take(self, vm: Vm) -> None:
         machine = Machine(vm.physical, vm.memory, vm.mmu, vm.vcpu, vm.board, vm.hole)
         trace = vm.config.trace
-        options = EngineOptions(self._translation or Options(probe_critical="critical" in trace))
+        translation = self._translation or Options(probe_critical="critical" in trace)
+        options = EngineOptions(translation, vm.config.nested_paging)
         self._engine = engine = ENGINES[vm.config.engine](machine, options)
         self._cpu = engine.phys
         self._libc.signal(signal.SIGALRM, self._cpu.stop_ring)

@@ -6,10 +6,10 @@ The modules of `ON_EVERY_ENGINE` are run on each engine that runs guests without
 from collections.abc import Callable
 
 import pytest
-from bare_deviations import TRANSLATORS_OWN, deviation_of
+from bare_deviations import TRANSLATORS_OWN
+from deviations import deviation_of
 from guest_bench import Bench, Mode, Picture
-
-from vmm.engines.names import EngineName
+from techniques import Technique
 
 RunGuest = Callable[..., tuple[Picture, Picture]]
 ON_EVERY_ENGINE = {
@@ -22,37 +22,38 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Let every test with a machine run once for each engine."""
     if "engine" in metafunc.fixturenames and metafunc.module.__name__ in ON_EVERY_ENGINE:
         own = metafunc.function.__name__ in TRANSLATORS_OWN
-        engines = [EngineName.TRANSLATE] if own else [EngineName.TRANSLATE, EngineName.BARE]
+        engines = [Technique.TRANSLATE] if own else list(Technique)
         metafunc.parametrize("engine", engines, ids=str, scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where the bare processor deviates from the SDM, the test must show it."""
+    """Where an engine that runs guests in place deviates from the SDM, the test must show it."""
     for item in items:
         if not isinstance(item, pytest.Function) or getattr(item, "callspec", None) is None:
             continue
-        if item.callspec.params.get("engine") is EngineName.BARE:
-            case = "-".join(part for part in item.callspec.id.split("-") if part != EngineName.BARE)
-            what = deviation_of(item.originalname, case)
+        engine = item.callspec.params.get("engine")
+        if engine is not None:
+            case = "-".join(part for part in item.callspec.id.split("-") if part != engine)
+            what = deviation_of(engine, item.originalname, case)
             if what is not None:
                 item.add_marker(pytest.mark.xfail(reason=what, strict=True))
 
 
 @pytest.fixture(scope="session")
-def engine() -> EngineName:
+def engine() -> Technique:
     """Which engine runs the guest; `pytest_generate_tests` may ask for more than this one."""
-    return EngineName.TRANSLATE
+    return Technique.TRANSLATE
 
 
 @pytest.fixture
-def bench(engine: EngineName) -> Bench:
+def bench(engine: Technique) -> Bench:
     """A fresh machine."""
-    return Bench(engine=engine)
+    return Bench(engine=engine.engine, nested_paging=engine.nested_paging)
 
 
 @pytest.fixture(scope="session")
-def shared_bench(engine: EngineName) -> Bench:
-    return Bench(engine=engine)
+def shared_bench(engine: Technique) -> Bench:
+    return Bench(engine=engine.engine, nested_paging=engine.nested_paging)
 
 
 @pytest.fixture

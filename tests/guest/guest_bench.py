@@ -205,7 +205,12 @@ def low_memory() -> bytes:
 class Bench:
     """One virtual machine without devices, and the engine that runs it."""
 
-    def __init__(self, options: Options = DEFAULT_OPTIONS, engine: EngineName = EngineName.TRANSLATE) -> None:
+    def __init__(
+        self,
+        options: Options = DEFAULT_OPTIONS,
+        engine: EngineName = EngineName.TRANSLATE,
+        nested_paging: bool = False,
+    ) -> None:
         physical = PhysicalMemory(RAM + (96 << 20))
         host = physical.allocate(RAM)
         self.physical = physical
@@ -218,7 +223,7 @@ class Bench:
         self.board = FakeBoard()
         self._host = physical.window(host, RAM)
         machine = Machine(physical, self.memory, self.mmu, self.vcpu, self.board, hole)
-        self.engine = ENGINES[engine](machine, EngineOptions(options))
+        self.engine = ENGINES[engine](machine, EngineOptions(options, nested_paging))
         self.phys = self.engine.phys
         self.board.on_done = self.engine.request_leave
         self.board.on_acknowledge = lambda: self.vcpu.set_interrupt_pending(False)

@@ -100,7 +100,8 @@ def run(
     ] = "realtime",
     strict: Annotated[bool, _option("--strict", "Stop at device modes that are not modelled.", _MACHINE)] = False,
     audit: Annotated[bool, _option("--audit", "Check the invariants at every block; slow.", _MACHINE)] = False,
-    engine: Annotated[str, _option("--engine", "How guest code runs.", _MACHINE, "translate|bare")] = "translate",
+    engine: Annotated[str, _option("--engine", "How guest code runs.", _MACHINE, "translate|bare|svm")] = "translate",
+    npt: Annotated[bool, _option("--npt", "With --engine svm: nested page tables, not shadow ones.", _MACHINE)] = False,
     serial: Annotated[str, _option("--serial", "The first serial port.", _SHOW, "stdio|pty|none|FILE")] = "none",
     display: Annotated[
         Text, _option("--display", "The screen; text on a terminal, none elsewhere.", _SHOW, "text|none")

@@ -47,6 +47,7 @@ class Words:
     strict: bool = False
     audit: bool = False
     engine: str = "translate"
+    npt: bool = False
     clock: str = "realtime"
     on_reset: str = "restart"
     serial: str = "none"
@@ -138,12 +139,16 @@ class RunRequest:
     strict: bool
     audit: bool
     engine: EngineName
+    nested_paging: bool
 
 
 def check(words: Words) -> RunRequest:
     """Check all of a command line. Raises: ConfigError: one line for the first thing that is wrong."""
     if words.as_ and not words.image:
         raise ConfigError("--as says what IMAGE is; give an IMAGE")
+    engine = EngineName(choice(words.engine, "--engine", tuple(EngineName)))
+    if words.npt and not engine.has_nested_paging:
+        raise ConfigError(f"--npt with --engine {engine}: only a guest in guest mode has nested tables; --engine svm expected")
     payload = _payload(words)
     media = _media(words, payload)
     if not words.load and not words.bios and _is_empty(media, payload):
@@ -160,7 +165,8 @@ def check(words: Words) -> RunRequest:
         exit_port=words.exit_port,
         strict=words.strict,
         audit=words.audit,
-        engine=EngineName(choice(words.engine, "--engine", tuple(EngineName))),
+        engine=engine,
+        nested_paging=words.npt,
     )
 
 
@@ -187,6 +193,7 @@ def machine_config(request: RunRequest) -> "MachineConfig":
         strict=request.strict,
         audit=request.audit,
         engine=request.engine,
+        nested_paging=request.nested_paging,
         trace=request.outputs.trace,
     )
 

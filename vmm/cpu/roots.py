@@ -1,8 +1,9 @@
 """Roots: what CR3 of the physical CPU may point at, and the hole in them.
 
-A root is a page-directory-pointer table with its four directories. The last-level tables of the hole are shared by all
-roots of a kind, but for those with pages of the translation cache: a root has its own, made when a first code page goes
-on in it, because what is on differs.
+A root is a page-directory-pointer table with its four directories. A guest that runs in guest mode has all of it; one
+that runs from the translation cache has the hole in it. The last-level tables of the hole are shared by all roots of a
+kind, but for those with pages of the translation cache: a root has its own, made when a first code page goes on in it,
+because what is on differs.
 
 Source: Intel SDM Vol. 3A, "PAE Paging".
 """
@@ -65,19 +66,38 @@ class HoleTables:
 class Root:
     """One root. `cr3` is its physical address."""
 
-    def __init__(self, pages: TablePages, shared: HoleTables) -> None:
-        self._pages, self._shared, self._hole = pages, shared, shared.hole
+    def __init__(self, pages: TablePages) -> None:
+        self._pages = pages
         self._entries = pages.entries
         self.cr3 = pages.physical.allocate(PAGE_SIZE)
         self._directories = pages.physical.allocate(4 * PAGE_SIZE)
         for index in range(4):
             self._entries[(self.cr3 >> 3) + index] = self._directories + index * PAGE_SIZE | _P
+
+    def reset(self) -> None:
+        """Map nothing of the guest's. The caller flushes the TLB."""
+        self._pages.view[self._directories : self._directories + 4 * PAGE_SIZE] = bytes(4 * PAGE_SIZE)
+
+    def set_directory(self, number: int, entry: int) -> None:
+        """The directory entry for 2 MiB of the guest's."""
+        self._entries[(self._directories >> 3) + number] = entry
+
+    def unmap_all_code(self) -> None:
+        """Let no code of a cache run here: there is none."""
+
+
+class HoleRoot(Root):
+    """A root with the hole in it."""
+
+    def __init__(self, pages: TablePages, shared: HoleTables) -> None:
+        super().__init__(pages)
+        self._shared, self._hole = shared, shared.hole
         self._code_tables: dict[int, int] = {}
         self.reset()
 
     def reset(self) -> None:
         """Map nothing but the hole, where it now is, without code. The caller flushes the TLB."""
-        self._pages.view[self._directories : self._directories + 4 * PAGE_SIZE] = bytes(4 * PAGE_SIZE)
+        super().reset()
         self.unmap_all_code()
         for index in range(_HOLE_TABLES):
             self._point(index, self._shared.base + index * PAGE_SIZE)
@@ -85,7 +105,7 @@ class Root:
     def set_directory(self, number: int, entry: int) -> None:
         """The directory entry for 2 MiB of the guest's; those of the hole stay: the guest cannot reach below it."""
         if not self._hole.contains(number << LARGE_SHIFT):
-            self._entries[(self._directories >> 3) + number] = entry
+            super().set_directory(number, entry)
 
     def map_code(self, name: str, first: int, count: int) -> None:
         """Let code run in `count` pages of a cache."""

@@ -2,16 +2,21 @@
 
 PAE with NX, always on. The tables are empty at first, and filled at a page fault from the guest's own tables, or from
 the identity while the guest does not page; what they forget, and what outlives a load of CR3, is told in `spaces.py`.
-Nothing but the translation cache is executable, and of that only the pages whose blocks may run (see `bt.cache`). The
-real-mode root of a guest that does not page differs in the hole alone: it gives it to the user (see `hole.py`). A
-service root, for the VMM's own use, maps all of the hole and nothing else.
+Deprivileged. Nothing but the translation cache is executable, and of that only the pages whose blocks may run (see
+`bt.cache`). The real-mode root of a guest that does not page differs in the hole alone: it gives it to the user (see
+`hole.py`). A service root, for the VMM's own use, maps all of the hole and nothing else. Pages of
+`GuestMemory.watched` are mapped read-only.
 
-Pages of `GuestMemory.watched` and of ROM are mapped read-only; device pages are not mapped; where nothing answers, a
-page of ones is mapped read-only.
+In place, without a hole. The guest's code runs where it lies, in pages that are made executable when code is first
+fetched from them; `GuestMemory.watched` holds these, for what the VMM writes there. The engine sees the guest's stores
+to pages that it maps executable, and is slower with them. So a frame is mapped executable everywhere or nowhere.
+
+ROM is mapped read-only; device pages are not mapped; where nothing answers, a page of ones is mapped read-only.
 
 Source: Intel SDM Vol. 3A, "PAE Paging".
 """
 
+from collections.abc import Container
 from enum import Enum, auto
 from typing import Final
 
@@ -19,7 +24,7 @@ from vmm.arch.layout import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from vmm.arch.paging import Pte
 from vmm.cpu.hole import SHADOWED_SIZE, Hole
 from vmm.cpu.paging import A20_BIT, Mmu, Trace
-from vmm.cpu.roots import ENTRIES, LARGE_SHIFT, HoleTables, Root
+from vmm.cpu.roots import ENTRIES, LARGE_SHIFT, HoleRoot, HoleTables
 from vmm.cpu.spaces import AddressSpace, AddressSpaces, Table
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory, MemoryRegion
@@ -55,12 +60,13 @@ class Fill(Enum):
 
 
 _MAPPED: Final = Fill.MAPPED
+_NO_PAGES: Final[Container[int]] = frozenset()
 
 
 class ShadowTables:
-    """The shadow of one virtual CPU."""
+    """The shadow of one virtual CPU; without a `hole` of one whose code runs in place."""
 
-    def __init__(self, physical: PhysicalMemory, memory: GuestMemory, mmu: Mmu, hole: Hole) -> None:
+    def __init__(self, physical: PhysicalMemory, memory: GuestMemory, mmu: Mmu, hole: Hole | None) -> None:
         self._physical = physical
         self._entries = physical.view.cast("Q")
         self._memory = memory
@@ -71,9 +77,17 @@ class ShadowTables:
         self._notes = 0
         self._notes_true = 0
         self._large: set[int] = set()
-        self._shadowed = physical.window(hole.parts["shadowed"].host, SHADOWED_SIZE)
         self.spaces = AddressSpaces(physical, memory, mmu, hole)
-        self._service = Root(self.spaces.pages, HoleTables(self.spaces.pages, hole, 0, with_code=True))
+        self._protected: Container[int] = memory.watched
+        self._executable: Container[int] = _NO_PAGES
+        self._once_nx = _NX
+        self._service: HoleRoot | None = None
+        if hole is None:
+            self._protected, self._executable, self._once_nx = _NO_PAGES, memory.watched, 0
+            self._shadowed = memoryview(bytearray(SHADOWED_SIZE))
+        else:
+            self._shadowed = physical.window(hole.parts["shadowed"].host, SHADOWED_SIZE)
+            self._service = HoleRoot(self.spaces.pages, HoleTables(self.spaces.pages, hole, 0, with_code=True))
 
     @property
     def space(self) -> AddressSpace:
@@ -83,6 +97,7 @@ class ShadowTables:
     @property
     def service_root(self) -> int:
         """CR3 for the VMM's own use."""
+        assert self._service is not None
         return self._service.cr3
 
     def root(self, real: bool) -> int:
@@ -90,6 +105,17 @@ class ShadowTables:
         return self.spaces.current.root(real).cr3
 
     # --- filling ---------------------------------------------------------------------------------------
+
+    def fetch(self, la: int, user: bool) -> Fill:
+        """Make a fetch possible, of a guest whose code runs in place. Raises: GuestFault, the true fault.
+
+        The caller flushes the TLB.
+        """
+        page = self._mmu.translate(la, False, user, fetch=True) >> PAGE_SHIFT
+        if page not in self._memory.watched:
+            self._memory.watched.add(page)
+            self.protect(page)
+        return self.fill(la, False, user)
 
     def fill(self, la: int, write: bool, user: bool) -> Fill:
         """Make one access possible, if the guest's tables allow it and RAM answers.
@@ -153,12 +179,14 @@ class ShadowTables:
             if write or (region is not None and region.host is None):
                 return Fill.DEVICE
             rights &= ~_W
-        if page in self._memory.watched:
+        if page in self._protected:
             if write:
                 return Fill.WATCHED
             rights &= ~_W
+        if page not in self._executable:
+            rights |= _NX
         at = (table.page >> 3) + (la >> PAGE_SHIFT) % ENTRIES
-        self._entries[at] = self._frame(region, gpa) | _P | _AD | _NX | rights
+        self._entries[at] = self._frame(region, gpa) | _P | _AD | rights
         if rights & _W:
             self._note_writable(page, at)
         return _MAPPED
@@ -171,15 +199,15 @@ class ShadowTables:
             return
         if region is not self._memory.region_at(first + _AROUND - 1):
             return
-        entries, watched = self._entries, self._memory.watched
+        entries, protected, executable = self._entries, self._protected, self._executable
         at = (table.page >> 3) + ((la >> PAGE_SHIFT) % ENTRIES & ~(_AROUND - 1))
         entry = region.host + (first << PAGE_SHIFT) - region.base | _P | _AD | _NX | rights
         for page in range(first, first + _AROUND):
             if not entries[at]:
-                if page in watched:
+                if page in protected:
                     entries[at] = entry & ~_W
                 else:
-                    entries[at] = entry
+                    entries[at] = entry & ~_NX if page in executable else entry
                     if rights & _W:
                         self._note_writable(page, at)
             at += 1
@@ -216,14 +244,15 @@ class ShadowTables:
         table = self.spaces.link_plain(number)
         base = number << LARGE_SHIFT
         mask = self._mmu.a20_mask
-        watched = self._memory.watched
-        bits = _P | _AD | _NX | _U
+        protected = self._protected
+        bits = _P | _AD | _U | _W
         for index in range(ENTRIES):
             gpa = base + (index << PAGE_SHIFT) & mask
             region = self._memory.region_at(gpa >> PAGE_SHIFT)
-            if region is None or region.host is None or region.read_only or gpa >> PAGE_SHIFT in watched:
+            if region is None or region.host is None or region.read_only or gpa >> PAGE_SHIFT in protected:
                 continue
-            self._entries[(table.page >> 3) + index] = region.host + gpa - region.base | bits | _W
+            nx = 0 if gpa >> PAGE_SHIFT in self._executable else _NX
+            self._entries[(table.page >> 3) + index] = region.host + gpa - region.base | bits | nx
         return table
 
     # --- changing --------------------------------------------------------------------------------------
@@ -253,7 +282,7 @@ class ShadowTables:
         """Map any frame at the page of `la`, for one instruction; `unmap` takes it away. The caller flushes the TLB."""
         table = self.spaces.current.links.get(la >> LARGE_SHIFT) or self.spaces.link_plain(la >> LARGE_SHIFT)
         at = (table.page >> 3) + (la >> PAGE_SHIFT) % ENTRIES
-        self._entries[at] = frame | _P | _AD | _NX | _U | (_W if writable else 0)
+        self._entries[at] = frame | _P | _AD | self._once_nx | _U | (_W if writable else 0)
 
     def unmap(self, la: int) -> None:
         """Forget one page of the current space. The caller flushes the TLB."""
@@ -300,7 +329,8 @@ class ShadowTables:
         """Forget everything and map the hole where it now is. The caller flushes the TLB."""
         self.drop_all()
         self.spaces.reset_roots()
-        self._service.reset()
+        if self._service is not None:
+            self._service.reset()
         self.spaces.select()
 
     def forget_code(self) -> None:

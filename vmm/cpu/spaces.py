@@ -26,7 +26,7 @@ from vmm.arch.paging import FRAME_32, FRAME_PAE, Pte
 from vmm.arch.registers import Cr4
 from vmm.cpu.hole import Hole
 from vmm.cpu.paging import Mmu
-from vmm.cpu.roots import ENTRIES, TABLE_RIGHTS, HoleTables, Root, TablePages
+from vmm.cpu.roots import ENTRIES, TABLE_RIGHTS, HoleRoot, HoleTables, Root, TablePages
 from vmm.hw.memory import PhysicalMemory
 from vmm.memory import GuestMemory
 
@@ -215,19 +215,25 @@ class AddressSpace:
 
     def _map_code(self, context: Context, first: int, count: int, on: bool) -> None:
         root = self._roots[-1] if context.mode is Mode.REAL else self._roots[0]
+        assert isinstance(root, HoleRoot)
         change = root.map_code if on else root.unmap_code
         change("user_cache" if context.is_user else "kernel_cache", first, count)
 
 
 class AddressSpaces:
-    """All address spaces of one virtual CPU; `current` is the one that its registers say, since `select`."""
+    """All address spaces of one virtual CPU; `current` is the one that its registers say, since `select`.
 
-    def __init__(self, physical: PhysicalMemory, memory: GuestMemory, mmu: Mmu, hole: Hole) -> None:
+    Without a `hole` a root is the guest's from end to end.
+    """
+
+    def __init__(self, physical: PhysicalMemory, memory: GuestMemory, mmu: Mmu, hole: Hole | None) -> None:
         self._physical, self._memory, self._mmu = physical, memory, mmu
         self.pages = TablePages(physical)
-        self._hole_tables = HoleTables(self.pages, hole, 0)
-        real = HoleTables(self.pages, hole, _U)
-        self.unpaged = AddressSpace(Root(self.pages, self._hole_tables), Root(self.pages, real))
+        self._hole_tables = None if hole is None else HoleTables(self.pages, hole, 0)
+        roots = [self._new_root()]
+        if hole is not None:
+            roots.append(HoleRoot(self.pages, HoleTables(self.pages, hole, _U)))
+        self.unpaged = AddressSpace(*roots)
         self.current = self.unpaged
         self._kept: dict[Key, AddressSpace] = {}
         self._spare: list[AddressSpace] = []
@@ -240,6 +246,9 @@ class AddressSpaces:
     def roots(self) -> tuple[int, ...]:
         """CR3 of each root that there is."""
         return tuple(cr3 for space in (self.unpaged, *self._kept.values()) for cr3 in space.roots)
+
+    def _new_root(self) -> Root:
+        return Root(self.pages) if self._hole_tables is None else HoleRoot(self.pages, self._hole_tables)
 
     # --- choosing --------------------------------------------------------------------------------------
 
@@ -269,7 +278,7 @@ class AddressSpaces:
     def _new_space(self, key: Key, pae: bool) -> AddressSpace:
         if len(self._kept) >= SPACES_MAX:
             self._evict()
-        space = self._spare.pop() if self._spare else AddressSpace(Root(self.pages, self._hole_tables))
+        space = self._spare.pop() if self._spare else AddressSpace(self._new_root())
         if isinstance(key, int):
             space.directories = [self._directory(space, key, 0, True)] * 4
         else:

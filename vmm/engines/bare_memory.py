@@ -9,20 +9,14 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Final
 
-from vmm.arch.layout import PAGE_SHIFT, PAGE_SIZE
+from vmm.arch.layout import PAGE_SHIFT
+from vmm.engines.code_writes import CodeWrites, EveryPage
 from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.mapping import Run
 from vmm.memory import GuestMemory, MemoryRegion
 
 ADDRESS_SPACE: Final = 1 << 40
 """What PAE paging can name on the engine's processor."""
-
-
-class _EveryPage(set[int]):
-    """All page numbers."""
-
-    def __contains__(self, _page: object) -> bool:
-        return True
 
 
 class BareMemory:
@@ -34,8 +28,8 @@ class BareMemory:
         self._on_device_write = on_device_write
         self.has_changed = True
         phys.map.on_read, phys.map.on_write = self._read, self._write
-        memory.watched = _EveryPage()
-        memory.on_watched_write = self._written
+        memory.watched = EveryPage()
+        memory.on_watched_write = CodeWrites(memory, phys)
         memory.on_map_change = self._changed
 
     def refresh(self) -> None:
@@ -75,8 +69,3 @@ class BareMemory:
     def _write(self, address: int, width: int, value: int) -> None:
         self._memory.write(address, value.to_bytes(8, "little")[:width])
         self._on_device_write()
-
-    def _written(self, page: int) -> None:
-        region = self._memory.region_at(page)
-        if region is not None and region.host is not None:
-            self._phys.map.written(self._host + region.host + (page << PAGE_SHIFT) - region.base, PAGE_SIZE)

@@ -27,10 +27,18 @@ class Delivery:
 
     def interrupt(self) -> bool:
         """Ask the interrupt controller for its vector and deliver that; False: it ended in a triple fault."""
+        return self.external(self.acknowledge())
+
+    def acknowledge(self) -> int:
+        """Ask the interrupt controller for the vector of what it wants to interrupt for."""
         vector = self._board.acknowledge_interrupt()
         self._stats.interrupts[vector] += 1
         if self.observer is not None:
             self.observer.event("irq", vector, None)
+        return vector
+
+    def external(self, vector: int) -> bool:
+        """Deliver an external interrupt; False: it ended in a triple fault."""
         try:
             events.deliver(self._vcpu, vector, kind=EventKind.EXTERNAL)
         except GuestFault as fault:

@@ -8,3 +8,9 @@ class EngineName(StrEnum):
 
     TRANSLATE = "translate"  # binary translation
     BARE = "bare"  # none: the guest is on the processor itself
+    SVM = "svm"  # in guest mode, with hardware assistance
+
+    @property
+    def has_nested_paging(self) -> bool:
+        """Can the guest walk its own page tables on nested ones?"""
+        return self is EngineName.SVM

@@ -24,6 +24,7 @@ from vmm.engines.machine import Machine
 from vmm.engines.native_state import NativeState
 from vmm.engines.observer import Observer
 from vmm.engines.stats import EngineStats
+from vmm.hw import flags
 from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.hooks import NEVER
@@ -34,6 +35,8 @@ _PENDING: Final = Slot.PENDING >> 2
 _IF: Final = Slot.IF >> 2
 _CS: Final = int(Seg.CS)
 _DB: Final = int(Vector.DB)
+_PF: Final = int(Vector.PF)
+_ROTATIONS: Final = ("rcl", "rcr")
 _DR6: Final = 6
 _DR7: Final = 7
 _DR7_ENABLES: Final = 0xFF  # L0 G0 to L3 G3
@@ -117,6 +120,8 @@ class NativeEngine:
     # --- exits -----------------------------------------------------------------------------------------
 
     def _exit(self, vector: int) -> None:
+        if vector == _PF:
+            self._mend_flags()
         was_step = self._take_over()
         if was_step and vector == _DB:
             self._resume()
@@ -124,6 +129,18 @@ class NativeEngine:
             self._on_exit(vector)
         if self._leave is not None:
             self._phys.leave()
+
+    def _mend_flags(self) -> None:
+        """An access faulted: its instruction may have changed the flags in a way that the engine does not undo."""
+        flags.mend(self._phys.state, self._is_rotation)
+
+    def _is_rotation(self) -> bool:
+        """Is the instruction at EIP an RCL or RCR?"""
+        self._native.pull()
+        try:
+            return self.plan().name in _ROTATIONS
+        except GuestFault:
+            return False
 
     def _take_over(self) -> bool:
         """The guest does not run any more: its state into the virtual CPU. Was it on a step of ours?"""
@@ -245,6 +262,10 @@ class NativeEngine:
         if not self._delivery.exception(fault, kind):
             self._leave = Leave.SHUTDOWN
 
+    def _take_interrupt(self) -> bool:
+        """The interrupt that waits; False: it ended in a triple fault."""
+        return self._delivery.interrupt()
+
     # --- back to the guest -----------------------------------------------------------------------------
 
     def _resume(self) -> None:
@@ -278,7 +299,7 @@ class NativeEngine:
             if vcpu.interrupt_shadow:
                 self._step()
                 return
-            if not self._delivery.interrupt():
+            if not self._take_interrupt():
                 self._leave = Leave.SHUTDOWN
                 return
         if vcpu.dr[_DR7] & _DR7_ENABLES and vcpu.execution_breakpoints:

@@ -11,6 +11,7 @@ class EngineOptions:
     """Each engine takes what concerns it."""
 
     translation: Options = DEFAULT_OPTIONS
+    nested_paging: bool = False
 
 
 DEFAULT_ENGINE_OPTIONS: Final = EngineOptions()

@@ -25,11 +25,12 @@ from vmm.cpu.vcpu import STALE_ALL
 from vmm.engines import physical
 from vmm.engines.code import TranslatedCode
 from vmm.engines.delivery import Delivery, place_of
+from vmm.engines.device_pages import DevicePage
 from vmm.engines.engine import Leave
 from vmm.engines.machine import Machine
 from vmm.engines.observer import Observer
 from vmm.engines.options import DEFAULT_ENGINE_OPTIONS, EngineOptions
-from vmm.engines.steps import DevicePage, Step, Stepper
+from vmm.engines.steps import Step, Stepper
 from vmm.engines.system_calls import SYSTEM_CALLS, SystemCalls
 from vmm.errors import Unmodelled
 from vmm.hw import state as hw
@@ -364,13 +365,13 @@ class TranslateEngine:
         if self._step is None:
             self._rewind(block, address)
             self._begin_step([self._stepper.map_device(la, write, [])])
-        elif self._stepper.is_wide(self._step):
+        elif self._stepper.is_wide(self._step.pages):
             self._rewind(block, address)
             self._stepper.unmap(self._step.pages)
             self._step = None
             self._resume()
         else:
-            self._stepper.widen(self._step, la, write)
+            self._stepper.widen(self._step.pages, la, write)
 
     def _fetch_fault(self, block: Block, address: int) -> None:
         """Code came to a block whose page is off: find what now is at its EIP."""
@@ -424,7 +425,7 @@ class TranslateEngine:
         step, self._step = self._step, None
         if step is None:
             raise Unmodelled("the end of a step that never began")
-        self._stepper.write_back(step)
+        self._stepper.write_back(step.pages)
         if step.repeated is not None:
             self._stepper.count_iteration(step.repeated)
         if step.trap:

@@ -18,7 +18,10 @@ Q_CC_DST: Final = 18
 Q_CC_SRC: Final = 19
 Q_CR: Final = 53
 Q_EFER: Final = 74
+Q_VM_HSAVE: Final = 604  # VM_HSAVE_PA
 Q_DR: Final = 675
+Q_ACCESS: Final = 695  # where in translated code the access was made that faulted
+Q_VM_VMCB: Final = 688  # where the block of the latest VMRUN is
 
 # Indexes into the u32 view.
 D_CC_OP: Final = 42
@@ -70,6 +73,8 @@ HF_MP: Final = 1 << 9
 HF_EM: Final = 1 << 10
 HF_TS: Final = 1 << 11
 HF_VM: Final = 1 << 17
+HF_SVME: Final = 1 << 20
+HF_GUEST: Final = 1 << 21  # between VMRUN and #VMEXIT
 HF_OSFXSR: Final = 1 << 22
 
 

@@ -21,6 +21,7 @@ from typing import Final
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Eflags
 from vmm.hw import library
+from vmm.hw import state as hw
 
 
 class Trap(IntFlag):
@@ -46,6 +47,7 @@ class Trap(IntFlag):
     FAR_RETURN = 1 << 17  # RETF, in protected mode
     INTERRUPT = 1 << 18  # INT n, INT3, INTO (also when OF is clear): with this vector, not with vector n
     WINDOW = 1 << 19  # STI, and POPF of an image with IF; the exit's vector is that of INTERRUPT_FLAG
+    TASK_RETURN = 1 << 20  # IRET with EFLAGS.NT, in protected mode; the exit's vector is that of IRET
 
 
 Q_TRAPS: Final = 63
@@ -92,10 +94,11 @@ def _stub(trap: Trap, helper: int, leave: int) -> bytes:
     """Host code: RDI holds the processor state, the return address is the place in translated code."""
     code = (EXIT + trap.bit_length() - 1 - _EXIT_OFFSET).to_bytes(4, "little")
     onward = b"\x48\xb8" + helper.to_bytes(8, "little") + b"\xff\xe0"  # mov rax, helper; jmp rax
-    window = _window(helper, len(onward)) if trap is Trap.INTERRUPT_FLAG else b""
+    special = _SPECIAL.get(trap)
+    tests = special(helper, len(onward)) if special is not None else b""
     return (
-        _leaves_if(trap) + b"\x75" + bytes([len(window) + len(onward)])  # jnz leave
-        + window + onward
+        _leaves_if(trap) + b"\x75" + bytes([len(tests) + len(onward)])  # jnz leave
+        + tests + onward
         + b"\xbe" + code                               # leave: mov esi, code
         + b"\x31\xd2\x48\x8b\x0c\x24"                  # xor edx, edx; mov rcx, [rsp]
         + b"\x48\xb8" + leave.to_bytes(8, "little") + b"\xff\xe0"  # mov rax, cpu_vmexit; jmp rax
@@ -108,6 +111,22 @@ def _window(helper: int, distance: int) -> bytes:
         return _leaves_if(Trap.WINDOW) + b"\x75" + bytes([distance])  # jnz leave
     has_if = b"\xf7\xc6" + int(Eflags.IF).to_bytes(4, "little") + b"\x75" + bytes([distance])  # test esi, IF; jnz leave
     return _leaves_if(Trap.WINDOW) + b"\x74" + bytes([len(has_if)]) + has_if  # jz onward
+
+
+def _task_return(helper: int, distance: int) -> bytes:
+    """The test for Trap.TASK_RETURN, `distance` bytes before `leave`. NT is in the state as it stands."""
+    if helper != library.address_of(f"helper_iret_protected{_SUFFIX}"):
+        return b""
+    byte, bit = divmod(int(Eflags.NT).bit_length() - 1, 8)
+    has_nt = (
+        b"\xf6\x87" + (8 * hw.Q_EFLAGS + byte).to_bytes(4, "little") + bytes([1 << bit])  # test byte ptr [rdi + NT], bit
+        + b"\x75" + bytes([distance])                                                    # jnz leave
+    )  # fmt: skip
+    return _leaves_if(Trap.TASK_RETURN) + b"\x74" + bytes([len(has_nt)]) + has_nt  # jz onward
+
+
+_SPECIAL: Final = {Trap.INTERRUPT_FLAG: _window, Trap.IRET: _task_return}
+"""Traps whose helpers have a second bit, with a condition of its own."""
 
 
 def _install() -> mmap.mmap | None:

@@ -1,0 +1,1 @@
+def deviation_of(e,t,c): return None
