@@ -4,7 +4,6 @@ Each entry: a test, a pattern for the ids of its cases, and what the engine does
 The tests say what is right; on the engine `bare` these cases must fail. `docs/limits.md` has the list for users.
 """
 
-import re
 from typing import NamedTuple
 
 
@@ -62,9 +61,3 @@ DEVIATIONS = [
 
 TRANSLATORS_OWN = {"test_a_system_call_that_was_done_before_is_the_same_as_ever"}
 """Tests of what an engine that translates keeps for itself."""
-
-
-def deviation_of(test: str, case: str) -> str | None:
-    """What the engine does instead, or None where it does what the SDM says."""
-    found = (known.what for known in DEVIATIONS if known.test == test and re.fullmatch(known.cases, case))
-    return next(found, None)

@@ -18,6 +18,7 @@ from vmm.arch.exceptions import GuestFault, Vector
 from vmm.arch.layout import MASK32
 from vmm.cpu.shadow import Fill
 from vmm.engines.device_pages import DevicePage, DevicePages
+from vmm.engines.engine import Leave
 from vmm.engines.machine import Machine
 from vmm.engines.native import NativeEngine
 from vmm.engines.options import EngineOptions
@@ -80,7 +81,7 @@ class SvmEngine(NativeEngine):
         undelivered = self._injection.take_back()
         super()._stopped()
         if undelivered is not None:
-            super()._enter_interrupt(undelivered)
+            self._deliver_undelivered(undelivered)
 
     def _push(self, *, has_window: bool, steps: bool) -> None:
         if self._vcpu.stale:
@@ -104,7 +105,7 @@ class SvmEngine(NativeEngine):
         undelivered = self._injection.take_back()
         if undelivered is not None:  # what it met is for the VMM to find again
             self._take_over()
-            super()._enter_interrupt(undelivered)
+            self._deliver_undelivered(undelivered)
             self._resume()
         elif vector in _INJECTED:  # asked to stop, the engine tells once more of what it has delivered
             self._stopped()
@@ -168,14 +169,19 @@ class SvmEngine(NativeEngine):
 
     # --- interrupts ------------------------------------------------------------------------------------
 
-    def _enter_interrupt(self, vector: int) -> None:
+    def _take_interrupt(self) -> bool:
         """By VMRUN, unless it is time to leave, or the vector could be taken for an exception's (see `_INJECTED`)."""
+        vector = self._delivery.acknowledge()
         if self._leave is not None or vector not in _INJECTED or self._has_task_gate(vector):
-            super()._enter_interrupt(vector)
-            return
+            return self._delivery.external(vector)
         self._vcpu.halted = False
         self.stats.exits["injection"] += 1
         self._injection.begin(vector)
+        return True
+
+    def _deliver_undelivered(self, vector: int) -> None:
+        if not self._delivery.external(vector):
+            self._leave = Leave.SHUTDOWN
 
     def _has_task_gate(self, vector: int) -> bool:
         """The engine would switch tasks by itself. A gate that cannot be read is none: then the injection fails."""
@@ -206,6 +212,11 @@ class SvmEngine(NativeEngine):
             return 1
 
     # --- reporting -------------------------------------------------------------------------------------
+
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """Physical addresses of the roots that the guest can run on, or that its own tables are walked under."""
+        return self._paging.roots
 
     def report(self) -> dict[str, Any]:
         """Which kind of tables."""

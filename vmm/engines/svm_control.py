@@ -39,8 +39,8 @@ _CR0, _CR3, _CR4 = (1 << number for number in (0, 3, 4))
 _ALL_DEBUG_REGISTERS: Final = 0xFF
 _NESTED_ENABLE: Final = 1 << 0
 
-ALWAYS: Final = int(Trap.IO | Trap.TSC | Trap.FAST_CALL)
-"""Traps for every guest."""
+ALWAYS: Final = int(Trap.IO | Trap.TSC | Trap.FAST_CALL | Trap.TASK_REGISTER | Trap.PUSHF_V86)
+"""Traps for every guest. The last two do natively what a processor does not: see `docs/limits.md`."""
 TASK_SWITCHES: Final = int(Trap.FAR | Trap.TASK_RETURN)
 WINDOW: Final = int(Trap.WINDOW | Trap.IRET | Trap.FAR | Trap.FAR_RETURN)
 """What can set IF; far transfers can by a task switch. The VINTR intercept leaves again and again here."""

@@ -47,6 +47,11 @@ class GuestPaging(Protocol):
     tables: Tables
     nested_root: int | None
 
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """Physical addresses of the PAE roots that there are."""
+        ...
+
     def fill(self) -> Fill:
         """Make the access that left possible. Raises: GuestFault: the guest's own page fault."""
         ...
@@ -76,6 +81,10 @@ class ShadowMemory:
         self.state: NativeState = ShadowedState(machine, phys, self.tables)
         machine.memory.on_watched_write = CodeWrites(machine.memory, phys)
         machine.memory.on_map_change = lambda: machine.vcpu.make_stale(STALE_ALL)
+
+    @property
+    def roots(self) -> tuple[int, ...]:
+        return self.tables.spaces.roots
 
     def fill(self) -> Fill:
         la, code = self._vmcb.get(block.EXIT_INFO_2) & MASK32, self._phys.state.d[hw.D_ERROR_CODE]
@@ -138,6 +147,10 @@ class NestedMemory:
         machine.memory.watched = EveryPage()
         machine.memory.on_watched_write = CodeWrites(machine.memory, phys)
         machine.memory.on_map_change = lambda: machine.vcpu.make_stale(STALE_ALL)
+
+    @property
+    def roots(self) -> tuple[int, ...]:
+        return (self.nested_root,)
 
     def fill(self) -> Fill:
         return self.tables.fill(*self.access())

@@ -35,6 +35,7 @@ _SEGMENTS: Final = {
 }  # fmt: skip
 _EFER: Final = 0xC000_0080
 _EFER_NXE: Final = 1 << 11
+_VM_HSAVE_PA: Final = 0xC001_0117
 _SENTINEL: Final = 0x5A10_0000
 
 # A page directory, a page table, and code: three pages, mapped at their own addresses.
@@ -123,11 +124,13 @@ def _check_system_registers(engine: Any, state: CpuState, save: Callable[[], Non
     engine.reg_write(x86.UC_X86_REG_CR3, _SENTINEL)
     engine.reg_write(x86.UC_X86_REG_CR4, int(Cr4.DE))
     engine.msr_write(_EFER, _EFER_NXE)
+    engine.msr_write(_VM_HSAVE_PA, _SENTINEL + 2)
     engine.reg_write(x86.UC_X86_REG_DR0, _SENTINEL + 1)
     save()
     _expect("CR3", state.q[hw.Q_CR + 3], _SENTINEL)
     _expect("CR4", state.q[hw.Q_CR + 4], int(Cr4.DE))
     _expect("EFER", state.q[hw.Q_EFER], _EFER_NXE)
+    _expect("VM_HSAVE_PA", state.q[hw.Q_VM_HSAVE], _SENTINEL + 2)
     _expect("DR0", state.q[hw.Q_DR], _SENTINEL + 1)
     for name, at, register, flags in (
         ("LDTR", hw.D_LDT, x86.UC_X86_REG_LDTR, 0x8200),
@@ -229,6 +232,8 @@ def _check_page_fault(state: CpuState, vector: int) -> None:
     _expect("the vector of a page fault", vector, Vector.PF)
     _expect("the error code of a page fault", d[hw.D_ERROR_CODE], _FAULT_CODE)
     _expect("CR2", q[hw.Q_CR + 2], _READ_ONLY)
+    access = int.from_bytes(state.buffer[8 * hw.Q_ACCESS : 8 * hw.Q_ACCESS + 8], "little")
+    _expect("whether the place of an access that faulted is known", bool(access), True)
     _expect("EIP at a fault", q[hw.Q_EIP], _CODE + len(_ADD) + 1)
     _expect("exception_is_int at a fault", d[hw.D_EXCEPTION_IS_INT], 0)
     _expect("old_exception", d[hw.D_OLD_EXCEPTION], Vector.PF)

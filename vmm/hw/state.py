@@ -21,7 +21,6 @@ Q_EFER: Final = 74
 Q_VM_HSAVE: Final = 604  # VM_HSAVE_PA
 Q_DR: Final = 675
 Q_ACCESS: Final = 695  # where in translated code the access was made that faulted
-Q_VM_VMCB: Final = 688  # where the block of the latest VMRUN is
 
 # Indexes into the u32 view.
 D_CC_OP: Final = 42

@@ -48,6 +48,7 @@ class Trap(IntFlag):
     INTERRUPT = 1 << 18  # INT n, INT3, INTO (also when OF is clear): with this vector, not with vector n
     WINDOW = 1 << 19  # STI, and POPF of an image with IF; the exit's vector is that of INTERRUPT_FLAG
     TASK_RETURN = 1 << 20  # IRET with EFLAGS.NT, in protected mode; the exit's vector is that of IRET
+    PUSHF_V86 = 1 << 21  # PUSHF in V86, where the engine pushes VM; the exit's vector is that of PUSHF
 
 
 Q_TRAPS: Final = 63
@@ -114,18 +115,28 @@ def _window(helper: int, distance: int) -> bytes:
 
 
 def _task_return(helper: int, distance: int) -> bytes:
-    """The test for Trap.TASK_RETURN, `distance` bytes before `leave`. NT is in the state as it stands."""
+    """The test for Trap.TASK_RETURN, `distance` bytes before `leave`."""
     if helper != library.address_of(f"helper_iret_protected{_SUFFIX}"):
         return b""
-    byte, bit = divmod(int(Eflags.NT).bit_length() - 1, 8)
-    has_nt = (
-        b"\xf6\x87" + (8 * hw.Q_EFLAGS + byte).to_bytes(4, "little") + bytes([1 << bit])  # test byte ptr [rdi + NT], bit
+    return _leaves_if_flag(Trap.TASK_RETURN, Eflags.NT, distance)
+
+
+def _pushf_v86(_helper: int, distance: int) -> bytes:
+    """The test for Trap.PUSHF_V86, `distance` bytes before `leave`."""
+    return _leaves_if_flag(Trap.PUSHF_V86, Eflags.VM, distance)
+
+
+def _leaves_if_flag(trap: Trap, flag: Eflags, distance: int) -> bytes:
+    """Leave for a trap if a flag is set that stands in the state as it is."""
+    byte, bit = divmod(flag.bit_length() - 1, 8)
+    has_flag = (
+        b"\xf6\x87" + (8 * hw.Q_EFLAGS + byte).to_bytes(4, "little") + bytes([1 << bit])  # test byte ptr [rdi + flags], bit
         + b"\x75" + bytes([distance])                                                    # jnz leave
     )  # fmt: skip
-    return _leaves_if(Trap.TASK_RETURN) + b"\x74" + bytes([len(has_nt)]) + has_nt  # jz onward
+    return _leaves_if(trap) + b"\x74" + bytes([len(has_flag)]) + has_flag  # jz onward
 
 
-_SPECIAL: Final = {Trap.INTERRUPT_FLAG: _window, Trap.IRET: _task_return}
+_SPECIAL: Final = {Trap.INTERRUPT_FLAG: _window, Trap.IRET: _task_return, Trap.PUSHF: _pushf_v86}
 """Traps whose helpers have a second bit, with a condition of its own."""
 
 
