@@ -1,7 +1,7 @@
 """Shadow tables of a guest whose code runs where it lies: no hole, and executable what has been executed."""
 
 import pytest
-from test_shadow import DEVICE_BASE, FRAME, NX, P, RAM, ROM_BASE, Registers, U, W, rights
+from test_shadow import DEVICE_BASE, FRAME, NX, RAM, ROM_BASE, P, Registers, U, W, rights
 
 from vmm.arch.exceptions import GuestFault
 from vmm.arch.paging import Pte

@@ -1,6 +1,6 @@
 """A guest in guest mode on the CPU of `cpu_rig`: its tables serve as the guest's, or as nested ones."""
 
-from cpu_rig import CODE, CR0, GDT, P, U, W, Exit, Rig
+from cpu_rig import CODE, CR0, GDT, Exit, P, Rig, U, W
 
 from vmm.arch import vmcb as block
 from vmm.arch.descriptors import Descriptor
@@ -20,7 +20,9 @@ class SvmRig(Rig):
         self.map(IDT, IDT, P)
         self.mode = GuestMode(self.cpu, self.memory)
         self.vmcb = self.mode.vmcb
-        self.put(GDT + 8, Descriptor(0, 0xFFFF_FFFF, 0xC0_9B00).to_bytes() + Descriptor(0, 0xFFFF_FFFF, 0xC0_9300).to_bytes())
+        self.put(
+            GDT + 8, Descriptor(0, 0xFFFF_FFFF, 0xC0_9B00).to_bytes() + Descriptor(0, 0xFFFF_FFFF, 0xC0_9300).to_bytes()
+        )
 
     def identity(self, *pages: int) -> None:
         """Map pages writable and executable at their own addresses."""

@@ -166,7 +166,9 @@ def test_control_registers_have_intercepts_of_their_own(
     assert (seen.vector, seen.eip) == (EXIT + exit_code, CODE)
 
 
-@pytest.mark.parametrize(("text", "exit_code"), [("mov eax, dr7", ExitCode.DR0_READ), ("mov dr7, eax", ExitCode.DR0_WRITE)])
+@pytest.mark.parametrize(
+    ("text", "exit_code"), [("mov eax, dr7", ExitCode.DR0_READ), ("mov dr7, eax", ExitCode.DR0_WRITE)]
+)
 def test_debug_registers_have_intercepts_of_their_own(svm: SvmRig, text: str, exit_code: ExitCode) -> None:
     svm.vmcb.put(block.DR_READS, 0xFF)
     svm.vmcb.put(block.DR_WRITES, 0xFF)
@@ -213,7 +215,9 @@ def test_task_switches_have_no_intercept(svm: SvmRig) -> None:
     assert svm.run_guest().vector == 13
 
 
-@pytest.mark.parametrize(("text", "trap"), [("in al, 0x60", Trap.IO), ("sti", Trap.INTERRUPT_FLAG), ("iretd", Trap.IRET)])
+@pytest.mark.parametrize(
+    ("text", "trap"), [("in al, 0x60", Trap.IO), ("sti", Trap.INTERRUPT_FLAG), ("iretd", Trap.IRET)]
+)
 def test_traps_by_the_mask_work_in_guest_mode(svm: SvmRig, text: str, trap: Trap) -> None:
     svm.prepare(text)
     svm.cpu.set_traps(trap)
@@ -345,5 +349,3 @@ def test_stores_of_the_guest_to_code_are_seen(svm: SvmRig) -> None:
     svm.prepare(f"mov ecx, 2; again: mov al, 1; mov byte ptr [{CODE + 6:#x}], 9; dec ecx; jnz again; hlt")
     svm.run_guest()
     assert svm.reg(Reg.EAX) == 9
-
-

@@ -107,6 +107,24 @@ def test_sti_leaves_through_a_window(rig: Rig) -> None:
     assert (seen.vector, seen.eip) == (EXIT + 11, at)
 
 
+@pytest.mark.parametrize("nested", [True, False])
+def test_iret_leaves_for_a_task_return_only_with_nt(rig: Rig, nested: bool) -> None:
+    at = enter(rig, rig.load("iretd"))
+    rig.cpu.state.q[hw.Q_EFLAGS] |= int(Eflags.NT) if nested else 0
+    rig.cpu.set_traps(Trap.TASK_RETURN)
+    seen = rig.run()
+    assert (seen.vector == EXIT + 14, seen.eip) == (nested, at)  # else the frame of zeros is #GP
+
+
+@pytest.mark.parametrize("v86", [True, False])
+def test_pushf_leaves_in_v86(rig: Rig, v86: bool) -> None:
+    rig.load("pushf; int 0x41", code32=not v86)
+    rig.enter(v86=v86, code32=not v86, iopl=3, cpl=3)
+    rig.cpu.set_traps(Trap.PUSHF_V86)
+    seen = rig.run()
+    assert (seen.vector, seen.eip == CODE) == ((EXIT + 13, True) if v86 else (0x41, False))
+
+
 def test_the_mask_works_at_the_next_instruction(rig: Rig) -> None:
     """Set and cleared inside exits of one run, in code that has been translated already."""
     at = enter(rig, rig.load("top: cpuid; mov eax, 1; int 0x40; jmp top"))

@@ -148,7 +148,9 @@ def check(words: Words) -> RunRequest:
         raise ConfigError("--as says what IMAGE is; give an IMAGE")
     engine = EngineName(choice(words.engine, "--engine", tuple(EngineName)))
     if words.npt and not engine.has_nested_paging:
-        raise ConfigError(f"--npt with --engine {engine}: only a guest in guest mode has nested tables; --engine svm expected")
+        raise ConfigError(
+            f"--npt with --engine {engine}: only a guest in guest mode has nested tables; --engine svm expected"
+        )
     payload = _payload(words)
     media = _media(words, payload)
     if not words.load and not words.bios and _is_empty(media, payload):

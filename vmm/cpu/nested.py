@@ -61,9 +61,8 @@ class NestedTables:
         region = self._memory.region_at(page)
         if region is not None and region.host is None:
             return Fill.DEVICE
-        if region is None or region.host is None:
-            frame, rights = self._ones, 0
-        else:
+        frame, rights = int(self._ones), 0
+        if region is not None and region.host is not None:
             frame = region.host + (page << PAGE_SHIFT) - region.base
             rights = 0 if region.read_only else _W
         if write and not rights:

@@ -58,7 +58,9 @@ class SvmEngine(NativeEngine):
     def on_a_cpu(cls, machine: Machine, options: EngineOptions) -> "SvmEngine":
         """An engine with a physical CPU of its own. Raises: ConfigError: an option that asks for translation."""
         if options.translation.probe_critical:
-            raise ConfigError("--trace critical with --engine svm: nothing is rewritten there; --engine translate expected")
+            raise ConfigError(
+                "--trace critical with --engine svm: nothing is rewritten there; --engine translate expected"
+            )
         return cls(machine, PhysicalCpu(machine.physical), options.nested_paging)
 
     def audit(self) -> None:
@@ -131,7 +133,7 @@ class SvmEngine(NativeEngine):
             self._exception(vector)
 
     def _is_svm(self) -> bool:
-        """Is it an instruction of AMD-V? Outside CPL 0 it faults before its intercept; the guest's processor has none."""
+        """Is it an instruction of AMD-V? Outside CPL 0 it faults before it leaves; the guest's processor has none."""
         try:
             insn = self.plan().insn
         except GuestFault:

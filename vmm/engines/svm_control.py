@@ -3,8 +3,9 @@
 PUSHF, POPF, CLI, STI, IRET, segment loads, the instructions that look at descriptors or store table registers, LGDT,
 LIDT, LLDT, LTR and far transfers run natively: the guest is at CPL 0, and what it sees is its own.
 
-The engine has no intercepts for ports, RDTSCP, SYSENTER and SYSEXIT, and task switches; the mask (`vmm.hw.traps`) stands
-for them. A task switch loads CR3, so under shadow paging all ways into one leave: far JMP and CALL, and IRET with NT.
+The engine has no intercepts for ports, RDTSCP, SYSENTER and SYSEXIT, and task switches; the mask (`vmm.hw.traps`)
+stands for them. A task switch loads CR3, so under shadow paging all ways into one leave: far JMP and CALL, and IRET
+with NT.
 
 Source: AMD64 Architecture Programmer's Manual, Vol. 2, "Intercept Operation".
 """

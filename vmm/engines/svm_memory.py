@@ -11,7 +11,7 @@ the VMM to such pages is a watched one.
 from typing import Final, Protocol
 
 from vmm.arch import vmcb as block
-from vmm.arch.exceptions import GuestFault, PageFault, Vector
+from vmm.arch.exceptions import PageFault, Vector
 from vmm.arch.layout import MASK32, Slot
 from vmm.arch.registers import Cr0, Cr4, Efer
 from vmm.arch.vmcb import ExitCode, Vmcb
@@ -40,12 +40,17 @@ _NXE: Final = int(Efer.NXE)
 
 
 class GuestPaging(Protocol):
-    """How the guest's memory is translated. `exit_vector` is that of the exits that `fill` answers."""
+    """How the guest's memory is translated. `exit_vector` is that of the exits that `fill` answers, `state` the way of
+    the guest's registers into the processor, `nested_root` what N_CR3 shall be."""
 
-    exit_vector: int
-    state: NativeState
-    tables: Tables
-    nested_root: int | None
+    @property
+    def exit_vector(self) -> int: ...
+    @property
+    def state(self) -> NativeState: ...
+    @property
+    def tables(self) -> Tables: ...
+    @property
+    def nested_root(self) -> int | None: ...
 
     @property
     def roots(self) -> tuple[int, ...]:

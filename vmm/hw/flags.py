@@ -45,10 +45,12 @@ def _word(number: int) -> bytes:
 def _behind(helper: int) -> bytes:
     """Host code that calls `helper` and keeps what it returns; translated code has the state in RBP."""
     return (
-        b"\x48\x83\xec\x08\x48\xb8" + helper.to_bytes(8, "little") + b"\xff\xd0"  # sub rsp, 8; mov rax, helper; call rax
-        + b"\x48\x83\xc4\x08\x48\x8b\x0c\x24"                                     # add rsp, 8; mov rcx, [rsp]
-        + b"\x48\x89\x85" + _word(_Q_FLAGS) + b"\x48\x89\x8d" + _word(_Q_CALL)  # mov [rbp + flags], rax; .. call, rcx
-        + b"\xc3"                                                               # ret
+        b"\x48\x83\xec\x08"                                          # sub rsp, 8
+        + b"\x48\xb8" + helper.to_bytes(8, "little") + b"\xff\xd0"    # mov rax, helper; call rax
+        + b"\x48\x83\xc4\x08\x48\x8b\x0c\x24"                        # add rsp, 8; mov rcx, [rsp]
+        + b"\x48\x89\x85" + _word(_Q_FLAGS)                          # mov [rbp + flags], rax
+        + b"\x48\x89\x8d" + _word(_Q_CALL)                           # mov [rbp + call], rcx
+        + b"\xc3"                                                    # ret
     )  # fmt: skip
 
 

@@ -130,8 +130,9 @@ def _leaves_if_flag(trap: Trap, flag: Eflags, distance: int) -> bytes:
     """Leave for a trap if a flag is set that stands in the state as it is."""
     byte, bit = divmod(flag.bit_length() - 1, 8)
     has_flag = (
-        b"\xf6\x87" + (8 * hw.Q_EFLAGS + byte).to_bytes(4, "little") + bytes([1 << bit])  # test byte ptr [rdi + flags], bit
-        + b"\x75" + bytes([distance])                                                    # jnz leave
+        b"\xf6\x87" + (8 * hw.Q_EFLAGS + byte).to_bytes(4, "little")
+        + bytes([1 << bit])             # test byte ptr [rdi + flags], bit
+        + b"\x75" + bytes([distance])  # jnz leave
     )  # fmt: skip
     return _leaves_if(trap) + b"\x74" + bytes([len(has_flag)]) + has_flag  # jz onward
 
