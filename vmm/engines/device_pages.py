@@ -83,7 +83,8 @@ class DevicePages:
         table that it was in is made from an entry in which a bit was set, comes back."""
         for page in pages:
             if page.la & ~PAGE_MASK == la & ~PAGE_MASK:
-                page.written = page.written or write
+                if write:
+                    page.la, page.gpa, page.written = la, page.gpa & ~PAGE_MASK | la & PAGE_MASK, True
                 self._tables.map_once(la, page.frame, page.written or page.region is None)
                 self._phys.flush_tlb()
                 return

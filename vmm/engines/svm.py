@@ -172,9 +172,11 @@ class SvmEngine(NativeEngine):
     # --- interrupts ------------------------------------------------------------------------------------
 
     def _take_interrupt(self) -> bool:
-        """By VMRUN, unless it is time to leave, or the vector could be taken for an exception's (see `_INJECTED`)."""
+        """By VMRUN, unless it is time to leave, the vector could be taken for an exception's (see `_INJECTED`), or the
+        first instruction of the handler has to be looked at."""
         vector = self._delivery.acknowledge()
-        if self._leave is not None or vector not in _INJECTED or self._has_task_gate(vector):
+        is_looked_at = self._leave is not None or bool(self._vcpu.execution_breakpoints)
+        if is_looked_at or vector not in _INJECTED or self._has_task_gate(vector):
             return self._delivery.external(vector)
         self._vcpu.halted = False
         self.stats.exits["injection"] += 1
