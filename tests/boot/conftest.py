@@ -23,8 +23,8 @@ GUESTS: Final = Path(__file__).parent / "guests"
 SECTOR: Final = 512
 TIMEOUT: Final = 90
 """Host seconds a guest gets: many times what it needs, for a machine that is busy."""
-ENGINES: Final = ("translate", "bare")
-"""Those that run guests without changing what they see."""
+ENGINES: Final = ("translate", "bare", "svm", "svm --npt")
+"""Those that run guests without changing what they see; see `by`."""
 GRACE: Final = 30
 """Seconds beyond a guest's time-out after which the VMM itself counts as hanging."""
 
@@ -54,6 +54,11 @@ class Run:
 
 
 Vmm = Callable[..., Run]
+
+
+def by(engine: str) -> tuple[str, ...]:
+    """The words that choose one of `ENGINES`."""
+    return ("--engine", *engine.split())
 
 
 def digest(path: Path) -> str:

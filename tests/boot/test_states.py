@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from tests.boot.conftest import ENGINES
+from tests.boot.conftest import ENGINES, by
 
 pytestmark = pytest.mark.boot
 
@@ -26,20 +26,22 @@ def floppy(image):
         (3, "translate", "translate"),
         (1.5, "bare", "translate"),
         (1.5, "translate", "bare"),
+        (1.5, "svm", "svm --npt"),
+        (1.5, "svm --npt", "translate"),
     ],
 )
 def test_grub_saved_in_mid_boot_reaches_its_menu_in_another_machine(vmm, floppy, seconds, first, second):
-    begun = vmm(*floppy, "--engine", first, "--save", "half.state", "--screenshot", "half.txt", timeout=seconds)
+    begun = vmm(*floppy, *by(first), "--save", "half.state", "--screenshot", "half.txt", timeout=seconds)
     assert begun.status == 124
-    ended = vmm(*floppy, "--engine", second, "--load", "half.state", "--until", "GNU GRUB")
+    ended = vmm(*floppy, *by(second), "--load", "half.state", "--until", "GNU GRUB")
     assert (ended.status, ended.heading) == (0, "matched 'GNU GRUB' (status 0)")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_recorded_boot_replayed_ends_in_the_same_state_to_the_last_bit(vmm, floppy, engine):
-    recorded = vmm(*floppy, "--engine", engine, "--record", "boot.log", "--save", "recorded.state", timeout=4)
+    recorded = vmm(*floppy, *by(engine), "--record", "boot.log", "--save", "recorded.state", timeout=4)
     assert recorded.status == 124
-    replayed = vmm(*floppy, "--engine", engine, "--replay", "boot.log", "--save", "replayed.state")
+    replayed = vmm(*floppy, *by(engine), "--replay", "boot.log", "--save", "replayed.state")
     assert (replayed.status, replayed.heading) == (0, "the recording ended (status 0)")
     first, second = state(recorded, "recorded.state"), state(replayed, "replayed.state")
     assert first.keys() == second.keys()

@@ -222,6 +222,15 @@ def test_a_display_and_a_serial_console_cannot_share_the_terminal(
         check(Words(image=image, serial="stdio", display="text"))
 
 
+def test_nested_paging_is_for_guest_mode(media: Callable[[str], str]) -> None:
+    image = media("a.img")
+    assert check(Words(image=image, engine="svm", npt=True)).nested_paging
+    assert not check(Words(image=image, engine="svm")).nested_paging
+    for engine in ("translate", "bare"):
+        with pytest.raises(ConfigError, match=rf"^--npt with --engine {engine}: .* --engine svm expected$"):
+            check(Words(image=image, engine=engine, npt=True))
+
+
 def test_the_display_is_none_where_stdout_is_no_terminal(media: Callable[[str], str]) -> None:
     assert check(Words(image=media("a.img"))).outputs.display == "none"
 

@@ -4,6 +4,7 @@ from typing import Final
 
 import pytest
 
+from tests.boot.conftest import by
 from tests.boot.linux.guests import BASE, INITRAMFS, READY, linux_image, serial
 
 pytestmark = pytest.mark.boot
@@ -16,10 +17,11 @@ def test_a_bzimage_with_pae_reaches_its_init_and_powers_off(boot):
     assert run.status == 0, run.err
 
 
+@pytest.mark.parametrize("engine", ["bare", "svm", "svm --npt"])
 @pytest.mark.parametrize("kernel", ["vmlinux-686-pae", "vmlinuz-686-pae"])
-def test_the_bare_processor_runs_pae_kernels(boot, kernel):
+def test_the_other_engines_run_pae_kernels(boot, kernel, engine):
     """The kernel without PAE is in `test_linux_work.py`."""
-    run = boot(kernel, f"{BASE} gv.run=true", "--engine", "bare")
+    run = boot(kernel, f"{BASE} gv.run=true", *by(engine))
     assert READY in serial(run)
     assert run.status == 0, run.err
 

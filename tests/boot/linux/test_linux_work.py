@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from tests.boot.conftest import ENGINES
+from tests.boot.conftest import ENGINES, by
 from tests.boot.linux.guests import (
     BASE,
     HERE,
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.boot
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_work_script_says_what_it_says_on_qemu(boot, engine):
     told = on_qemu(linux_image("vmlinuz-686"), linux_image(INITRAMFS), f"{BASE} gv.run=work gv.end=reboot")
-    run = boot("vmlinuz-686", f"{BASE} gv.run=work", "--memory", "256M", "--engine", engine)
+    run = boot("vmlinuz-686", f"{BASE} gv.run=work", "--memory", "256M", *by(engine))
     ours, theirs = (masked(between(text, "WORK-BEGIN", "WORK-END")) for text in (serial(run), told))
     assert ours == theirs
     assert run.status == 0, run.err
