@@ -107,13 +107,13 @@ def test_sti_leaves_through_a_window(rig: Rig) -> None:
     assert (seen.vector, seen.eip) == (EXIT + 11, at)
 
 
-@pytest.mark.parametrize("nested", [True, False])
-def test_iret_leaves_for_a_task_return_only_with_nt(rig: Rig, nested: bool) -> None:
-    at = enter(rig, rig.load("iretd"))
+@pytest.mark.parametrize(("nested", "cpl"), [(True, 0), (True, 3), (False, 0), (False, 1), (False, 3)])
+def test_an_odd_iret_has_nt_or_is_outside_cpl_0(rig: Rig, nested: bool, cpl: int) -> None:
+    at = enter(rig, rig.load("iretd"), cpl)
     rig.cpu.state.q[hw.Q_EFLAGS] |= int(Eflags.NT) if nested else 0
-    rig.cpu.set_traps(Trap.TASK_RETURN)
+    rig.cpu.set_traps(Trap.ODD_IRET)
     seen = rig.run()
-    assert (seen.vector == EXIT + 14, seen.eip) == (nested, at)  # else the frame of zeros is #GP
+    assert (seen.vector == EXIT + 14, seen.eip) == (nested or cpl > 0, at)  # else the frame of zeros is #GP
 
 
 @pytest.mark.parametrize("v86", [True, False])

@@ -22,7 +22,7 @@ from vmm.engines.engine import Leave
 from vmm.engines.machine import Machine
 from vmm.engines.native import NativeEngine
 from vmm.engines.options import EngineOptions
-from vmm.engines.svm_control import ALWAYS, STEP, TASK_SWITCHES, WINDOW, fill_control_area
+from vmm.engines.svm_control import ALWAYS, STEP, WINDOW, fill_control_area
 from vmm.engines.svm_memory import GuestPaging, NestedMemory, ShadowMemory
 from vmm.errors import ConfigError
 from vmm.hw.cpu import PhysicalCpu
@@ -30,6 +30,7 @@ from vmm.hw.guest_mode import EXIT, GuestMode, Injection
 
 _DB: Final = int(Vector.DB)
 _UD: Final = int(Vector.UD)
+_NP: Final = int(Vector.NP)
 _GP: Final = int(Vector.GP)
 _GROUP_7: Final = 0x0F01
 _SVM_INSTRUCTIONS: Final = range(0xD8, 0xE0)  # ModR/M bytes: VMRUN to INVLPGA
@@ -48,7 +49,6 @@ class SvmEngine(NativeEngine):
         self._paging: GuestPaging = kind(machine, phys, self._mode.vmcb)
         super().__init__(machine, phys, self._paging.state)
         fill_control_area(self._mode.vmcb, self._paging.nested_root)
-        self._traps = ALWAYS if nested_paging else ALWAYS | TASK_SWITCHES
         self._devices = DevicePages(machine, phys, self._paging.tables, self._paging.locate, self._memory_width)
         self._pages: list[DevicePage] = []  # those under the instruction that runs alone
         self._fault: GuestFault | None = None
@@ -89,7 +89,7 @@ class SvmEngine(NativeEngine):
         if self._vcpu.stale:
             self._paging.refresh()
         self._native.push()
-        self._phys.set_traps(self._traps | (STEP if steps else WINDOW if has_window else 0))
+        self._phys.set_traps(ALWAYS | (STEP if steps else WINDOW if has_window else 0))
 
     # --- exits -----------------------------------------------------------------------------------------
 
@@ -127,18 +127,28 @@ class SvmEngine(NativeEngine):
     def _on_exit(self, vector: int) -> None:
         if vector == self._paging.exit_vector:
             self._memory_exit()
-        elif vector >= EXIT or (vector == _UD and self._code_byte() == _INT1) or (vector == _GP and self._is_svm()):
+        elif vector >= EXIT or self._is_mistaken(vector):
             self._emulate()
         else:
             self._exception(vector)
 
-    def _is_svm(self) -> bool:
-        """Is it an instruction of AMD-V? Outside CPL 0 it faults before it leaves; the guest's processor has none."""
+    def _is_mistaken(self, vector: int) -> bool:
+        """Is it an exception that the guest's own processor does not raise there?
+
+        INT1 is no #UD. The instructions of AMD-V are, and not #GP, which they are outside CPL 0 before they leave. IRET
+        to a stack segment that is not present is #SS, not #NP.
+        """
+        if vector == _UD:
+            return self._code_byte() == _INT1
+        if vector not in (_GP, _NP):
+            return False
         try:
-            insn = self.plan().insn
+            plan = self.plan()
         except GuestFault:
             return False
-        return insn.opcode == _GROUP_7 and insn.modrm in _SVM_INSTRUCTIONS
+        if vector == _NP:
+            return plan.name in ("iret", "iretd")
+        return plan.insn.opcode == _GROUP_7 and plan.insn.modrm in _SVM_INSTRUCTIONS
 
     def _is_hidden(self) -> bool:
         """A translation was missing, and is there now; else what the access came to is in `_fault`."""

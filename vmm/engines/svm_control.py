@@ -1,11 +1,11 @@
 """What leaves a guest in guest mode: the control area of its VMCB, and the mask for what the engine cannot intercept.
 
-PUSHF, POPF, CLI, STI, IRET, segment loads, the instructions that look at descriptors or store table registers, LGDT,
-LIDT, LLDT, LTR and far transfers run natively: the guest is at CPL 0, and what it sees is its own.
+PUSHF, POPF, CLI, STI, IRET, segment loads, LGDT, LIDT, and the instructions that look at descriptors or store table
+registers run natively: the guest's kernel is at CPL 0, and what it sees is its own.
 
 The engine has no intercepts for ports, RDTSCP, SYSENTER and SYSEXIT, and task switches; the mask (`vmm.hw.traps`)
-stands for them. A task switch loads CR3, so under shadow paging all ways into one leave: far JMP and CALL, and IRET
-with NT.
+stands for them. A task switch loads CR3, and with no valid TSS it ends the process: so all ways into one leave, far JMP
+and CALL, and IRET with NT. So do far RET, and IRET outside CPL 0: the engine does not check them as a processor does.
 
 Source: AMD64 Architecture Programmer's Manual, Vol. 2, "Intercept Operation".
 """
@@ -40,11 +40,20 @@ _CR0, _CR3, _CR4 = (1 << number for number in (0, 3, 4))
 _ALL_DEBUG_REGISTERS: Final = 0xFF
 _NESTED_ENABLE: Final = 1 << 0
 
-ALWAYS: Final = int(Trap.IO | Trap.TSC | Trap.FAST_CALL | Trap.TASK_REGISTER | Trap.PUSHF_V86)
-"""Traps for every guest. The last two do natively what a processor does not: see `docs/limits.md`."""
-TASK_SWITCHES: Final = int(Trap.FAR | Trap.TASK_RETURN)
-WINDOW: Final = int(Trap.WINDOW | Trap.IRET | Trap.FAR | Trap.FAR_RETURN)
-"""What can set IF; far transfers can by a task switch. The VINTR intercept leaves again and again here."""
+ALWAYS: Final = int(
+    Trap.IO
+    | Trap.TSC
+    | Trap.FAST_CALL
+    | Trap.AMD_CALL
+    | Trap.TASK_REGISTER
+    | Trap.PUSHF_V86
+    | Trap.FAR
+    | Trap.FAR_RETURN
+    | Trap.ODD_IRET
+)
+"""Traps for every guest. LLDT, LTR and PUSHF in V86 do natively what a processor does not."""
+WINDOW: Final = int(Trap.WINDOW | Trap.IRET)
+"""What can set IF, besides far transfers. The VINTR intercept leaves again and again here."""
 STEP: Final = WINDOW | int(Trap.INTERRUPT_FLAG | Trap.PUSHF)
 """What also shows or changes TF."""
 

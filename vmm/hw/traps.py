@@ -47,7 +47,8 @@ class Trap(IntFlag):
     FAR_RETURN = 1 << 17  # RETF, in protected mode
     INTERRUPT = 1 << 18  # INT n, INT3, INTO (also when OF is clear): with this vector, not with vector n
     WINDOW = 1 << 19  # STI, and POPF of an image with IF; the exit's vector is that of INTERRUPT_FLAG
-    TASK_RETURN = 1 << 20  # IRET with EFLAGS.NT, in protected mode; the exit's vector is that of IRET
+    ODD_IRET = 1 << 20  # IRET with EFLAGS.NT or outside CPL 0, in protected mode; the exit's vector is that of IRET
+    AMD_CALL = 1 << 22  # SYSCALL, SYSRET
     PUSHF_V86 = 1 << 21  # PUSHF in V86, where the engine pushes VM; the exit's vector is that of PUSHF
 
 
@@ -65,6 +66,7 @@ _HELPERS: Final[dict[Trap, str]] = {
     Trap.PMC: "rdpmc",
     Trap.MSR: "rdmsr wrmsr",
     Trap.FAST_CALL: "sysenter sysexit",
+    Trap.AMD_CALL: "syscall sysret",
     Trap.DEBUG: "set_dr get_dr",
     Trap.CONTROL_WRITE: "write_crN lmsw clts",
     Trap.CONTROL_READ: "read_crN",
@@ -114,11 +116,17 @@ def _window(helper: int, distance: int) -> bytes:
     return _leaves_if(Trap.WINDOW) + b"\x74" + bytes([len(has_if)]) + has_if  # jz onward
 
 
-def _task_return(helper: int, distance: int) -> bytes:
-    """The test for Trap.TASK_RETURN, `distance` bytes before `leave`."""
+def _odd_iret(helper: int, distance: int) -> bytes:
+    """The test for Trap.ODD_IRET, `distance` bytes before `leave`."""
     if helper != library.address_of(f"helper_iret_protected{_SUFFIX}"):
         return b""
-    return _leaves_if_flag(Trap.TASK_RETURN, Eflags.NT, distance)
+    has_cpl = (
+        b"\xf6\x87" + (4 * hw.D_HFLAGS).to_bytes(4, "little") + bytes([hw.HF_CPL])  # test byte ptr [rdi + hflags], 3
+        + b"\x75"                                                                  # jnz leave
+    )  # fmt: skip
+    nested = _leaves_if_flag(Trap.ODD_IRET, Eflags.NT, distance)
+    jump = bytes([distance + len(nested)])
+    return _leaves_if(Trap.ODD_IRET) + b"\x74" + bytes([len(has_cpl) + 1]) + has_cpl + jump + nested
 
 
 def _pushf_v86(_helper: int, distance: int) -> bytes:
@@ -137,7 +145,7 @@ def _leaves_if_flag(trap: Trap, flag: Eflags, distance: int) -> bytes:
     return _leaves_if(trap) + b"\x74" + bytes([len(has_flag)]) + has_flag  # jz onward
 
 
-_SPECIAL: Final = {Trap.INTERRUPT_FLAG: _window, Trap.IRET: _task_return, Trap.PUSHF: _pushf_v86}
+_SPECIAL: Final = {Trap.INTERRUPT_FLAG: _window, Trap.IRET: _odd_iret, Trap.PUSHF: _pushf_v86}
 """Traps whose helpers have a second bit, with a condition of its own."""
 
 

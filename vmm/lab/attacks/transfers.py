@@ -207,7 +207,7 @@ def _instructions(text: str) -> list[str]:
 
 def _privileged() -> Attack:
     privileged, unknown = _instructions(_PRIVILEGED), _instructions(_UNKNOWN)
-    text = "mov edi, 0x70000\nmov esi, edi\n" + "".join(attempt(code) for code in privileged + unknown)
+    text = "mov edi, 0x70000\nmov esi, edi\nmov ecx, 1\n" + "".join(attempt(code) for code in privileged + unknown)
     expected = ((_GP, 0),) * len(privileged) + ((_UD, 0),) * len(unknown)
     return Attack(
         "privileged instructions", "each of them, and those that this processor lacks, from ring 3", text, expected, 3
