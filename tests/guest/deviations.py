@@ -10,6 +10,7 @@ from bare_deviations import DEVIATIONS, Deviation
 from techniques import Technique
 
 _LOCK: Final = "test_lock_is_undefined_everywhere_else"
+_LACKING: Final = "test_an_opcode_that_this_processor_lacks_is_undefined"
 _EMULATED: Final = {
     "test_a_contributory_fault_without_its_gate_is_a_double_fault_and_without_that_a_shutdown": ".*",
     "test_cmpxchg8b_changes_zf_alone": ".*",
@@ -18,14 +19,15 @@ _EMULATED: Final = {
     "test_mov_to_a_control_register": ".*",
     "test_paging_without_protection_is_refused": ".*",
     "test_pushf_shows_the_guests_flags": ".*",
-    _LOCK: "p32_ring0-(0f22c0|0f0130|0f06)",
+    _LACKING: ".*-0f05",
+    _LOCK: "p32_ring0-(0f22c0|0f0130|0f06|cb|ea000000000800)|p32_ring3-(cb|cf|ea000000000800)",
 }
 """What leaves under both kinds of tables, and is right therefore: tests and their cases."""
 _SHADOWED: Final = _EMULATED | {
     "test_a_pdpte_changed_in_memory_counts_at_the_next_load_of_cr3": ".*",
     "test_mov_cr3_checks_the_pdptes": ".*",
     "test_selector_and_status_word_stores_show_the_guests": ".*",
-    _LOCK: "p32_ring0-(0f01e0|0f0130|0f06|0f20c0|0f22c0|ea000000000800)|p32_ring3-(0f01e0|ea000000000800)",
+    _LOCK: "p32_ring0-(0f01e0|0f0130|0f06|0f20c0|0f22c0|cb|ea000000000800)|p32_ring3-(0f01e0|cb|cf|ea000000000800)",
 }
 """What leaves under shadow tables."""
 _CMPXCHG8B: Final = 'Vol. 2A, "CMPXCHG8B": it also changes the other flags, unless its page had to be mapped first'
