@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not isinstance(item, pytest.Function) or getattr(item, "callspec", None) is None:
             continue
         engine = item.callspec.params.get("engine")
-        if engine is not None:
+        if isinstance(engine, Technique):
             case = "-".join(part for part in item.callspec.id.split("-") if part != engine)
             what = deviation_of(engine, item.originalname, case)
             if what is not None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.boot.conftest import ENGINES
+from tests.boot.conftest import ENGINES, by
 from tests.boot.linux.guests import LIMIT, READY, linux_image
 
 pytestmark = pytest.mark.boot
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.boot
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_grub_loads_linux_from_a_cd(vmm, image, engine):
-    words = ("--memory", "128M", "--serial", "s.txt", "--until", READY, "--engine", engine)
+    words = ("--memory", "128M", "--serial", "s.txt", "--until", READY, *by(engine))
     run = vmm(image("linux-cd.iso"), *words, timeout=LIMIT)
     assert READY in run.text("s.txt")
     assert run.status == 0, run.err
