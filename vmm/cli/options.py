@@ -139,7 +139,7 @@ class RunRequest:
     strict: bool
     audit: bool
     engine: EngineName
-    nested_paging: bool
+    nested_paging: bool = False
 
 
 def check(words: Words) -> RunRequest:
