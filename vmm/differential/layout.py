@@ -1,7 +1,7 @@
 """Where everything lies in the memory of a program, and what is there before its own changes.
 
 Everything that a 16-bit gate or stack must reach is in the first 64 KiB. Linear and physical addresses are equal; the
-page tables lie beyond what real mode reaches and are mapped nowhere. Each vector has a handler that halts, so that
+page tables are mapped nowhere. Each vector has a handler that halts, so that
 the rig can look, and then returns; unused memory is HLT, too: who strays, stops.
 
 Source of the formats: SDM Vol. 3A, "Segment Descriptors", "Task-State Segment (TSS)", "IDT Descriptors".
@@ -15,7 +15,7 @@ from vmm.arch.exceptions import HAS_ERROR_CODE
 from vmm.cpu.vcpu import DESC_B, DESC_G
 from vmm.differential.modes import Paging
 
-RAM: Final = 0x12_0000
+RAM: Final = 0x2_8000
 GDT, GDT_LIMIT = 0x1000, 0x3FF
 LDT, LDT_LIMIT = 0x1800, 0xFF
 IDT, IDT_LIMIT = 0x2000, 0x7FF
@@ -29,8 +29,8 @@ POOL = DATA + 0x1C00  # pseudo-descriptors and far pointers for instructions tha
 CODE, CODE_SIZE = 0xA000, 0x2000
 STACK, STACK_TOP = 0xC000, 0xC800
 STACKS: Final = (0xD800, 0xE000, 0xE800)  # of rings 0-2
-PAGE_DIRECTORY, PAGE_TABLE = 0x11_0000, 0x11_1000
-PDPT, PAE_DIRECTORY, PAE_TABLE = 0x11_2000, 0x11_3000, 0x11_4000
+PAGE_DIRECTORY, PAGE_TABLE = 0x2_0000, 0x2_1000
+PDPT, PAE_DIRECTORY, PAE_TABLE = 0x2_2000, 0x2_3000, 0x2_4000
 ALIAS: Final = 0x4000_0000  # where paged programs find the same frames again
 USER_PAGES: Final = range(DATA >> 12, STACKS[0] >> 12)
 MAPPED_PAGES: Final = PAGE_DIRECTORY >> 12
@@ -191,7 +191,7 @@ def image(paging: Paging) -> bytes:
             put(table + at, handler(vector, width))
     put(GATE_16, b"\xf4\xcb")  # HLT, RETF
     put(GATE_32, b"\xf4\xcb")
-    put(TASK, b"\xf4\xcf")  # HLT, IRET
+    put(TASK, b"\xf4\xcf\xeb\xfc")  # HLT, IRET, and from the start again when the task is entered again
     put(SYSTEM_CALL, b"\xf4\x0f\x35")  # HLT, SYSEXIT
     for tss in (TSS, OTHER_TSS):
         put(tss + TSS32_CR3, root(paging).to_bytes(4, "little"))
@@ -199,6 +199,7 @@ def image(paging: Paging) -> bytes:
     return bytes(ram)
 
 
+@cache
 def pool() -> bytes:
     """What the pool holds: tables, then for each selector a far pointer of 48 bits, and for each one of 32."""
     tables = b"".join(limit.to_bytes(2, "little") + base.to_bytes(6, "little") for limit, base in POOL_TABLES)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from bt.translate import Options
-from vmm.arch.descriptors import Descriptor
+from vmm.arch.descriptors import TSS32, Descriptor
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, Vector
 from vmm.arch.registers import ARITHMETIC, Eflags, Reg, Seg
 from vmm.cpu.hole import Hole
@@ -57,7 +57,12 @@ _FAULTS: Final = frozenset(
 )
 _HANDLERS: Final = ((layout.HANDLERS_REAL, 2), (layout.HANDLERS_16, 2), (layout.HANDLERS_32, 4))
 _TABLE_SIZE: Final = 256 * layout.HANDLER_SIZE
-_ROUTINES: Final = {layout.GATE_16: "gate16", layout.GATE_32: "gate32", layout.TASK: "task"}
+_ROUTINES: Final = {
+    layout.GATE_16: "gate16",
+    layout.GATE_32: "gate32",
+    layout.TASK: "task",
+    layout.SYSTEM_CALL: "system call",
+}
 _HIDDEN: Final = 0x00F0_FF00
 _FRAME: Final = 40
 _DPL: Final = 0x6000
@@ -146,9 +151,9 @@ class Rig:
         if linear == self._starts[-1]:
             self._take_down("end")
             return Ending.DONE
-        if linear in _ROUTINES or linear == layout.SYSTEM_CALL or self._starts[0] <= linear < self._starts[-1]:
+        if linear in _ROUTINES or self._starts[0] <= linear < self._starts[-1]:
             self._take_down(_ROUTINES.get(linear, "halt"))
-            return None
+            return self._leave_task() if linear == layout.TASK else None
         self._take_down("halt")
         return Ending.STRAYED
 
@@ -212,16 +217,26 @@ class Rig:
         at = self._stack_top()
         if vcpu.is_protected and handler.vector in HAS_ERROR_CODE:
             at += handler.width
-        where = self._read(at, handler.width) + program.code_base
-        if where == self._starts[-1]:
-            return Ending.DONE
-        later = (number for number, start in enumerate(self._starts) if start > where)
-        inside = self._starts[0] <= where < self._starts[-1]
-        self._next = max(self._next + 1, next(later) if inside else 0)
-        if self._next >= len(self._starts):
+        if not self._advance(self._read(at, handler.width)):
             return Ending.DONE
         self._write_frame(at, handler.width)
         return None
+
+    def _leave_task(self) -> Ending | None:
+        """The task of a task gate: let the program's own task go on at the next step."""
+        at = layout.TSS + TSS32.instruction_pointer
+        if not self._advance(int.from_bytes(self.memory.read(at, 4), "little")):
+            return Ending.DONE
+        self.memory.write(at, (self._starts[self._next] - self._program.code_base).to_bytes(4, "little"))
+        return None
+
+    def _advance(self, eip: int) -> bool:
+        """Choose the step to go on at after a fault at `eip`; False behind the last one."""
+        where = eip + self._program.code_base
+        later = (number for number, start in enumerate(self._starts) if start > where)
+        inside = self._starts[0] <= where < self._starts[-1]
+        self._next = max(self._next + 1, next(later) if inside else 0)
+        return self._next < len(self._starts) and where != self._starts[-1]
 
     def _write_frame(self, at: int, width: int) -> None:
         """What IRET is to take: the program's own segments, and flags without what would stop it again."""
