@@ -44,8 +44,10 @@ class Subject(NamedTuple):
 SUBJECTS: Final[Mapping[str, Subject]] = {
     **{str(name): Subject(name, EngineOptions()) for name in EngineName},
     "callouts": Subject(EngineName.TRANSLATE, EngineOptions(Options(inline=False))),
+    "self-checking": Subject(EngineName.TRANSLATE, EngineOptions(Options(self_check=True))),
 }
-"""What can be compared, by name: the engines, and `translate` with every sensitive instruction emulated."""
+"""What can be compared, by name: the engines; `translate` with every sensitive instruction emulated; `translate` with
+blocks that all check their own source."""
 
 STOPS: Final = 40
 BLOCKS: Final = 4000
@@ -70,6 +72,12 @@ _NXE: Final = 1 << 11
 _V86_FLAGS: Final = 0xF300
 _LDT_FLAGS: Final = 0x8200
 _TSS_FLAGS: Final = 0x8B00
+_FPU_RANGES: Final = (
+    (hw.FPU_TOP, hw.FPU_TAGS + 8),
+    *((at, at + 10) for at in range(hw.FPU_REGISTERS, hw.FPU_REGISTERS + 8 * 16, 16)),
+    (hw.MXCSR, hw.MXCSR + 4),
+    *((at, at + 16) for at in range(hw.XMM_REGISTERS, hw.XMM_REGISTERS + 8 * hw.XMM_STRIDE, hw.XMM_STRIDE)),
+)
 _CS, _SS, _ESP = int(Seg.CS), int(Seg.SS), int(Reg.ESP)
 
 
@@ -309,9 +317,7 @@ class Rig:
 
     def _fpu(self) -> str:
         state = self.vcpu.state.buffer
-        ranges = [(hw.FPU_TOP, hw.FPU_REGISTERS + 128), (hw.MXCSR, hw.MXCSR + 4)]
-        ranges += [(at, at + 16) for at in range(hw.XMM_REGISTERS, hw.XMM_REGISTERS + 8 * hw.XMM_STRIDE, hw.XMM_STRIDE)]
-        return b"".join(bytes(state[start:end]) for start, end in ranges).hex()
+        return " ".join(state[start:end].hex() for start, end in _FPU_RANGES)
 
 
 def selectors(program: Program) -> tuple[int, ...]:

@@ -117,7 +117,7 @@ class TranslateEngine:
         vcpu.fold_flags = phys.fold_flags
         self._in_force = None
         phys.set_service_root(self.code.shadow.service_root)
-        self.code.empty()
+        self.code.begin()
 
     def run(self) -> Leave:
         """Run until the block limit, HLT, shutdown or a request."""
