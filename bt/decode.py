@@ -18,8 +18,9 @@ SEGMENT_PREFIXES: Final = {0x26: 0, 0x2E: 1, 0x36: 2, 0x3E: 3, 0x64: 4, 0x65: 5}
 OVERRIDE_BYTE: Final = {seg: byte for byte, seg in SEGMENT_PREFIXES.items()}
 _DS, _SS = 3, 2
 _IMMEDIATE_PORT: Final = frozenset((0xE4, 0xE5, 0xE6, 0xE7))
-_SSE2_ONLY: Final = frozenset((0x6C, 0x6D, 0xD6, 0xE6))
-"""Second opcode bytes that mean something only behind 66h: PUNPCKLQDQ, PUNPCKHQDQ, MOVQ, CVTTPD2DQ."""
+_SSE2_ONLY: Final = frozenset((0x6C, 0x6D, 0x73, 0xD6, 0xE6))
+"""Second opcode bytes that mean something only behind 66h, 73h in some forms: PUNPCKLQDQ, PUNPCKHQDQ, PSRLDQ and
+PSLLDQ, MOVQ, CVTTPD2DQ."""
 _MODRM_ONE: Final = frozenset(
     [low | row for row in range(0, 0x40, 8) for low in range(4)]
     + [0x62, 0x63, 0x69, 0x6B, *range(0x80, 0x90), 0xC0, 0xC1, *range(0xC4, 0xC8), *range(0xD0, 0xD4)]

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from vmm.differential.forms import forms
 from vmm.differential.tally import Tally
-from vmm.differential.worker import CELL_TYPE, Place, Plan, run
+from vmm.differential.worker import Place, Plan, run
 from vmm.errors import ConfigError
 
 _CHUNK: Final = 50
@@ -97,7 +97,7 @@ class Campaign:
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("fork")
         mine, other = context.Pipe()
-        cell = context.RawArray(CELL_TYPE._type_, CELL_TYPE._length_)
+        cell = context.RawArray("q", 2)
         process = context.Process(target=run, args=(self.plan, other, cell), daemon=True)
         process.start()
         other.close()

@@ -21,7 +21,9 @@ TURNS: Final = 9
 _EXTRAS: Final = 3
 _SOMEWHERE: Final = layout.CODE + 0x100
 _ACROSS: Final = layout.CODE + 0x1000
-_GATES: Final = tuple(int(kind) for kind in (SystemType.TRAP_GATE32, SystemType.INTERRUPT_GATE16, SystemType.TRAP_GATE16))
+_GATES: Final = tuple(
+    int(kind) for kind in (SystemType.TRAP_GATE32, SystemType.INTERRUPT_GATE16, SystemType.TRAP_GATE16)
+)
 _VECTORS: Final = (0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 13, 14, 14, 16, 0x20, 0x25, 0x30, 0x3F)
 _PAGES: Final = (
     layout.DATA >> 12, (layout.DATA >> 12) + 1, (layout.DATA >> 12) + 1, (layout.CODE >> 12) + 1,

@@ -46,7 +46,7 @@ class Writer:
     def encode(self, form: Form, name: str) -> tuple[bytes, bytes]:
         """(code that sets the operands up, the instruction)."""
         chance, operands = self.chance, self.operands
-        immediate = operands.bytes(form.immediate) if form.fixed is None else form.fixed
+        immediate = operands.little(form.immediate) if form.fixed is None else form.fixed
         prefix = self._extra_prefix(name, form)
         if form.memory and (not form.registers or chance.random() < 0.5):
             memory = operands.memory()

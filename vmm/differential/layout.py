@@ -55,6 +55,8 @@ FREE_COUNT: Final = 8
 LOCAL: Final = 4  # the first selector of the LDT
 
 STACK_BASE: Final = STACK - 0x800
+
+
 def first_selector(ring: int) -> int:
     """Selector of the first of ring r's descriptors: flat code, flat data, 16-bit code, data and stack with bases,
     32-bit code and stack with bases."""
@@ -69,7 +71,7 @@ POOL_TABLES: Final = (
 )
 """(limit, base) of what LGDT and LIDT find in the pool: first the tables as they are; eight bytes each."""
 POOL_POINTERS: Final = POOL + 0x40
-SELECTORS: Final = tuple(
+SELECTORS: Final[tuple[int, ...]] = tuple(
     [selector for ring in range(4) for selector in range(first_selector(ring), first_selector(ring) + 0x38, 8)]
     + [*range(MAIN_TSS, FREE + 8 * FREE_COUNT, 8), *range(LOCAL, LOCAL + 0x40, 8), 0, GDT_LIMIT + 1]
 )

@@ -55,7 +55,7 @@ class Operands:
             return chance.choice(_EDGES) & (1 << 8 * size) - 1
         return chance.getrandbits(8 * size)
 
-    def bytes(self, size: int) -> bytes:
+    def little(self, size: int) -> bytes:
         """`number`, as it lies in memory."""
         return self.number(size).to_bytes(size, "little")
 
@@ -111,7 +111,7 @@ class Operands:
         if kind < 0.5:
             return b"", b"\x06" + (self.offset(linear, Seg.DS if seg is None else seg) & 0xFFFF).to_bytes(2, "little")
         if kind < 0.6:
-            return b"", bytes([0x80 | chance.randrange(8)]) + self.bytes(2)
+            return b"", bytes([0x80 | chance.randrange(8)]) + self.little(2)
         reg = chance.choice(tuple(_BASES_16))
         default = Seg.SS if reg == Reg.EBP else Seg.DS
         offset = self.offset(linear, default if seg is None else seg)
@@ -128,7 +128,7 @@ class Operands:
             return b"", b"\x05" + self.offset(linear, Seg.DS if seg is None else seg).to_bytes(4, "little")
         if kind < 0.58:  # whatever the registers hold
             sib = bytes([chance.getrandbits(8)])
-            return b"", bytes([0x80 | _SIB]) + sib + self.bytes(4)
+            return b"", bytes([0x80 | _SIB]) + sib + self.little(4)
         reg = chance.choice(_BASES_32)
         offset = self.offset(linear, (Seg.SS if reg == Reg.EBP else Seg.DS) if seg is None else seg)
         if kind < 0.75:

@@ -11,6 +11,9 @@ from typing import Any, Final, NamedTuple
 GENERAL: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
 
 
+_FIRST_FREE: Final = 32
+
+
 class Ending(StrEnum):
     """How a program ended."""
 
@@ -58,9 +61,14 @@ class Outcome:
     broken: str = ""
 
     @property
-    def faults(self) -> int:
-        """How many exceptions it took, interrupts aside."""
-        return sum(1 for stop in self.stops if stop.where.startswith("handler") and int(stop.where[8:]) < 32)
+    def vectors(self) -> tuple[int, ...]:
+        """Which handlers it entered."""
+        return tuple(int(stop.where.split()[1]) for stop in self.stops if stop.where.startswith("handler"))
+
+    @property
+    def has_faulted(self) -> bool:
+        """Did it take an exception, interrupts aside?"""
+        return any(vector < _FIRST_FREE for vector in self.vectors)
 
 
 class Difference(NamedTuple):
@@ -85,24 +93,10 @@ def compare(got: Outcome, expected: Outcome) -> list[Difference]:
     for number, (mine, other) in enumerate(zip(got.stops, expected.stops, strict=False)):
         if mine != other:
             return [Difference(number, *each) for each in _stops_differ(mine, other)]
-    found = [Difference(-1, "ending", str(got.ending), str(expected.ending))] if got.ending != expected.ending else []
-    if got.broken or expected.broken:
-        found.append(Difference(-1, "broken", got.broken, expected.broken))
-    if len(got.stops) != len(expected.stops):
-        found.append(Difference(-1, "stops", len(got.stops), len(expected.stops)))
+    found = list(_ends_differ(got, expected))
     if found or got.ending is Ending.ENDLESS:
         return found
-    for number, (sent, wanted) in enumerate(zip(got.traffic, expected.traffic, strict=False)):
-        if sent != wanted:
-            return [Difference(-1, f"port access {number}", sent, wanted)]
-    if len(got.traffic) != len(expected.traffic):
-        return [Difference(-1, "port accesses", len(got.traffic), len(expected.traffic))]
-    for page in sorted(got.memory.keys() | expected.memory.keys()):
-        if got.memory.get(page) != expected.memory.get(page):
-            found.append(Difference(-1, f"page {page:#x}", got.memory.get(page, 0), expected.memory.get(page, 0)))
-    if got.fpu != expected.fpu:
-        found.append(Difference(-1, "fpu", got.fpu, expected.fpu))
-    return found
+    return list(_traffic_differs(got, expected)) or list(_rest_differs(got, expected))
 
 
 def _stops_differ(mine: Stop, other: Stop) -> Iterator[tuple[str, Any, Any]]:
@@ -110,6 +104,34 @@ def _stops_differ(mine: Stop, other: Stop) -> Iterator[tuple[str, Any, Any]]:
         if here == there:
             continue
         if name == "general":
-            yield from ((r, a, b) for r, a, b in zip(GENERAL, here, there, strict=True) if a != b)
+            registers = zip(GENERAL, mine.general, other.general, strict=True)
+            yield from ((reg, value, wanted) for reg, value, wanted in registers if value != wanted)
         else:
             yield name, here, there
+
+
+def _ends_differ(got: Outcome, expected: Outcome) -> Iterator[Difference]:
+    if got.ending is not expected.ending:
+        yield Difference(-1, "ending", str(got.ending), str(expected.ending))
+    if got.broken != expected.broken:
+        yield Difference(-1, "broken", got.broken, expected.broken)
+    if len(got.stops) != len(expected.stops):
+        yield Difference(-1, "stops", len(got.stops), len(expected.stops))
+
+
+def _traffic_differs(got: Outcome, expected: Outcome) -> Iterator[Difference]:
+    for number, (sent, wanted) in enumerate(zip(got.traffic, expected.traffic, strict=False)):
+        if sent != wanted:
+            yield Difference(-1, f"port access {number}", sent, wanted)
+            return
+    if len(got.traffic) != len(expected.traffic):
+        yield Difference(-1, "port accesses", len(got.traffic), len(expected.traffic))
+
+
+def _rest_differs(got: Outcome, expected: Outcome) -> Iterator[Difference]:
+    for page in sorted(got.memory.keys() | expected.memory.keys()):
+        mine, wanted = got.memory.get(page, 0), expected.memory.get(page, 0)
+        if mine != wanted:
+            yield Difference(-1, f"page {page:#x}", mine, wanted)
+    if got.fpu != expected.fpu:
+        yield Difference(-1, "fpu", got.fpu, expected.fpu)

@@ -6,6 +6,7 @@ in it makes the program go on at the next one. Steps name each other in fixups, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from random import Random
 from typing import Any, Final, NamedTuple
 
@@ -136,7 +137,7 @@ class Program:
         code, starts = self.assemble()
         decoder = Decoder()
         lines = []
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in pairwise(starts):
             raw = code[start - self.entry : end - self.entry]
             lines.append(f"{start:05x}  {raw.hex(' '):<24}  {'; '.join(_texts(decoder, raw, start, self))}")
         return lines

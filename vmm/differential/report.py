@@ -100,7 +100,10 @@ def _explained_rows(campaign: Campaign) -> list[str]:
     explained = campaign.tally.explained
     if not explained:
         return []
-    rows = ["| engine | explained by | the rule that is broken | source | programs |", "| --- | --- | --- | --- | ---: |"]
+    rows = [
+        "| engine | explained by | the rule that is broken | source | programs |",
+        "| --- | --- | --- | --- | ---: |",
+    ]
     by_name = {flaw.name: flaw for flaw in FLAWS}
     for key, count in sorted(explained.items()):
         engine, name = key.split("/", 1)
@@ -115,7 +118,10 @@ def _failure_rows(campaign: Campaign) -> list[str]:
     rows = [f"## {len(failures)} unexplained", ""]
     for failure in sorted(failures, key=lambda each: each["number"])[:_RAREST]:
         program = failure["program"]
-        rows += [f"### Program {failure['number']}, {failure['engine']}: {program['mode']}, paging {program['paging']}", ""]
+        rows += [
+            f"### Program {failure['number']}, {failure['engine']}: {program['mode']}, paging {program['paging']}",
+            "",
+        ]
         rows += [f"* {text}" for text in failure["differences"]]
         rows += ["", "```", *program["listing"], "```", ""]
     return rows

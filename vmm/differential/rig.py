@@ -217,13 +217,12 @@ class Rig:
 
     def _resume(self, handler: Handler) -> Ending | None:
         """Let a handler return to the step behind the one that faulted, or where it came from. Raises: GuestFault."""
-        vcpu, program = self.vcpu, self._program
         if handler.vector not in _FAULTS:
             if handler.vector == Vector.DB:
                 self._clear_trap(handler)
             return None
         at = self._stack_top()
-        if vcpu.is_protected and handler.vector in HAS_ERROR_CODE:
+        if self.vcpu.is_protected and handler.vector in HAS_ERROR_CODE:
             at += handler.width
         if not self._advance(self._read(at, handler.width)):
             return Ending.DONE

@@ -9,6 +9,7 @@ from vmm.differential.outcome import Outcome
 from vmm.differential.program import Program
 
 _PER_MODE = ("programs", "faulting", "interrupted")
+_FIRST_FREE = 32  # vectors from here on are no exceptions
 
 
 @dataclass(slots=True)
@@ -29,11 +30,11 @@ class Tally:
         """One program, as the reference ran it."""
         mode = program.mode.name
         self.programs[mode] += 1
-        self.faulting[mode] += bool(reference.faults)
+        self.faulting[mode] += reference.has_faulted
         self.interrupted[mode] += bool(reference.interrupts)
         self.endings[str(reference.ending)] += 1
         self.instructions.update(f"{step.name}/{mode}" for step in program.steps)
-        self.vectors.update(stop.where[8:] for stop in reference.stops if stop.where.startswith("handler"))
+        self.vectors.update(str(vector) for vector in reference.vectors if vector < _FIRST_FREE)
 
     def add(self, other: "Tally") -> None:
         """Take another one's counts in."""
@@ -58,7 +59,7 @@ class Tally:
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "Tally":
         """What `to_json` gave."""
-        return cls(*(Counter(saved[name]) for name in _COUNTERS), list(saved["failures"]))
+        return cls(**{name: Counter(saved[name]) for name in _COUNTERS}, failures=list(saved["failures"]))
 
 
 _COUNTERS = (*_PER_MODE, "instructions", "endings", "vectors", "explained")

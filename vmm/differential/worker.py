@@ -1,6 +1,5 @@
 """The part of a campaign that runs programs: in a process of its own, since an engine may take the process with it."""
 
-import ctypes
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -124,6 +123,3 @@ def run(plan: Plan, chunks: Connection, cell: "Synchronized[Any]") -> None:
 
 def _range(numbers: tuple[int, int]) -> Iterable[int]:
     return range(*numbers)
-
-
-CELL_TYPE: Final = ctypes.c_int64 * 2

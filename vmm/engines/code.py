@@ -263,9 +263,7 @@ class TranslatedCode:
         return len(source) >= MAX_LENGTH or self._translator.is_whole(source, self.space.context.code32)
 
     def _switched_on(self, number: int, frames: tuple[int, ...]) -> CodePage:
-        self_check = self._options.self_check or (
-            bool(self.self_checked) and not self.self_checked.isdisjoint(frames)
-        )
+        self_check = self._options.self_check or (bool(self.self_checked) and not self.self_checked.isdisjoint(frames))
         page = self.cache.page(self.space, number, frames, self_check)
         if not self.cache.is_on(page):
             if not page.is_trusted:
