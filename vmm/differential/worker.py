@@ -1,5 +1,6 @@
 """The part of a campaign that runs programs: in a process of its own, since an engine may take the process with it."""
 
+import faulthandler
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ def failure(number: int, case: Case) -> dict[str, Any]:
 
 def run(plan: Plan, chunks: Connection, cell: "Synchronized[Any]") -> None:
     """A worker's life: take ranges of program numbers from the pipe, answer each with a tally; None ends it."""
+    faulthandler.disable()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what an engine says before it aborts
     differ = Differ(plan, Place(cell))
     while (numbers := chunks.recv()) is not None:
