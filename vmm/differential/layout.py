@@ -202,6 +202,14 @@ def image(paging: Paging) -> bytes:
 
 
 @cache
+def base_of(selector: int) -> int:
+    """Base of the segment that a selector names; 0 where it names none, or one of the program's own."""
+    table, at = (_local_descriptors() if selector & 4 else _descriptors()), selector & 0xFFF8
+    found = Descriptor.from_bytes(table[at : at + 8].ljust(8, b"\0"))
+    return found.base if not found.is_system else 0
+
+
+@cache
 def pool() -> bytes:
     """What the pool holds: tables, then for each selector a far pointer of 48 bits, and for each one of 32."""
     tables = b"".join(limit.to_bytes(2, "little") + base.to_bytes(6, "little") for limit, base in POOL_TABLES)
