@@ -61,6 +61,12 @@ FLAWS: Final = (
         predicates.memory_alone,
     ),
     Flaw(
+        "accessed bits",
+        "an entry that a translation uses becomes accessed; whether one does that ends in a fault is not said",
+        'SDM Vol. 3A, "Accessed and Dirty Flags"',
+        when=predicates.ends_in_fault,
+    ),
+    Flaw(
         "code limits",
         "code beyond the limit of CS is #GP",
         'SDM Vol. 3A, "Limit Checking"',

@@ -69,7 +69,7 @@ def _code_selector(writer: Writer) -> int:
 
 def _base(writer: Writer, selector: int) -> int:
     """Where the segment begins to which a far transfer goes."""
-    return layout.base_of(selector) if writer.mode.is_segmented else selector << 4
+    return layout.segment_of(selector).base if writer.mode.is_segmented else selector << 4
 
 
 def _own_code(writer: Writer) -> int:

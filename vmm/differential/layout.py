@@ -202,11 +202,11 @@ def image(paging: Paging) -> bytes:
 
 
 @cache
-def base_of(selector: int) -> int:
-    """Base of the segment that a selector names; 0 where it names none, or one of the program's own."""
+def segment_of(selector: int) -> Descriptor:
+    """The segment that a selector names in the tables as they are at first; one of zeros where it names none."""
     table, at = (_local_descriptors() if selector & 4 else _descriptors()), selector & 0xFFF8
     found = Descriptor.from_bytes(table[at : at + 8].ljust(8, b"\0"))
-    return found.base if not found.is_system else 0
+    return Descriptor(0, 0, 0) if found.is_system else found
 
 
 @cache

@@ -16,7 +16,7 @@ from vmm.cpu.hole import DEFAULT_HOLE, HOLE_SIZE
 from vmm.differential.case import Case
 from vmm.differential.layout import CODE, PAGE_DIRECTORY, RAM, STACKS, entry_at
 from vmm.differential.modes import Kind, Paging
-from vmm.differential.outcome import Stop
+from vmm.differential.outcome import Ending, Stop
 
 _DECODER: Final = Decoder()
 _ECX: Final = int(Reg.ECX)
@@ -50,9 +50,9 @@ def _stops(case: Case) -> tuple[Stop, Stop] | None:
     return None if number < 0 else (case.got.stops[number], case.expected.stops[number])
 
 
-def _at_fault(case: Case, stop: Stop) -> Insn | None:
+def _at_fault(stop: Stop) -> Insn | None:
     """The instruction that a handler found."""
-    return _DECODER.one(stop.code, 0, case.program.mode.code32)
+    return _DECODER.one(stop.code, 0, stop.code32)
 
 
 def _general_protection(case: Case) -> tuple[Stop, Insn] | None:
@@ -60,7 +60,7 @@ def _general_protection(case: Case) -> tuple[Stop, Insn] | None:
     stops = _stops(case)
     if stops is None or stops[0].vector != Vector.GP:
         return None
-    insn = _at_fault(case, stops[0])
+    insn = _at_fault(stops[0])
     return None if insn is None else (stops[0], insn)
 
 
@@ -81,7 +81,7 @@ def blames_an_earlier_fetch(case: Case) -> bool:
     if stops is None or stops[1].vector not in _OF_PAGES:
         return False
     other, behind = stops[1], CODE + PAGE_SIZE
-    insn, last = _at_fault(case, other), behind - case.program.code_base
+    insn, last = _at_fault(other), behind - case.program.code_base
     if insn is None or _error_code(other) & PageFault.W or other.control[_CR2] != behind:
         return False
     return last - _BLOCK <= other.saved_eip <= last - len(insn.raw)
@@ -105,7 +105,7 @@ def pushes_as_supervisor(case: Case) -> bool:
     stops = _stops(case)
     if stops is None or stops[0].vector != Vector.PF or case.program.mode.ring != _USER:
         return False
-    stop, insn = stops[0], _at_fault(case, stops[0])
+    stop, insn = stops[0], _at_fault(stops[0])
     if insn is None or not _error_code(stop) & PageFault.U:
         return False
     return insn.opcode in _STACK_HELPERS or (insn.opcode == _GROUP_5 and insn.modrm >> 3 & 7 == _FAR_CALL)
@@ -116,7 +116,7 @@ def minds_operands_of_nothing(case: Case) -> bool:
     what = {difference.what for difference in case.differences}
     tables = case.program.paging is not Paging.NONE and what <= _TABLE_PAGES
     undefined = (stop for stop in case.got.stops if stop.vector == Vector.UD)
-    return (tables or what == {"fpu"}) and any(_at_fault(case, stop) is None for stop in undefined)
+    return (tables or what == {"fpu"}) and any(_at_fault(stop) is None for stop in undefined)
 
 
 def counts_nothing(case: Case) -> bool:
@@ -154,7 +154,7 @@ def loads_impossible_control(case: Case) -> bool:
 def goes_far_beyond(case: Case) -> bool:
     """A far transfer of 32 bits to 16-bit code, whose limit it ignores: #GP(0), without a selector to blame."""
     found = _general_protection(case)
-    if found is None or found[1].operand_size != _WIDE or case.program.mode.code32:
+    if found is None or found[1].operand_size != _WIDE or found[0].code32:
         return False
     stop, insn = found
     is_far = insn.opcode in _FAR or (insn.opcode == _GROUP_5 and insn.modrm >> 3 & 7 in (3, 5))
@@ -168,7 +168,7 @@ def overlooks_error(case: Case) -> bool:
     stops = _stops(case)
     if stops is None or stops[0].vector != Vector.MF or not stops[0].errors:
         return False
-    insn = _at_fault(case, stops[0])
+    insn = _at_fault(stops[0])
     return insn is not None and waits(insn)
 
 
@@ -200,7 +200,7 @@ def string_port_is_refused(case: Case) -> bool:
     stops = _stops(case)
     if stops is None or stops[0].vector not in _OF_PORTS or stops[1].vector not in _OF_PAGES:
         return False
-    insn = _at_fault(case, stops[0])
+    insn = _at_fault(stops[0])
     return insn is not None and insn.opcode in _STRING_PORTS
 
 
@@ -243,3 +243,9 @@ def spells_loosely(case: Case) -> bool:
         return False
     code = (stops[0] if stops[0].vector == Vector.UD else stops[1]).code.lstrip(_PREFIXES)
     return len(code) > 1 and code[0] in _GROUPS_OF_ONE and code[1] >> 3 & 7 in _GROUPS_OF_ONE[code[0]]
+
+
+def ends_in_fault(case: Case) -> bool:
+    """Both shut down, and accessed bits of entries on the way to a page that is not there differ."""
+    shut = case.got.ending is case.expected.ending is Ending.SHUTDOWN
+    return shut and {difference.what for difference in case.differences} <= _TABLE_PAGES
