@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +38,7 @@ def run(words: dict[str, Any]) -> int:
     )
     if "case" in words:
         return _replay(input_file(words["case"], "--case"), plan)
-    jobs = words.get("jobs") or len(os.sched_getaffinity(0))
+    jobs = words.get("jobs", len(os.sched_getaffinity(0)))
     for name, value, least in (("programs", words["programs"], 1), ("first", words["first"], 0), ("jobs", jobs, 1)):
         if not least <= value < _NUMBER_MAX:
             raise ConfigError(f"--{name}: expected a number from {least} up, not {value}")
@@ -83,12 +82,12 @@ def _replay(path: Path, plan: Plan) -> int:
     status = EXIT_OK
     for engine in plan.engines:
         case, flaw = replay(program, engine, plan.against)
-        lines: Iterable[str] = map(str, case.differences)
+        lines = [str(difference) for difference in case.differences] or ["the same"]
         if flaw is not None:
             lines = [f"explained by {flaw.name}: {flaw.rule} ({flaw.source})"]
         elif case.differences:
             status = EXIT_DIFFERENT
-        print("\n".join([f"{engine} against {plan.against}:", *(f"  {line}" for line in lines or ["  the same"])]))
+        print("\n".join([f"{engine} against {plan.against}:", *(f"  {line}" for line in lines)]))
     return status
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vmm.differential.flaws import Case, Flaw, explanation
+from vmm.differential.flaws import Case, Flaw, judge
 from vmm.differential.outcome import compare
 from vmm.differential.program import Program
 from vmm.differential.rig import SUBJECTS, Rig
@@ -22,7 +22,11 @@ def read_case(path: Path) -> Program:
 
 def replay(program: Program, engine: str, against: str) -> tuple[Case, Flaw | None]:
     """A program on two machines of its own, and what explains a difference."""
-    expected = Rig(SUBJECTS[against]).run(program)
-    got = Rig(SUBJECTS[engine]).run(program)
-    case = Case(program, engine, against, got, expected, tuple(compare(got, expected)))
-    return case, explanation(case) if case.differences else None
+    reference, tested = Rig(SUBJECTS[against]), Rig(SUBJECTS[engine])
+
+    def both(each: Program) -> Case:
+        expected, got = reference.run(each), tested.run(each)
+        return Case(each, engine, against, got, expected, tuple(compare(got, expected)))
+
+    case = both(program)
+    return case, judge(case, both).flaw if case.differences else None

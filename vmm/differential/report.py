@@ -29,7 +29,7 @@ def to_json(campaign: Campaign) -> dict[str, Any]:
         "seed": source.seed,
         "engines": list(campaign.plan.engines),
         "against": campaign.plan.against,
-        "programs": tally.total,
+        "total": tally.total,
         "faulting_share": round(tally.share(tally.faulting), 4),
         "interrupted_share": round(tally.share(tally.interrupted), 4),
         "unexplained": len(tally.failures),

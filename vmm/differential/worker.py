@@ -1,5 +1,6 @@
 """The part of a campaign that runs programs: in a process of its own, since an engine may take the process with it."""
 
+import faulthandler
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,9 +8,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, Final
 
-from vmm.differential.flaws import Case, explanation
+from vmm.differential.flaws import Case, Compare, judge
 from vmm.differential.generator import Source
-from vmm.differential.outcome import compare
+from vmm.differential.outcome import Outcome, compare
 from vmm.differential.program import Program
 from vmm.differential.rig import SUBJECTS, Rig
 from vmm.differential.shrink import shrink
@@ -65,33 +66,36 @@ class Differ:
         tally.count(program, expected)
         for index, name in enumerate(self.plan.engines, 1):
             self.place.set(number, index)
-            case = self.case(program, index)
+            case = self.compare(program, expected, index)
             if not case.differences:
                 continue
-            flaw = explanation(case)
+            flaw, case = judge(case, self._comparer(index))
             if flaw is not None:
                 tally.explained[f"{name}/{flaw.name}"] += 1
                 continue
             if self._shrunk < SHRUNK_MAX:
                 self._shrunk += 1
-                case = self.case(self._smaller(case, index), index)
+                case = self._smaller(case, index)
             tally.failures.append(failure(number, case))
 
-    def case(self, program: Program, index: int) -> Case:
-        """A program as engine number `index` and the reference run it."""
-        expected = self._rigs[0].run(program)
+    def compare(self, program: Program, expected: Outcome, index: int) -> Case:
+        """A program as engine number `index` runs it, and as the reference did."""
         got = self._rigs[index].run(program)
         plan = self.plan
         return Case(program, plan.engines[index - 1], plan.against, got, expected, tuple(compare(got, expected)))
 
-    def _smaller(self, case: Case, index: int) -> Program:
-        kind = _kind(case)
+    def _comparer(self, index: int) -> Compare:
+        return lambda program: self.compare(program, self._rigs[0].run(program), index)
+
+    def _smaller(self, case: Case, index: int) -> Case:
+        """The smallest program found that differs in the same way, without an explanation."""
+        both, kind = self._comparer(index), _kind(case)
 
         def fails(program: Program) -> bool:
-            trial = self.case(program, index)
-            return bool(trial.differences) and _kind(trial) == kind and explanation(trial) is None
+            trial = both(program)
+            return bool(trial.differences) and _kind(trial) == kind and judge(trial, both).flaw is None
 
-        return shrink(case.program, fails)
+        return both(shrink(case.program, fails))
 
 
 def _kind(case: Case) -> str:
@@ -112,6 +116,7 @@ def failure(number: int, case: Case) -> dict[str, Any]:
 
 def run(plan: Plan, chunks: Connection, cell: "Synchronized[Any]") -> None:
     """A worker's life: take ranges of program numbers from the pipe, answer each with a tally; None ends it."""
+    faulthandler.disable()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what an engine says before it aborts
     differ = Differ(plan, Place(cell))
     while (numbers := chunks.recv()) is not None:
