@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vmm.differential.flaws import Case, Flaw, judge
+from vmm.differential.case import Case
+from vmm.differential.flaws import Flaw, judge
 from vmm.differential.outcome import compare
 from vmm.differential.program import Program
 from vmm.differential.rig import SUBJECTS, Rig

@@ -1,29 +1,19 @@
-"""Differences that are not the fault of the engine under test: where the processor below is wrong against the manual, and
-an engine that runs guest code on it unchanged shows it.
+"""Differences that are not the fault of the engine under test: where the processor below is wrong against the manual,
+and an engine that runs guest code on it unchanged shows it.
 
-Each entry has the rule that is broken and where the manual has it. Most have a *spelling*: the difference is explained if
-it goes away when the instruction is spelt in a way that the processor gets right. The others have a predicate, which must
-recognise this one difference: what it takes for granted no run will ever show again.
+Each entry has the rule that is broken and where the manual has it. Most have a *spelling*: the difference is explained
+if it goes away when the instruction is spelt in a way that the processor gets right. `when` must hold before that is
+tried; where there is no spelling it alone decides, and must recognise this one difference: what it takes for granted
+no run will ever show again.
 """
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from vmm.differential import spellings
+from vmm.differential import predicates, spellings
+from vmm.differential.case import Case
 from vmm.differential.neutral import Spelling, respelt
-from vmm.differential.outcome import Difference, Outcome
 from vmm.differential.program import Program
-
-
-class Case(NamedTuple):
-    """A program that two engines did not run alike. `engine` ran it as `got`, `against` as `expected`."""
-
-    program: Program
-    engine: str
-    against: str
-    got: Outcome
-    expected: Outcome
-    differences: tuple[Difference, ...]
 
 
 class Flaw(NamedTuple):
@@ -33,10 +23,60 @@ class Flaw(NamedTuple):
     rule: str
     source: str
     spelling: Spelling | None = None
-    explains: Callable[[Case], bool] | None = None
+    when: Callable[[Case], bool] | None = None
 
 
 FLAWS: Final = (
+    Flaw(
+        "branch limits",
+        "a branch beyond the limit of CS is #GP",
+        'SDM Vol. 2A, "Jcc"; "JMP"; "CALL"',
+        when=predicates.branches_too_far,
+    ),
+    Flaw(
+        "far branch limits",
+        "a far transfer beyond the limit of the new CS is #GP",
+        'SDM Vol. 2A, "JMP"; "CALL"; Vol. 2B, "RET"',
+        when=predicates.goes_far_beyond,
+    ),
+    Flaw(
+        "control registers",
+        "CR0 with NW and without CD, or with PG and without PE, and reserved bits of CR4, are #GP",
+        'SDM Vol. 2B, "MOV - Move to/from Control Registers"',
+        when=predicates.loads_impossible_control,
+    ),
+    Flaw(
+        "empty REP",
+        "what a port instruction may do is looked at before its count, on processors; the manual does not say",
+        'SDM Vol. 2B, "OUTS/OUTSB/OUTSW/OUTSD", "INS/INSB/INSW/INSD"',
+        when=predicates.counts_nothing,
+    ),
+    Flaw(
+        "string ports",
+        "INS and OUTS of a port that is not allowed touch no memory",
+        'SDM Vol. 2A, "INS/INSB/INSW/INSD"; Vol. 2B, "OUTS/OUTSB/OUTSW/OUTSD"',
+        spellings.string_port,
+        predicates.string_port_is_refused,
+    ),
+    Flaw(
+        "PUSHFD",
+        "VM and RF are clear in the image",
+        'SDM Vol. 2B, "PUSHF/PUSHFD"',
+        spellings.push_flags,
+        predicates.is_v86,
+    ),
+    Flaw(
+        "SMSW",
+        "the upper half of a 32-bit register is undefined",
+        'SDM Vol. 2B, "SMSW"',
+        spellings.status_word,
+    ),
+    Flaw(
+        "CR1 and CR5 to CR7",
+        "MOV to and from control registers that do not exist is #UD at every CPL",
+        'SDM Vol. 2B, "MOV - Move to/from Control Registers"',
+        spellings.control_register,
+    ),
     Flaw(
         "bit scans behind F3h",
         "F3h in front of BSF and BSR is ignored on a processor without TZCNT and LZCNT",
@@ -61,6 +101,25 @@ FLAWS: Final = (
         "TEST", "F6 /1 and F7 /1 are TEST", "processors execute them as /0; the opcode map has no entry", spellings.test
     ),
     Flaw("LOCK", "LOCK is #UD where it may not stand", 'SDM Vol. 2A, "LOCK"', spellings.lock),
+    Flaw(
+        "LOCK in new code",
+        "LOCK is #UD where it may not stand",
+        'SDM Vol. 2A, "LOCK"',
+        when=predicates.overlooks_lock,
+    ),
+    Flaw(
+        "x87 errors in new code",
+        "an unmasked error is #MF at the next x87 or MMX instruction that waits, not at FWAIT alone",
+        'SDM Vol. 1, "x87 FPU Exception Synchronization"',
+        when=predicates.overlooks_error,
+    ),
+    Flaw(
+        "fetch ahead",
+        "a page fault of a fetch belongs to the instruction that is fetched, when those before it are done",
+        'SDM Vol. 3A, "Exception Classifications"; "Page-Fault Exceptions"',
+        spellings.block_each,
+        predicates.fetches_ahead,
+    ),
 )
 
 Compare = Callable[[Program], Case]
@@ -76,10 +135,10 @@ class Verdict(NamedTuple):
 def judge(case: Case, compare: Compare) -> Verdict:
     """Explain a case, if it can be: `compare` runs a program on both engines."""
     for flaw in FLAWS:
-        if flaw.explains is not None and flaw.explains(case):
-            return Verdict(flaw, case)
-        if flaw.spelling is None:
+        if flaw.when is not None and not flaw.when(case):
             continue
+        if flaw.spelling is None:
+            return Verdict(flaw, case)
         program = respelt(case.program, flaw.spelling)
         if program == case.program:
             continue

@@ -115,7 +115,7 @@ def _flags(chance: Random, mode: Mode) -> int:
 
 def _cr0(chance: Random) -> int:
     value = 0
-    for bit, share in ((Cr0.NE, 0.8), (Cr0.MP, 0.5), (Cr0.WP, 0.5), (Cr0.AM, 0.1), (Cr0.TS, 0.04), (Cr0.EM, 0.02)):
+    for bit, share in ((Cr0.MP, 0.5), (Cr0.WP, 0.5), (Cr0.AM, 0.1), (Cr0.TS, 0.04), (Cr0.EM, 0.02)):
         if chance.random() < share:
             value |= int(bit)
     return value

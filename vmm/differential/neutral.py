@@ -1,7 +1,7 @@
 """Programs in which an instruction that an engine gets wrong is spelt in another way, which it gets right.
 
-If two engines disagree about a program and agree about its neutral form, the disagreement came from the instruction that
-was spelt anew: nothing else has changed, and nothing behind it is hidden.
+If two engines disagree about a program and agree about its neutral form, the disagreement came from the instruction
+that was spelt anew: nothing else has changed, and nothing behind it is hidden.
 """
 
 from collections.abc import Callable

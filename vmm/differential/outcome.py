@@ -29,9 +29,11 @@ class Ending(StrEnum):
 class Stop(NamedTuple):
     """The processor at a stop.
 
-    `where`: `handler N`, `halt`, `end`. `general` as in `GENERAL`; `segments` (selector, base, limit, flags) each, of
-    which only the selector counts when it is null, and no limit outside protected mode; `control`: CR0, CR2, CR3, CR4;
-    `tables`: GDTR, IDTR, LDTR, TR; `frame`: the top of the stack, 40 bytes; `ports`: how much went over ports before.
+    `where`: `handler N`, `halt`, `end`, or a routine of the rig's. `general` as in `GENERAL`; `segments` (selector,
+    base, limit, flags) each, of which only the selector counts when it is null, and no limit outside protected mode;
+    `control`: CR0, CR2, CR3, CR4; `tables`: GDTR, IDTR, LDTR, TR; `frame`: the top of the stack, 40 bytes; `ports`: how
+    much went over ports before; `errors`: unmasked x87 exceptions that wait, as bits of the status word. `saved_eip`:
+    where a handler found the program; `code`: what lies there, in the program's own code segment.
     """
 
     where: str
@@ -45,6 +47,14 @@ class Stop(NamedTuple):
     debug: tuple[int, ...]
     frame: str
     ports: int
+    errors: int
+    saved_eip: int = -1
+    code: bytes = b""
+
+    @property
+    def vector(self) -> int:
+        """Of a handler; -1 elsewhere."""
+        return int(self.where.split()[1]) if self.where.startswith("handler") else -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,7 @@ class Outcome:
     @property
     def vectors(self) -> tuple[int, ...]:
         """Which handlers it entered."""
-        return tuple(int(stop.where.split()[1]) for stop in self.stops if stop.where.startswith("handler"))
+        return tuple(stop.vector for stop in self.stops if stop.vector >= 0)
 
     @property
     def has_faulted(self) -> bool:

@@ -79,8 +79,8 @@ class Program:
 
     @property
     def start_cr0(self) -> int:
-        """CR0 at the start."""
-        value = self.cr0 | int(Cr0.ET) | (0 if self.mode.kind is Kind.REAL else int(Cr0.PE))
+        """CR0 at the start. NE is always set: without it x87 errors are the board's business (docs/limits.md)."""
+        value = self.cr0 | int(Cr0.ET | Cr0.NE) | (0 if self.mode.kind is Kind.REAL else int(Cr0.PE))
         return value | (0 if self.paging is Paging.NONE else int(Cr0.PG))
 
     @property

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from bt.decode import MAX_LENGTH
 from bt.translate import Options
 from vmm.arch.descriptors import TSS32, Descriptor
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, Vector
@@ -50,7 +51,8 @@ SUBJECTS: Final[Mapping[str, Subject]] = {
 blocks that all check their own source."""
 
 STOPS: Final = 40
-BLOCKS: Final = 4000
+BLOCKS: Final = 1000
+_PATIENCE: Final = 4
 _ENGINE_FRAMES: Final = 96 << 20
 _PAGE: Final = 4096
 _KEPT_FLAGS: Final = ARITHMETIC | int(Eflags.DF | Eflags.IF | Eflags.AC | Eflags.ID)
@@ -68,6 +70,7 @@ _ROUTINES: Final = {
 _HIDDEN: Final = 0x00F0_FF00
 _FRAME: Final = 40
 _DPL: Final = 0x6000
+_X87_EXCEPTIONS: Final = 0x3F
 _NXE: Final = 1 << 11
 _V86_FLAGS: Final = 0xF300
 _LDT_FLAGS: Final = 0x8200
@@ -134,8 +137,7 @@ class Rig:
 
     def _run_to_end(self) -> Ending:
         while len(self._stops) < STOPS:
-            self.engine.phys.set_block_limit(BLOCKS)
-            leave = self.engine.run()
+            leave = self._run_on()
             if leave is Leave.SHUTDOWN:
                 return Ending.SHUTDOWN
             if leave is not Leave.HALTED:
@@ -145,13 +147,22 @@ class Rig:
             self.vcpu.halted = False
         return Ending.STOPS
 
+    def _run_on(self) -> Leave:
+        """Run until there is something to see, for a while. An engine may also leave when nobody has asked it to."""
+        for _ in range(_PATIENCE):
+            self.engine.phys.set_block_limit(BLOCKS)
+            leave = self.engine.run()
+            if leave is not Leave.PREEMPTED:
+                break
+        return leave
+
     def _look(self) -> Ending | None:
         """The guest has halted: take it down, see to it that it can go on. Returns how it ended, if it did."""
         vcpu = self.vcpu
         linear = vcpu.base(_CS) + vcpu.eip - 1 & 0xFFFF_FFFF
         handler = _handler_at(linear)
         if handler is not None:
-            self._take_down(f"handler {handler.vector}")
+            self._take_down(f"handler {handler.vector}", handler)
             try:
                 return self._resume(handler)
             except GuestFault:
@@ -221,9 +232,7 @@ class Rig:
             if handler.vector == Vector.DB:
                 self._clear_trap(handler)
             return None
-        at = self._stack_top()
-        if self.vcpu.is_protected and handler.vector in HAS_ERROR_CODE:
-            at += handler.width
+        at = self._frame_at(handler)
         if not self._advance(self._read(at, handler.width)):
             return Ending.DONE
         self._write_frame(at, handler.width)
@@ -266,6 +275,11 @@ class Rig:
             flags = self._read(at, handler.width)
             self._mmu.write(at, handler.width, flags & ~int(Eflags.TF), False)
 
+    def _frame_at(self, handler: Handler) -> int:
+        """Linear address of the saved EIP, behind an error code."""
+        has_code = self.vcpu.is_protected and handler.vector in HAS_ERROR_CODE
+        return self._stack_top() + (handler.width if has_code else 0)
+
     def _stack_top(self) -> int:
         vcpu = self.vcpu
         pointer = vcpu.reg32(_ESP)
@@ -276,7 +290,7 @@ class Rig:
 
     # --- what there is to see --------------------------------------------------------------------------
 
-    def _take_down(self, where: str) -> None:
+    def _take_down(self, where: str, handler: Handler | None = None) -> None:
         vcpu = self.vcpu
         try:
             frame = self._mmu.read_bytes(self._stack_top(), _FRAME, False).hex()
@@ -296,8 +310,24 @@ class Rig:
                 tuple(vcpu.dr),
                 frame,
                 len(self.board.traffic),
+                self._x87_errors(),
+                *(self._interrupted(handler) if handler is not None else ()),
             )
         )
+
+    def _x87_errors(self) -> int:
+        state = self.vcpu.state.buffer
+        status, control = (int.from_bytes(state[at : at + 2], "little") for at in (hw.FPU_STATUS, hw.FPU_CONTROL))
+        return status & ~control & _X87_EXCEPTIONS
+
+    def _interrupted(self, handler: Handler) -> tuple[int, bytes]:
+        """Where a handler found the program, and what lies there; linear addresses are physical ones."""
+        try:
+            eip = self._read(self._frame_at(handler), handler.width)
+        except GuestFault:
+            return -1, b""
+        where = eip + self._program.code_base
+        return eip, bytes(self._ram[where : where + MAX_LENGTH])
 
     def _changed_pages(self, before: bytes) -> dict[int, int]:
         after = bytes(self._ram)

@@ -8,6 +8,12 @@ from typing import Final
 from bt.decode import Insn
 from bt.tables import waits
 
+_IN_AL_DX: Final = b"\xec"
+_STRING_PORTS: Final = range(0x6C, 0x70)
+_PUSHF: Final = 0x9C
+_PUSH_0_AND_HALF_OF_IT_BACK: Final = bytes.fromhex("666800000000 67668d642402")
+_SMSW: Final = 4
+_NO_CONTROL_REGISTERS: Final = (1, 5, 6, 7)
 _UD2: Final = b"\x0f\x0b"
 _FWAIT: Final = b"\x9b"
 _CMC_TWICE: Final = b"\xf5\xf5"
@@ -82,3 +88,34 @@ def _takes_lock(insn: Insn) -> bool:
     if not insn.has_modrm or insn.is_register_form:
         return False
     return insn.opcode in _TO_MEMORY or insn.modrm >> 3 & 7 in _LOCKABLE_GROUPS.get(insn.opcode, ())
+
+
+def status_word(insn: Insn) -> bytes | None:
+    """SMSW to a 32-bit register, and the half that is undefined cleared."""
+    if insn.opcode != 0x0F01 or insn.modrm >> 3 & 7 != _SMSW or not insn.is_register_form or insn.operand_size != 4:
+        return None
+    reg = insn.modrm & 7
+    return insn.raw + insn.prefixes + bytes([0x0F, 0xB7, 0xC0 | reg << 3 | reg])
+
+
+def control_register(insn: Insn) -> bytes | None:
+    """MOV to and from control registers that do not exist, as UD2."""
+    moves = insn.opcode in (0x0F20, 0x0F22) and insn.modrm >> 3 & 7 in _NO_CONTROL_REGISTERS
+    return _UD2 if moves else None
+
+
+def string_port(insn: Insn) -> bytes | None:
+    """INS and OUTS as IN AL, DX, which needs the same permission and touches no memory."""
+    return _IN_AL_DX if insn.opcode in _STRING_PORTS else None
+
+
+def push_flags(insn: Insn) -> bytes | None:
+    """PUSHFD of 16-bit code as PUSHF below a word of zeros."""
+    if insn.opcode != _PUSHF or insn.operand_size != 4 or insn.code32:
+        return None
+    return _PUSH_0_AND_HALF_OF_IT_BACK + bytes([_PUSHF])
+
+
+def block_each(insn: Insn) -> bytes | None:
+    """Every instruction in a block of its own."""
+    return _NEXT_BLOCK + insn.raw

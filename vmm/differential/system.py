@@ -11,7 +11,7 @@ from vmm.differential.program import Step
 _EAX, _ECX, _EDX, _ESP = (int(reg) for reg in (Reg.EAX, Reg.ECX, Reg.EDX, Reg.ESP))
 _MSRS: Final = (0x10, 0x17, 0x1B, 0x8B, 0xFE, 0x174, 0x175, 0x176, 0x1D9, 0xC000_0080, 0xC000_0081)
 _EFER: Final = 0xC000_0080
-_CR0_BITS: Final = tuple(int(bit) for bit in (Cr0.MP, Cr0.TS, Cr0.EM, Cr0.NE, Cr0.WP, Cr0.AM, Cr0.NW))
+_CR0_BITS: Final = tuple(int(bit) for bit in (Cr0.MP, Cr0.TS, Cr0.EM, Cr0.WP, Cr0.AM, Cr0.NW))
 _CR0_RARE: Final = (int(Cr0.PE), int(Cr0.PG))
 _CR4_BITS: Final = tuple(int(bit) for bit in (Cr4.TSD, Cr4.DE, Cr4.PSE, Cr4.PGE, Cr4.PCE, Cr4.OSFXSR, Cr4.PAE, Cr4.VME))
 _LEAVES: Final = (0, 1, 2, 0x8000_0000, 0x8000_0001, 0x8000_0004)

@@ -8,7 +8,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, Final
 
-from vmm.differential.flaws import Case, Compare, judge
+from vmm.differential.case import Case
+from vmm.differential.flaws import Compare, judge
 from vmm.differential.generator import Source
 from vmm.differential.outcome import Outcome, compare
 from vmm.differential.program import Program
