@@ -26,7 +26,82 @@ class Flaw(NamedTuple):
     when: Callable[[Case], bool] | None = None
 
 
+_EARLIER_FETCH: Final = Flaw(
+    "fetch ahead",
+    "a page fault of a fetch belongs to the instruction that is fetched, when those before it are done",
+    'SDM Vol. 3A, "Exception Classifications"; "Page-Fault Exceptions"',
+    when=predicates.blames_an_earlier_fetch,
+)
+
 FLAWS: Final = (
+    _EARLIER_FETCH,
+    Flaw(
+        "supervisor's stack",
+        "what a program at CPL 3 pushes and pops is subject to the rights of CPL 3",
+        'SDM Vol. 3A, "Access Rights"',
+        when=predicates.pushes_as_supervisor,
+    ),
+    Flaw(
+        "undefined opcodes",
+        "an undefined opcode has no effect but #UD: no operand is read, no MMX state entered",
+        'SDM Vol. 3A, "Interrupt 6 - Invalid Opcode Exception (#UD)"',
+        when=predicates.minds_operands_of_nothing,
+    ),
+    Flaw(
+        "the hole",
+        "what the guest has not mapped faults, in the window of the VMM too",
+        'docs/limits.md, "Paging and address space"; SDM Vol. 3A, "Page-Fault Exceptions"',
+        when=predicates.is_in_the_hole,
+    ),
+    Flaw(
+        "x87 pointers",
+        "FNSTENV, FNSAVE and FXSAVE store the address of the last x87 instruction",
+        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Instruction and Operand (Data) Pointers"',
+        spellings.environment,
+        predicates.memory_alone,
+    ),
+    Flaw(
+        "accessed bits",
+        "an entry that a translation uses becomes accessed; whether one does that ends in a fault is not said",
+        'SDM Vol. 3A, "Accessed and Dirty Flags"',
+        when=predicates.ends_in_fault,
+    ),
+    Flaw(
+        "code limits",
+        "code beyond the limit of CS is #GP",
+        'SDM Vol. 3A, "Limit Checking"',
+        when=predicates.runs_past_limit,
+    ),
+    Flaw(
+        "null selectors",
+        "a return to an outer ring makes null selectors 0",
+        'SDM Vol. 2A, "IRET/IRETD - Interrupt Return", RETURN-TO-OUTER-PRIVILEGE-LEVEL',
+        when=predicates.keeps_null_selectors,
+    ),
+    Flaw(
+        "encodings in new code",
+        "8F, C6 and C7 have one reg field; processors take F6 /1 and F7 /1 for TEST",
+        'SDM Vol. 2D, "Opcode Map", "Opcode Extensions For One- And Two-byte Opcodes"',
+        when=predicates.spells_loosely,
+    ),
+    Flaw(
+        "IRET and VM",
+        "VM in the frame of an IRET counts at CPL 0 alone",
+        'SDM Vol. 2A, "IRET/IRETD - Interrupt Return"',
+        when=predicates.enters_v86,
+    ),
+    Flaw(
+        "PAUSE",
+        "TF traps after every instruction",
+        'SDM Vol. 3B, "Single-Step Exception Condition"',
+        spellings.pause,
+    ),
+    Flaw(
+        "undefined flags",
+        "BT, BTS, BTR and BTC leave OF, SF, AF and PF undefined",
+        'SDM Vol. 2A, "BT - Bit Test"',
+        spellings.bit_test,
+    ),
     Flaw(
         "branch limits",
         "a branch beyond the limit of CS is #GP",
@@ -114,9 +189,9 @@ FLAWS: Final = (
         when=predicates.overlooks_error,
     ),
     Flaw(
-        "fetch ahead",
-        "a page fault of a fetch belongs to the instruction that is fetched, when those before it are done",
-        'SDM Vol. 3A, "Exception Classifications"; "Page-Fault Exceptions"',
+        _EARLIER_FETCH.name,
+        _EARLIER_FETCH.rule,
+        _EARLIER_FETCH.source,
         spellings.block_each,
         predicates.fetches_ahead,
     ),
@@ -133,17 +208,24 @@ class Verdict(NamedTuple):
 
 
 def judge(case: Case, compare: Compare) -> Verdict:
-    """Explain a case, if it can be: `compare` runs a program on both engines."""
-    for flaw in FLAWS:
-        if flaw.when is not None and not flaw.when(case):
-            continue
-        if flaw.spelling is None:
-            return Verdict(flaw, case)
-        program = respelt(case.program, flaw.spelling)
-        if program == case.program:
-            continue
-        trial = compare(program)
-        if not trial.differences:
-            return Verdict(flaw, trial)
-        case = trial
-    return Verdict(None, case)
+    """Explain a case, if it can be: `compare` runs a program on both engines.
+
+    Where a spelling changes what differs, but not all of it, the rest is looked at in the same way.
+    """
+    flaws = list(FLAWS)
+    while True:
+        for flaw in flaws:
+            if flaw.when is not None and not flaw.when(case):
+                continue
+            if flaw.spelling is None:
+                return Verdict(flaw, case)
+            program = respelt(case.program, flaw.spelling)
+            if program == case.program:
+                continue
+            case = compare(program)
+            if not case.differences:
+                return Verdict(flaw, case)
+            flaws.remove(flaw)
+            break
+        else:
+            return Verdict(None, case)

@@ -30,7 +30,7 @@ def jump(writer: Writer, name: str, number: int) -> Step:
         return Step(name, head + bytes(4), (Fixup(len(head), 4, target),))
     if chance < 0.55 and not is_call:
         return Step(name, b"\xeb\0", (Fixup(1, 1, target),))
-    load, fixup = writer.load_step(_EDX, target)
+    load, fixup = writer.load_step(_EDX, target, writer.code_base)
     extension = 2 if is_call else 4
     if chance < 0.8:
         return Step(name, load + bytes([0xFF, 0xC0 | extension << 3 | _EDX]), (fixup,))
@@ -55,16 +55,21 @@ def loop(writer: Writer, name: str, number: int) -> Step:
 def near_return(writer: Writer, name: str, number: int) -> Step:
     """A pushed target, and RET to it."""
     width = writer.any_width()
-    push, fixup = writer.push_step(writer.forward(number), width)
+    push, fixup = writer.push_step(writer.forward(number), width, writer.code_base)
     code = b"\xc3" if writer.chance.random() < 0.6 else b"\xc2" + bytes([writer.chance.randrange(8), 0])
     return Step(name, push + writer.sized(width) + code, (fixup,))
 
 
 def _code_selector(writer: Writer) -> int:
     """The selector of a code segment like the program's own, or any."""
-    if writer.chance.random() < 0.6:
+    if writer.chance.random() < 0.6 or not writer.mode.is_segmented:
         return _own_code(writer)
     return any_selector(writer)
+
+
+def _base(writer: Writer, selector: int) -> int:
+    """Where the segment begins to which a far transfer goes."""
+    return layout.segment_of(selector).base if writer.mode.is_segmented else selector << 4
 
 
 def _own_code(writer: Writer) -> int:
@@ -90,8 +95,9 @@ def any_selector(writer: Writer) -> int:
 def far_return(writer: Writer, name: str, number: int) -> Step:
     """A pushed far address, and RETF to it."""
     width = writer.any_width()
-    push, fixup = writer.push_step(writer.forward(number), width)
-    front = writer.push(_code_selector(writer), width)
+    selector = _code_selector(writer)
+    push, fixup = writer.push_step(writer.forward(number), width, _base(writer, selector))
+    front = writer.push(selector, width)
     tail = b"\xcb" if writer.chance.random() < 0.7 else b"\xca" + bytes([writer.chance.randrange(8), 0])
     return Step(name, front + push + writer.sized(width) + tail, (behind(fixup, front),))
 
@@ -104,7 +110,7 @@ def interrupt_return(writer: Writer, name: str, number: int) -> Step:
     if selector & 3 > writer.mode.ring and writer.mode.is_segmented:
         front = writer.push(layout.first_selector(selector & 3) + 8, width) + writer.push(layout.STACK_TOP, width)
     front += writer.push(writer.flags(), width) + writer.push(selector, width)
-    push, fixup = writer.push_step(writer.forward(number), width)
+    push, fixup = writer.push_step(writer.forward(number), width, _base(writer, selector))
     return Step(name, front + push + writer.sized(width) + b"\xcf", (behind(fixup, front),))
 
 
@@ -119,9 +125,9 @@ def far_jump(writer: Writer, name: str, number: int) -> Step:
     is_call = name == "lcall"
     if writer.chance.random() < 0.6:
         head = writer.sized(width) + (b"\x9a" if is_call else b"\xea")
-        fixup = Fixup(len(head), width, target, writer.code_base)
+        fixup = Fixup(len(head), width, target, _base(writer, selector))
         return Step(name, head + bytes(width) + selector.to_bytes(2, "little"), (fixup,))
-    load, fixup = writer.load_step(_EDX, target)
+    load, fixup = writer.load_step(_EDX, target, _base(writer, selector))
     at = layout.DATA + 0x90
     store = writer.sized(4) + writer.operands.at(at).encode(b"\x89", _EDX)
     store += writer.operands.store(at + width, selector, 2)

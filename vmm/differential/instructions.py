@@ -86,10 +86,10 @@ class Writer:
         """MOV r32, imm32."""
         return self.operands.load(reg, value)
 
-    def load_step(self, reg: int, step: int) -> tuple[bytes, Fixup]:
-        """MOV r32 with the offset of a step in CS; the fixup is for the piece's own start."""
+    def load_step(self, reg: int, step: int, base: int) -> tuple[bytes, Fixup]:
+        """MOV r32 with the offset of a step in a segment with a base; the fixup is for the piece's own start."""
         code = self.load(reg, 0)
-        return code, Fixup(len(code) - 4, 4, step, self.code_base)
+        return code, Fixup(len(code) - 4, 4, step, base)
 
     def push(self, value: int, width: int = 0) -> bytes:
         """PUSH imm of `width` bytes, the default width if 0."""
@@ -97,10 +97,10 @@ class Writer:
         prefix = b"" if width == self.width else b"\x66"
         return prefix + b"\x68" + (value & (1 << 8 * width) - 1).to_bytes(width, "little")
 
-    def push_step(self, step: int, width: int) -> tuple[bytes, Fixup]:
-        """PUSH of the offset of a step in CS."""
+    def push_step(self, step: int, width: int, base: int) -> tuple[bytes, Fixup]:
+        """PUSH of the offset of a step in a segment with a base."""
         code = self.push(0, width)
-        return code, Fixup(len(code) - width, width, step, self.code_base)
+        return code, Fixup(len(code) - width, width, step, base)
 
     def sized(self, width: int) -> bytes:
         """The operand-size prefix that an operand of `width` bytes needs."""

@@ -202,6 +202,14 @@ def image(paging: Paging) -> bytes:
 
 
 @cache
+def segment_of(selector: int) -> Descriptor:
+    """The segment that a selector names in the tables as they are at first; one of zeros where it names none."""
+    table, at = (_local_descriptors() if selector & 4 else _descriptors()), selector & 0xFFF8
+    found = Descriptor.from_bytes(table[at : at + 8].ljust(8, b"\0"))
+    return Descriptor(0, 0, 0) if found.is_system else found
+
+
+@cache
 def pool() -> bytes:
     """What the pool holds: tables, then for each selector a far pointer of 48 bits, and for each one of 32."""
     tables = b"".join(limit.to_bytes(2, "little") + base.to_bytes(6, "little") for limit, base in POOL_TABLES)

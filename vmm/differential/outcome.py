@@ -33,7 +33,7 @@ class Stop(NamedTuple):
     base, limit, flags) each, of which only the selector counts when it is null, and no limit outside protected mode;
     `control`: CR0, CR2, CR3, CR4; `tables`: GDTR, IDTR, LDTR, TR; `frame`: the top of the stack, 40 bytes; `ports`: how
     much went over ports before; `errors`: unmasked x87 exceptions that wait, as bits of the status word. `saved_eip`:
-    where a handler found the program; `code`: what lies there, in the program's own code segment.
+    where a handler found the program; `code`: what lies there; `code32`: whether it is 32-bit code.
     """
 
     where: str
@@ -50,6 +50,7 @@ class Stop(NamedTuple):
     errors: int
     saved_eip: int = -1
     code: bytes = b""
+    code32: bool = False
 
     @property
     def vector(self) -> int:

@@ -320,14 +320,22 @@ class Rig:
         status, control = (int.from_bytes(state[at : at + 2], "little") for at in (hw.FPU_STATUS, hw.FPU_CONTROL))
         return status & ~control & _X87_EXCEPTIONS
 
-    def _interrupted(self, handler: Handler) -> tuple[int, bytes]:
-        """Where a handler found the program, and what lies there; linear addresses are physical ones."""
+    def _interrupted(self, handler: Handler) -> tuple[int, bytes, bool]:
+        """Where a handler found the program, what lies there, and the size of that code; linear addresses are physical
+        ones."""
+        at = self._frame_at(handler)
         try:
-            eip = self._read(self._frame_at(handler), handler.width)
+            eip, selector, flags = (self._read(at + n * handler.width, handler.width) for n in range(3))
         except GuestFault:
-            return -1, b""
-        where = eip + self._program.code_base
-        return eip, bytes(self._ram[where : where + MAX_LENGTH])
+            return -1, b"", False
+        selector &= 0xFFFF
+        if self.vcpu.is_real or flags & int(Eflags.VM):
+            base, code32 = selector << 4, False
+        else:
+            found = layout.segment_of(selector)
+            base, code32 = found.base, found.is_default_big
+        where = base + eip & 0xFFFF_FFFF
+        return eip, bytes(self._ram[where : where + MAX_LENGTH]), code32
 
     def _changed_pages(self, before: bytes) -> dict[int, int]:
         after = bytes(self._ram)

@@ -12,8 +12,14 @@ _IN_AL_DX: Final = b"\xec"
 _STRING_PORTS: Final = range(0x6C, 0x70)
 _PUSHF: Final = 0x9C
 _PUSH_0_AND_HALF_OF_IT_BACK: Final = bytes.fromhex("666800000000 67668d642402")
+_BIT_TESTS: Final = (0x0FA3, 0x0FAB, 0x0FB3, 0x0FBB)
+_FIRST_BIT_TEST: Final = 4
+_ADC_AL_0: Final = b"\x14\x00"
 _SMSW: Final = 4
 _NO_CONTROL_REGISTERS: Final = (1, 5, 6, 7)
+_ENVIRONMENTS: Final = ((0xD9, 6), (0xDD, 6), (0x0FAE, 0))
+_FNSTCW: Final = 7
+_NOP: Final = b"\x90"
 _UD2: Final = b"\x0f\x0b"
 _FWAIT: Final = b"\x9b"
 _CMC_TWICE: Final = b"\xf5\xf5"
@@ -114,6 +120,24 @@ def push_flags(insn: Insn) -> bytes | None:
     if insn.opcode != _PUSHF or insn.operand_size != 4 or insn.code32:
         return None
     return _PUSH_0_AND_HALF_OF_IT_BACK + bytes([_PUSHF])
+
+
+def bit_test(insn: Insn) -> bytes | None:
+    """BT and its like, and then ADC AL, 0: it keeps CF, and defines the flags that they do not."""
+    is_test = insn.opcode in _BIT_TESTS or (insn.opcode == 0x0FBA and insn.modrm >> 3 & 7 >= _FIRST_BIT_TEST)
+    return insn.raw + _ADC_AL_0 if is_test else None
+
+
+def environment(insn: Insn) -> bytes | None:
+    """FNSTENV, FNSAVE and FXSAVE as FNSTCW: without the pointers."""
+    if not insn.has_modrm or insn.is_register_form or (insn.opcode, insn.modrm >> 3 & 7) not in _ENVIRONMENTS:
+        return None
+    return insn.prefixes + b"\xd9" + insn.memory.with_reg(_FNSTCW)
+
+
+def pause(insn: Insn) -> bytes | None:
+    """PAUSE as NOP."""
+    return _NOP if insn.mnemonic == "pause" else None
 
 
 def block_each(insn: Insn) -> bytes | None:

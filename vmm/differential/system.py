@@ -13,7 +13,7 @@ _MSRS: Final = (0x10, 0x17, 0x1B, 0x8B, 0xFE, 0x174, 0x175, 0x176, 0x1D9, 0xC000
 _EFER: Final = 0xC000_0080
 _CR0_BITS: Final = tuple(int(bit) for bit in (Cr0.MP, Cr0.TS, Cr0.EM, Cr0.WP, Cr0.AM, Cr0.NW))
 _CR0_RARE: Final = (int(Cr0.PE), int(Cr0.PG))
-_CR4_BITS: Final = tuple(int(bit) for bit in (Cr4.TSD, Cr4.DE, Cr4.PSE, Cr4.PGE, Cr4.PCE, Cr4.OSFXSR, Cr4.PAE, Cr4.VME))
+_CR4_BITS: Final = tuple(int(bit) for bit in (Cr4.TSD, Cr4.DE, Cr4.PSE, Cr4.PGE, Cr4.PCE, Cr4.OSFXSR, Cr4.VME))
 _LEAVES: Final = (0, 1, 2, 0x8000_0000, 0x8000_0001, 0x8000_0004)
 _RM_EAX: Final = 0xC0
 
@@ -150,6 +150,6 @@ def identify(writer: Writer, name: str, number: int) -> Step:
 
 def enter_system(writer: Writer, name: str, number: int) -> Step:
     """SYSENTER, whose handler goes back to the next step, and SYSEXIT to it."""
-    load, fixup = writer.load_step(_EDX, writer.forward(number))
+    load, fixup = writer.load_step(_EDX, writer.forward(number), writer.code_base)
     stack = writer.sized(4) + bytes([0x89, 0xC0 | _ESP << 3 | _ECX])  # mov ecx, esp
     return Step(name, load + stack + (b"\x0f\x34" if name == "sysenter" else b"\x0f\x35"), (fixup,))
