@@ -15,6 +15,7 @@ def program(
     paging: Paging = Paging.NONE,
     patches: tuple[Patch, ...] = (),
     entry: int = ENTRY,
+    cr0: int = 0,
     cr4: int = 0x200,
     **registers: int,
 ) -> Program:
@@ -25,7 +26,7 @@ def program(
     values[4] = registers.get("esp", layout.STACK_TOP - layout.STACK_BASE)
     iopl = (mode.iopl or 0) << 12 if mode.kind is Kind.V86 else 0
     steps = tuple(_step(text, mode.code32) for text in texts)
-    return Program(mode, paging, True, entry, tuple(values), eflags | iopl, 0, cr4, 0, patches, steps)
+    return Program(mode, paging, True, entry, tuple(values), eflags | iopl, cr0, cr4, 0, patches, steps)
 
 
 def _step(text: str | bytes | Step, code32: bool) -> Step:

@@ -31,6 +31,12 @@ def test_translation_and_emulation_agree() -> None:
     assert tally.share(tally.interrupted) >= 0.1
 
 
+def test_translation_does_what_the_processor_does() -> None:
+    tally = Campaign(Plan(Source(20), ("translate",), "bare"), 0, 330, 2).run()
+    assert tally.failures == []
+    assert tally.explained
+
+
 @pytest.mark.slow
 def test_translation_and_emulation_agree_on_20_000_programs() -> None:
     tally = Campaign(Plan(Source(21), ("translate", "self-checking"), "callouts"), 0, 20_000, 2).run()

@@ -173,7 +173,7 @@ def differential(
     seed: Annotated[int, typer.Option("--seed", help="Which programs: a seed's are always the same.")] = 1,
     first: Annotated[int, typer.Option("--first", help="The number of the first one.", metavar="N")] = 0,
     engine: Annotated[str, typer.Option("--engine", help="Engines to test.", metavar="NAME,..")] = "translate",
-    against: Annotated[str, typer.Option("--against", help="What they must agree with.", metavar="NAME")] = "callouts",
+    against: Annotated[str, typer.Option("--against", help="What they must agree with.", metavar="NAME")] = "bare",
     modes: Annotated[Text, typer.Option("--modes", help="Modes, or how their names begin.", metavar="MODE,..")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", help="Processes; one for each CPU.", metavar="N")] = None,
     resume: Annotated[Text, typer.Option("--resume", help="Go on where this file left off.", metavar="FILE")] = None,

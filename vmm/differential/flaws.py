@@ -67,6 +67,49 @@ FLAWS: Final = (
         when=predicates.ends_in_fault,
     ),
     Flaw(
+        "reserved bits of CR0",
+        "a write leaves the reserved bits as they are",
+        'SDM Vol. 3A, "Control Registers"',
+        when=predicates.keeps_reserved_bits,
+    ),
+    Flaw(
+        "LTR",
+        "a null selector is #GP",
+        'SDM Vol. 2A, "LTR - Load Task Register"',
+        when=predicates.loads_null_task,
+    ),
+    Flaw(
+        "IRETD to V86",
+        "an EIP beyond FFFFh is #GP",
+        'SDM Vol. 2A, "IRET/IRETD - Interrupt Return", RETURN-TO-VIRTUAL-8086-MODE',
+        when=predicates.enters_v86_far,
+    ),
+    Flaw(
+        "stack limits",
+        "a frame beyond the limit of SS is #SS",
+        'SDM Vol. 3A, "Limit Checking"',
+        when=predicates.pushes_past_limit,
+    ),
+    Flaw(
+        "RET imm16",
+        "the count is not signed",
+        'SDM Vol. 2B, "RET - Return From Procedure"',
+        spellings.long_return,
+    ),
+    Flaw(
+        "RET imm16",
+        "the count is not signed",
+        'SDM Vol. 2B, "RET - Return From Procedure"',
+        when=predicates.drops_negative,
+    ),
+    Flaw(
+        "ARPL",
+        "memory is written when the RPL changes, else not",
+        'SDM Vol. 2A, "ARPL - Adjust RPL Field of Segment Selector"',
+        spellings.adjust_rpl,
+        predicates.memory_alone,
+    ),
+    Flaw(
         "code limits",
         "code beyond the limit of CS is #GP",
         'SDM Vol. 3A, "Limit Checking"',
@@ -177,13 +220,13 @@ FLAWS: Final = (
     ),
     Flaw("LOCK", "LOCK is #UD where it may not stand", 'SDM Vol. 2A, "LOCK"', spellings.lock),
     Flaw(
-        "LOCK in new code",
+        "LOCK",
         "LOCK is #UD where it may not stand",
         'SDM Vol. 2A, "LOCK"',
         when=predicates.overlooks_lock,
     ),
     Flaw(
-        "x87 errors in new code",
+        "x87 errors",
         "an unmasked error is #MF at the next x87 or MMX instruction that waits, not at FWAIT alone",
         'SDM Vol. 1, "x87 FPU Exception Synchronization"',
         when=predicates.overlooks_error,
@@ -210,9 +253,10 @@ class Verdict(NamedTuple):
 def judge(case: Case, compare: Compare) -> Verdict:
     """Explain a case, if it can be: `compare` runs a program on both engines.
 
-    Where a spelling changes what differs, but not all of it, the rest is looked at in the same way.
+    Spellings come first, since they leave the rest of the program to be compared. Where one changes what differs, but
+    not all of it, the rest is looked at in the same way.
     """
-    flaws = list(FLAWS)
+    flaws = sorted(FLAWS, key=lambda flaw: flaw.spelling is None)
     while True:
         for flaw in flaws:
             if flaw.when is not None and not flaw.when(case):

@@ -4,6 +4,7 @@ Most need nothing but a memory operand or an immediate. `special.py` has those t
 target or a register to be of use.
 """
 
+from functools import cache
 from random import Random
 from typing import Final
 
@@ -20,6 +21,7 @@ _LOCKABLE: Final = frozenset(
 )
 _MOFFS: Final = range(0xA0, 0xA4)
 _LEGACY: Final = bytes(sorted(LEGACY_PREFIXES))
+_SYSTEM_MOVES: Final = tuple(bytes([0x0F, low]) for low in range(0x20, 0x27))
 _TO_ESP: Final = int(Reg.ESP)
 _RETRIES: Final = 4
 
@@ -40,8 +42,8 @@ class Writer:
         return setup + code
 
     def pick(self, name: str) -> Form:
-        """An encoding: those with and without prefix or immediate are equally likely."""
-        return self.chance.choice(forms(self.mode.code32)[name])
+        """An encoding. MOV of control and debug registers is left to `special`: no random value makes sense there."""
+        return self.chance.choice(_ordinary(name, self.mode.code32))
 
     def encode(self, form: Form, name: str) -> tuple[bytes, bytes]:
         """(code that sets the operands up, the instruction)."""
@@ -131,3 +133,8 @@ class Writer:
         if chance.random() < 0.2:
             value |= chance.choice((int(Eflags.AC), int(Eflags.ID), int(Eflags.RF), int(Eflags.VM), 1 << 19))
         return value
+
+
+@cache
+def _ordinary(name: str, code32: bool) -> tuple[Form, ...]:
+    return tuple(form for form in forms(code32)[name] if form.head[-2:] not in _SYSTEM_MOVES)

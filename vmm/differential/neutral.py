@@ -6,10 +6,12 @@ that was spelt anew: nothing else has changed, and nothing behind it is hidden.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
-from bt.decode import Decoder, Insn
+from bt.decode import LEGACY_PREFIXES, Decoder, Insn
 from vmm.differential.program import Fixup, Program, Step
 
+_LOCK: Final = 0xF0
 Spelling = Callable[[Insn], bytes | None]
 """Another spelling of an instruction; None where its own is right."""
 
@@ -25,7 +27,7 @@ def _respelt_step(decoder: Decoder, code32: bool, step: Step, spelling: Spelling
     made, moved, at = bytearray(), [], 0
     fixups = list(step.fixups)
     while at < len(step.code):
-        insn = decoder.one(step.code[at:], 0, code32)
+        insn = _decode(decoder, step.code[at:], code32)
         if insn is None:
             break
         end = at + len(insn.raw)
@@ -38,6 +40,19 @@ def _respelt_step(decoder: Decoder, code32: bool, step: Step, spelling: Spelling
     shift = len(made) - at
     moved += [_shifted(fixup, shift) for fixup in fixups if fixup.at >= at]
     return Step(step.name, bytes(made) + step.code[at:], tuple(moved))
+
+
+def _decode(decoder: Decoder, code: bytes, code32: bool) -> Insn | None:
+    """The first instruction; where a LOCK is all that is wrong with it, too."""
+    insn = decoder.one(code, 0, code32)
+    end = next((at for at, byte in enumerate(code) if byte not in LEGACY_PREFIXES), len(code))
+    if insn is not None or _LOCK not in code[:end]:
+        return insn
+    without = decoder.one(code[:end].replace(b"\xf0", b"") + code[end:], 0, code32)
+    if without is None:
+        return None
+    size = len(without.raw) + code[:end].count(_LOCK)
+    return Insn(0, code[:size], without.mnemonic, without.text, code32)
 
 
 def _shifted(fixup: Fixup, by: int) -> Fixup:

@@ -32,8 +32,8 @@ class Stop(NamedTuple):
     `where`: `handler N`, `halt`, `end`, or a routine of the rig's. `general` as in `GENERAL`; `segments` (selector,
     base, limit, flags) each, of which only the selector counts when it is null, and no limit outside protected mode;
     `control`: CR0, CR2, CR3, CR4; `tables`: GDTR, IDTR, LDTR, TR; `frame`: the top of the stack, 40 bytes; `ports`: how
-    much went over ports before; `errors`: unmasked x87 exceptions that wait, as bits of the status word. `saved_eip`:
-    where a handler found the program; `code`: what lies there; `code32`: whether it is 32-bit code.
+    much went over ports before; `errors`: unmasked x87 exceptions and their summary, as in the status word.
+    `saved_eip`: where a handler found the program; `code`: what lies there; `code32`: whether it is 32-bit code.
     """
 
     where: str

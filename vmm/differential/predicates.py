@@ -33,6 +33,11 @@ _NULLS: Final = ((1,), (2,), (3,))
 _PREFIXES: Final = bytes(sorted(LEGACY_PREFIXES))
 _GROUPS_OF_ONE: Final = {0x8F: range(1, 8), 0xC6: range(1, 8), 0xC7: range(1, 8), 0xF6: (1,), 0xF7: (1,)}
 """Opcodes, and the reg fields with which they do not exist, or exist unofficially."""
+_CR0: Final = int(Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG)
+_GROUP_6: Final = 0x0F00
+_LTR: Final = 0xD8
+_SELECTOR: Final = 0xFFFC
+_IRET: Final = 0xCF
 _WIDE: Final = 4
 _CR2: Final = 1
 _BLOCK: Final = 0x60  # bytes that a block of the engine may have
@@ -249,3 +254,46 @@ def ends_in_fault(case: Case) -> bool:
     """Both shut down, and accessed bits of entries on the way to a page that is not there differ."""
     shut = case.got.ending is case.expected.ending is Ending.SHUTDOWN
     return shut and {difference.what for difference in case.differences} <= _TABLE_PAGES
+
+
+def keeps_reserved_bits(case: Case) -> bool:
+    """CR0 alone differs, in bits that do not exist."""
+    stops = _stops(case)
+    if stops is None or {difference.what for difference in case.differences} != {"control"}:
+        return False
+    mine, other = stops[0].control, stops[1].control
+    return mine[1:] == other[1:] and not (mine[0] ^ other[0]) & _CR0
+
+
+def loads_null_task(case: Case) -> bool:
+    """LTR of a null selector in a register."""
+    found = _general_protection(case)
+    if found is None or found[1].opcode != _GROUP_6 or found[1].modrm & ~7 != _LTR:
+        return False
+    return not found[0].general[found[1].modrm & 7] & _SELECTOR
+
+
+def enters_v86_far(case: Case) -> bool:
+    """IRETD to virtual-8086 mode with an EIP beyond FFFFh, in ring 0: #GP, and the reference is there."""
+    found, stops = _general_protection(case), _stops(case)
+    if found is None or stops is None or found[1].opcode != _IRET:
+        return False
+    return STACKS[0] - stops[1].general[Reg.ESP] in _V86_FRAMES
+
+
+def pushes_past_limit(case: Case) -> bool:
+    """Shut down with ESP beyond the limit of a stack segment with a base."""
+    got = case.got
+    pointer = got.stops[-1].general[Reg.ESP] if got.stops else 0
+    return case.program.based and got.ending is Ending.SHUTDOWN and pointer > _LIMIT_16
+
+
+def drops_negative(case: Case) -> bool:
+    """The saved stack pointer alone differs, by 64 KBytes: RET of more than 32 KBytes in code that a program wrote."""
+    stops = _stops(case)
+    if stops is None or {difference.what for difference in case.differences} != {"frame"}:
+        return False
+    mine, other = (bytes.fromhex(stop.frame) for stop in stops)
+    pairs = [(int.from_bytes(mine[at : at + 4], "little"), int.from_bytes(other[at : at + 4], "little"))
+             for at in range(0, len(mine), 4)]  # fmt: skip
+    return sum(a != b for a, b in pairs) == 1 and all(a == b or a - b == _LIMIT_16 + 1 for a, b in pairs)

@@ -71,6 +71,7 @@ _HIDDEN: Final = 0x00F0_FF00
 _FRAME: Final = 40
 _DPL: Final = 0x6000
 _X87_EXCEPTIONS: Final = 0x3F
+_X87_ERROR_SUMMARY: Final = 1 << 7
 _NXE: Final = 1 << 11
 _V86_FLAGS: Final = 0xF300
 _LDT_FLAGS: Final = 0x8200
@@ -318,7 +319,7 @@ class Rig:
     def _x87_errors(self) -> int:
         state = self.vcpu.state.buffer
         status, control = (int.from_bytes(state[at : at + 2], "little") for at in (hw.FPU_STATUS, hw.FPU_CONTROL))
-        return status & ~control & _X87_EXCEPTIONS
+        return status & (~control & _X87_EXCEPTIONS | _X87_ERROR_SUMMARY)
 
     def _interrupted(self, handler: Handler) -> tuple[int, bytes, bool]:
         """Where a handler found the program, what lies there, and the size of that code; linear addresses are physical

@@ -19,6 +19,10 @@ _SMSW: Final = 4
 _NO_CONTROL_REGISTERS: Final = (1, 5, 6, 7)
 _ENVIRONMENTS: Final = ((0xD9, 6), (0xDD, 6), (0x0FAE, 0))
 _FNSTCW: Final = 7
+_ARPL: Final = 0x63
+_TEST: Final = 0x84
+_RETURNS: Final = (0xC2, 0xCA)
+_SIGN: Final = 0x80
 _NOP: Final = b"\x90"
 _UD2: Final = b"\x0f\x0b"
 _FWAIT: Final = b"\x9b"
@@ -133,6 +137,20 @@ def environment(insn: Insn) -> bytes | None:
     if not insn.has_modrm or insn.is_register_form or (insn.opcode, insn.modrm >> 3 & 7) not in _ENVIRONMENTS:
         return None
     return insn.prefixes + b"\xd9" + insn.memory.with_reg(_FNSTCW)
+
+
+def adjust_rpl(insn: Insn) -> bytes | None:
+    """ARPL of memory as TEST, which only reads."""
+    if insn.opcode != _ARPL or insn.is_register_form:
+        return None
+    return insn.prefixes + bytes([_TEST]) + insn.memory.encoding
+
+
+def long_return(insn: Insn) -> bytes | None:
+    """RET and RETF that drop more than 32 KBytes, with less."""
+    if insn.opcode not in _RETURNS or not insn.tail[1] & _SIGN:
+        return None
+    return insn.raw[:-1] + bytes([insn.tail[1] & ~_SIGN])
 
 
 def pause(insn: Insn) -> bytes | None:
