@@ -51,15 +51,19 @@ def bench(engine: EngineName) -> Bench:
 
 
 @pytest.fixture(scope="session")
-def shared_bench(engine: EngineName) -> Bench:
-    return Bench(engine=engine)
+def shared_benches() -> dict[EngineName, Bench]:
+    """One machine for each engine: a fixture of its own for each would outlive a change of `engine`."""
+    return {}
 
 
 @pytest.fixture
-def used_bench(shared_bench: Bench) -> Bench:
+def used_bench(engine: EngineName, shared_benches: dict[EngineName, Bench]) -> Bench:
     """A machine made as new: cheaper than a fresh one."""
-    shared_bench.recycle()
-    return shared_bench
+    bench = shared_benches.get(engine)
+    if bench is None:
+        bench = shared_benches[engine] = Bench(engine=engine)
+    bench.recycle()
+    return bench
 
 
 @pytest.fixture
