@@ -18,6 +18,7 @@ _LAST_SHORT_TARGET: Final = 0xFFFF
 _FIRST_LONG_FORM: Final = 0xE8
 """Opcodes below it (70-7F, E0-E3) have an 8-bit displacement; so has EB."""
 
+_LOOP_ON_ZF: Final = (0xE0, 0xE1)
 _SAVE_ECX: Final = "mov dword ptr cs:[{S0}], ecx"
 _BEGIN: Final = """
     mov dword ptr cs:[{S2}], ecx
@@ -89,9 +90,15 @@ def jump_conditional(emit: Emitter, insn: Insn) -> None:
 
 
 def loop(emit: Emitter, insn: Insn) -> None:
-    """LOOP LOOPE LOOPNE JCXZ JECXZ: only short forms exist, so jump over a jump. The address size picks CX or ECX."""
+    """LOOP LOOPE LOOPNE JCXZ JECXZ: only short forms exist, so jump over a jump. The address size picks CX or ECX.
+
+    LOOPE and LOOPNE get an engine block of their own: where the count ends them, the engine forgets in which lazy form
+    the block's last flags are. Source: SDM Vol. 2A, "LOOP/LOOPcc": no flags affected.
+    """
     operand = b"" if emit.context.code32 else b"\x66"
     address = b"" if emit.context.code32 == (insn.address_size == 4) else b"\x67"
+    if insn.opcode in _LOOP_ON_ZF:
+        emit.raw(operand + b"\xeb\0")
     jump_size = 5 + len(operand)
     emit.raw(operand + address + bytes([insn.opcode, jump_size]))
     emit.branch(b"\xe9", insn.next_eip)

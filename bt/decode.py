@@ -18,8 +18,14 @@ SEGMENT_PREFIXES: Final = {0x26: 0, 0x2E: 1, 0x36: 2, 0x3E: 3, 0x64: 4, 0x65: 5}
 OVERRIDE_BYTE: Final = {seg: byte for byte, seg in SEGMENT_PREFIXES.items()}
 _DS, _SS = 3, 2
 _IMMEDIATE_PORT: Final = frozenset((0xE4, 0xE5, 0xE6, 0xE7))
-_SSE2_ONLY: Final = frozenset((0x6C, 0x6D, 0xD6, 0xE6))
-"""Second opcode bytes that mean something only behind 66h: PUNPCKLQDQ, PUNPCKHQDQ, MOVQ, CVTTPD2DQ."""
+_SSE2_ONLY: Final = frozenset((0x6C, 0x6D, 0x73, 0xD6, 0xE6))
+"""Second opcode bytes that mean something only behind 66h, 73h in some forms: PUNPCKLQDQ, PUNPCKHQDQ, PSRLDQ and
+PSLLDQ, MOVQ, CVTTPD2DQ."""
+_TWO_BYTES: Final = 0x0F
+_LOCK: Final = 0xF0
+_HINT_NOPS: Final = range(0x18, 0x1F)
+_HINTS: Final = frozenset("bndldx bndcl bndcn bndcu bndmk bndmov bndstx cldemote rdsspd".split())
+"""What Capstone makes of some of them."""
 _MODRM_ONE: Final = frozenset(
     [low | row for row in range(0, 0x40, 8) for low in range(4)]
     + [0x62, 0x63, 0x69, 0x6B, *range(0x80, 0x90), 0xC0, 0xC1, *range(0xC4, 0xC8), *range(0xD0, 0xD4)]
@@ -288,9 +294,30 @@ class Decoder:
 
     def one(self, code: bytes, eip: int, code32: bool) -> Insn | None:
         """The first instruction of `code`, or None when its bytes are cut off or undefined."""
+        found = None
         for address, size, mnemonic, text in self._engines[code32].disasm_lite(code, eip, 1):
-            return Insn(address & 0xFFFF_FFFF, code[:size], mnemonic, text, code32)
-        return None if code32 else self._with_66_prefix(code[:MAX_LENGTH], eip)
+            found = Insn(address & 0xFFFF_FFFF, code[:size], mnemonic, text, code32)
+        if found is None or found.mnemonic in _HINTS:
+            found = self._hint(code[:MAX_LENGTH], eip, code32) or found
+        if found is None and not code32:
+            found = self._with_66_prefix(code[:MAX_LENGTH], eip)
+        return found
+
+    def _hint(self, code: bytes, eip: int, code32: bool) -> Insn | None:
+        """0F18h to 0F1Eh: NOPs with an operand on a P6, and on later ones where they are not something newer.
+
+        Their length is that of 0F1Fh. Source: SDM Vol. 2D, "Opcode Map", two-byte opcodes: reserved NOP.
+        """
+        at = 0
+        while at < len(code) - 2 and code[at] in LEGACY_PREFIXES:
+            at += 1
+        if at + 1 >= len(code) or code[at] != _TWO_BYTES or code[at + 1] not in _HINT_NOPS or _LOCK in code[:at]:
+            return None
+        address_size = b"\x67" * (b"\x67" in code[:at])
+        as_nop = address_size + b"\x0f\x1f" + code[at + 2 :]
+        for _, size, _, text in self._engines[code32].disasm_lite(as_nop, eip, 1):
+            return Insn(eip & 0xFFFF_FFFF, code[: size - len(address_size) + at], "nop", text, code32)
+        return None
 
     def _with_66_prefix(self, code: bytes, eip: int) -> Insn | None:
         """SSE2 instructions that Capstone does not know in 16-bit code: it takes their prefix for an operand size.

@@ -9,7 +9,7 @@ from typing import Final
 
 from bt.branches import dispatch
 from bt.decode import Insn
-from bt.emit import S0, S1, S3, Emitter, SiteKind
+from bt.emit import FLAGS, S0, S1, S3, S4, Emitter, SiteKind
 from bt.guest import Mode
 from vmm.arch.layout import Slot
 from vmm.arch.registers import Eflags, Reg, Seg
@@ -337,32 +337,29 @@ _IRET_OPEN: Final = """
     mov dword ptr cs:[{S1}], edx
     mov dword ptr cs:[{S3}], eax
 """
-_IRET_READ: Final = """
-    mov ecx, dword ptr ss:[esp + 8]
-    movzx edx, word ptr ss:[esp + 4]
-    mov dword ptr cs:[{S4}], edx
-    mov eax, dword ptr cs:[{GDT_BASE}]
-    lea edx, [eax + edx]
-    mov eax, dword ptr ss:[esp]
-    mov dword ptr cs:[{S2}], eax
-    mov eax, dword ptr cs:[edx + {flat}]
-    mov dword ptr cs:[{S5}], eax
-    mov edx, dword ptr cs:[edx + {flat_high}]
-"""
-_IRET: Final = f"""
+_IRET_FLAGS: Final = """
     lahf
     seto al
-    test ecx, 0x1b4100
-    jne slow
+    mov dword ptr cs:[{S4}], eax
+"""
+_IRET: Final = f"""
     test dword ptr cs:[{{FLAGS}}], 0x4000
     jne slow
-    cmp edx, dword ptr cs:[{{CS_HIGH}}]
-    jne slow
-    mov edx, dword ptr cs:[{{S5}}]
-    cmp edx, dword ptr cs:[{{CS_LOW}}]
-    jne slow
-    mov edx, dword ptr cs:[{{S4}}]
+    mov eax, dword ptr ss:[esp]
+    mov dword ptr cs:[{{S2}}], eax
+    movzx edx, word ptr ss:[esp + 4]
+    mov ecx, dword ptr ss:[esp + 8]
     cmp edx, dword ptr cs:[{{CS}}]
+    jne slow
+    mov eax, dword ptr cs:[{{GDT_BASE}}]
+    lea edx, [eax + edx]
+    mov eax, dword ptr cs:[edx + {{flat}}]
+    cmp eax, dword ptr cs:[{{CS_LOW}}]
+    jne slow
+    mov eax, dword ptr cs:[edx + {{flat_high}}]
+    cmp eax, dword ptr cs:[{{CS_HIGH}}]
+    jne slow
+    test ecx, 0x1b4100
     jne slow
     {_IF_FROM_ECX}
     mov edx, ecx
@@ -376,6 +373,7 @@ _IRET: Final = f"""
     mov ecx, dword ptr cs:[{{S2}}]
     jmp done
 slow:
+    mov eax, dword ptr cs:[{{S4}}]
     add al, 0x7f
     sahf
     mov eax, dword ptr cs:[{{S3}}]
@@ -389,8 +387,8 @@ def iretd(emit: Emitter, insn: Insn) -> None:
     """IRETD inside ring 0 to the code segment that is loaded: the frame's CS and its descriptor are what CS came from.
 
     TF, NT, RF, VM or a pending interrupt in the new EFLAGS, a virtual NT, and any other CS are for the VMM. All that
-    may fault is read before anything changes. Source: SDM Vol. 2A, "IRET/IRETD - Interrupt Return",
-    RETURN-TO-SAME-PRIVILEGE-LEVEL.
+    may fault is read before anything changes, and the GDT only where that CS has its descriptor, as the processor does.
+    Source: SDM Vol. 2A, "IRET/IRETD - Interrupt Return", RETURN-TO-SAME-PRIVILEGE-LEVEL.
     """
     context = emit.context
     is_32 = context.code32 and context.stack32 and insn.operand_size == 4
@@ -399,8 +397,9 @@ def iretd(emit: Emitter, insn: Insn) -> None:
         return
     emit.emit(_IRET_OPEN)
     emit.mark((Reg.ECX, S0), (Reg.EDX, S1), (Reg.EAX, S3))
+    emit.emit(_IRET_FLAGS)
+    emit.mark((Reg.ECX, S0), (Reg.EDX, S1), (Reg.EAX, S3), (FLAGS, S4))
     base = -emit.window.cs_base
-    emit.emit(_IRET_READ, flat=base, flat_high=base + 4)
-    emit.emit(_IRET + "done:")
+    emit.emit(_IRET + "done:", flat=base, flat_high=base + 4)
     emit.site_here(SiteKind.CALLOUT)
     dispatch(emit, insn.operand_size)

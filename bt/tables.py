@@ -172,7 +172,9 @@ def waits(insn: Insn) -> bool:
     """
     if 0xD8 <= insn.opcode <= 0xDF:
         return insn.name not in _NOT_WAITING
-    on_mmx = insn.name in _USES_MMX or (insn.name[0] == "p" and insn.name in MMX_AND_SSE)
+    on_mmx = insn.name in _USES_MMX or (
+        insn.name[0] == "p" and insn.name in MMX_AND_SSE and not insn.name.startswith("prefetch")
+    )
     return on_mmx and insn.opcode >= 0x0F00 and _SIMD_PREFIXES.isdisjoint(insn.prefixes)
 
 

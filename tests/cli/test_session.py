@@ -19,7 +19,7 @@ from vmm.cli.options import Ends, Media, Outputs, Payload, RunRequest, StateFile
 from vmm.cli.session import run_machine
 from vmm.cli.terminal import stdout_descriptor
 from vmm.door import ReplayEnd
-from vmm.engines.names import EngineName, Rings
+from vmm.engines.names import EngineName
 from vmm.errors import ConfigError, Unmodelled
 from vmm.outcome import (
     ExitPort,
@@ -49,8 +49,6 @@ def request(ends: Ends | None = None, outputs: Outputs | None = None) -> RunRequ
         strict=False,
         audit=False,
         engine=EngineName.TRANSLATE,
-        nested_paging=False,
-        rings=Rings.THREE,
     )
 
 

@@ -173,6 +173,30 @@ def census(
     raise typer.Exit(take(words))
 
 
+@app.command("differential")
+def differential(
+    programs: Annotated[int, typer.Option("--programs", help="How many programs.", metavar="N")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", help="Which programs: a seed's are always the same.")] = 1,
+    first: Annotated[int, typer.Option("--first", help="The number of the first one.", metavar="N")] = 0,
+    engine: Annotated[str, typer.Option("--engine", help="Engines to test.", metavar="NAME,..")] = "translate",
+    against: Annotated[str, typer.Option("--against", help="What they must agree with.", metavar="NAME")] = "bare",
+    modes: Annotated[Text, typer.Option("--modes", help="Modes, or how their names begin.", metavar="MODE,..")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Processes; one for each CPU.", metavar="N")] = None,
+    resume: Annotated[Text, typer.Option("--resume", help="Go on where this file left off.", metavar="FILE")] = None,
+    report: Annotated[Text, typer.Option("--report", help="The report as Markdown.", metavar="FILE.md|-")] = None,
+    json: Annotated[Text, typer.Option("--json", help="The report as JSON.", metavar="FILE.json|-")] = None,
+    case: Annotated[Text, typer.Option("--case", help="Run one saved case instead.", metavar="FILE")] = None,
+) -> None:
+    """Run random guest programs on several engines and compare what they do.
+
+    Exit status: 0 no difference without an explanation, 1 there is one, 2 a mistake on the command line.
+    """
+    words = {name: value for name, value in locals().items() if value is not None}
+    from vmm.cli.differential import run as run_campaign
+
+    raise typer.Exit(run_campaign(words))
+
+
 def program() -> int:
     """`vmm`: as `main`, for a process that ends with it."""
     try:

@@ -140,8 +140,8 @@ class RunRequest:
     strict: bool
     audit: bool
     engine: EngineName
-    nested_paging: bool
-    rings: Rings
+    nested_paging: bool = False
+    rings: Rings = Rings.THREE
 
 
 def check(words: Words) -> RunRequest:

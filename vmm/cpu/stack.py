@@ -75,8 +75,18 @@ class Stack:
         self._check(bottom, total)
         clip = (1 << 8 * size) - 1
         data = b"".join((value & clip).to_bytes(size, "little") for value in reversed(values))
-        self.memory.write_bytes(self._linear(bottom), data, self.user)
+        try:
+            self.memory.write_bytes(self._linear(bottom), data, self.user)
+        except GuestFault:
+            self._check_each(len(values), size)
+            raise
         self.pointer = bottom
+
+    def _check_each(self, count: int, size: int) -> None:
+        """Raise the fault of the first push that faults: each is an access of its own, from the top down."""
+        for index in range(1, count + 1):
+            la = self._linear((self.pointer & self.mask) - index * size & self.mask)
+            self.memory.check_write(la, size, self.user)
 
     def _push_wrapping(self, values: Sequence[int], size: int) -> None:
         """The same for a frame that wraps around offset 0: checked piece by piece, then written."""

@@ -262,7 +262,7 @@ class TranslatedCode:
         return len(source) >= MAX_LENGTH or self._translator.is_whole(source, self.space.context.code32)
 
     def _switched_on(self, number: int, frames: tuple[int, ...]) -> CodePage:
-        self_check = bool(self.self_checked) and not self.self_checked.isdisjoint(frames)
+        self_check = self._options.self_check or (bool(self.self_checked) and not self.self_checked.isdisjoint(frames))
         page = self.cache.page(self.space, number, frames, self_check)
         if not self.cache.is_on(page):
             if not page.is_trusted:
@@ -339,6 +339,16 @@ class TranslatedCode:
             self.cache.view = shadow.space.code
             self._phys.state.q[hw.Q_CR + 3] = shadow.root(vcpu.is_real)
         self._phys.flush_tlb()
+
+    def begin(self) -> None:
+        """As if no guest had run: no page is known to be rewritten, the hole is in its first place."""
+        self._rewrites.clear()
+        self.self_checked.clear()
+        if self._hole.base != _HOLE_CANDIDATES[0]:
+            self._hole.base = _HOLE_CANDIDATES[0]
+            self.shadow.rebuild_roots()
+            self._place_hole()
+        self.empty()
 
     def empty(self) -> None:
         """Forget everything that was made from the guest's memory and translations."""

@@ -11,7 +11,7 @@ instruction runs alone, a *step*, under TF, which nobody can see, because what w
 
 from typing import Any, Final
 
-from bt.decode import MAX_LENGTH, Decoder
+from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Decoder
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, Vector, ud
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SIZE, Slot
 from vmm.arch.registers import Eflags, Seg
@@ -202,10 +202,12 @@ class NativeEngine:
         state.d[hw.D_HFLAGS] &= ~hw.HF_INHIBIT_IRQ & MASK32
 
     def _code_byte(self) -> int:
-        """The first byte of the instruction at EIP, which the processor has fetched."""
+        """The first byte of the instruction at EIP, which the processor has fetched, behind its prefixes."""
         vcpu = self._vcpu
         la = vcpu.base(_CS) + vcpu.eip & MASK32
-        return self._memory.read(self._mmu.translate(la, False, vcpu.cpl == 3, fetch=True), 1)[0]
+        at = self._mmu.translate(la, False, vcpu.cpl == 3, fetch=True)
+        raw = self._memory.read(at, min(MAX_LENGTH, PAGE_SIZE - (la & PAGE_MASK)))
+        return next((byte for byte in raw if byte not in LEGACY_PREFIXES), raw[0])
 
     # --- instructions ----------------------------------------------------------------------------------
 

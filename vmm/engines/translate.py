@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bt.cache import Block, Entrance
+from bt.decode import Insn
 from bt.emit import CALLOUT_VECTOR, FLAGS, S2, Site, SiteKind
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
-from vmm.arch.registers import Eflags
+from vmm.arch.registers import Eflags, Reg, Seg
 from vmm.cpu import callouts
 from vmm.cpu.callouts import Plan
 from vmm.cpu.events import EventKind
@@ -53,6 +54,8 @@ _IOPL: Final = int(Eflags.IOPL)
 _DF: Final = int(Eflags.DF)
 _OF: Final = int(Eflags.OF)
 _LAHF: Final = int(Eflags.SF | Eflags.ZF | Eflags.AF | Eflags.PF | Eflags.CF)
+_ESP: Final = int(Reg.ESP)
+_JUMPS_AND_CALL: Final = frozenset((0xE8, 0xE9, 0xEB, *range(0x70, 0x80), *range(0x0F80, 0x0F90)))
 _EVENTS_IN_A_ROW: Final = 64
 
 
@@ -116,7 +119,7 @@ class TranslateEngine:
         vcpu.fold_flags = phys.fold_flags
         self._in_force = None
         phys.set_service_root(self.code.shadow.service_root)
-        self.code.empty()
+        self.code.begin()
 
     def run(self) -> Leave:
         """Run until the block limit, HLT, shutdown or a request."""
@@ -171,7 +174,7 @@ class TranslateEngine:
         """A direct branch: find the target, and let the branch go there by itself from now on."""
         self.stats.exits["link"] += 1
         generation = self.code.cache.flushes
-        target = self._target(site.target)
+        target = self._target(site.target, site.insn)
         if target is None:
             return
         if self.code.cache.flushes == generation:
@@ -185,9 +188,9 @@ class TranslateEngine:
         if target is not None:
             self._phys.state.q[hw.Q_EIP] = self.code.remember(target).entry
 
-    def _target(self, eip: int) -> Entrance | None:
+    def _target(self, eip: int, origin: Insn | None = None) -> Entrance | None:
         """Where a branch to `eip` enters the current space, or None: something else has to be done first,
-        and has been."""
+        and has been. `origin`: the instruction that the branch comes from, where that is known."""
         self._vcpu.eip = eip
         if self._step is not None:
             self._finish_step()
@@ -199,8 +202,21 @@ class TranslateEngine:
         try:
             return self.code.find(eip)
         except GuestFault as fault:
+            if origin is not None and origin.opcode in _JUMPS_AND_CALL and eip > self._vcpu.limit(Seg.CS):
+                self._take_back(origin)
             self._inject(fault)
             return None
+
+    def _take_back(self, branch: Insn) -> None:
+        """A branch beyond the limit of CS faults itself. CALL has pushed by then: what it wrote stays.
+
+        Source: SDM Vol. 2A, "Jcc", "JMP", "CALL": #GP(0).
+        """
+        vcpu = self._vcpu
+        vcpu.eip = branch.eip
+        if branch.name == "call":
+            size = vcpu.stack_size
+            vcpu.set_reg(_ESP, size, vcpu.reg(_ESP, size) + branch.operand_size)
 
     def _callout(self, site: Site, block: Block) -> None:
         """An instruction for the VMM."""

@@ -1,0 +1,79 @@
+"""Explanations: each known flaw of the bare processor is recognised, and hides nothing else."""
+
+from dataclasses import replace
+
+import pytest
+from programs import program
+
+from vmm.differential import layout
+from vmm.differential.case import Case
+from vmm.differential.flaws import FLAWS, judge
+from vmm.differential.modes import Paging
+from vmm.differential.outcome import compare
+from vmm.differential.program import Patch, Program, Step
+from vmm.differential.rig import SUBJECTS, Rig
+
+RAW = bytes.fromhex
+SECOND_PAGE = Patch(layout.entry_at(Paging.BITS_32, layout.CODE + 0x1000 >> 12)[0], bytes(4))
+READ_ONLY_DATA = Patch(layout.entry_at(Paging.BITS_32, layout.DATA >> 12)[0], b"\x05\x80\0\0")
+PAGED = {"paging": Paging.BITS_32}
+
+CASES = [
+    ("bit scans behind F3h", program("p32-ring0", RAW("f30fbdc2"), edx=8)),
+    ("x87 errors", program("p32-ring1", RAW("def2"), RAW("d9f2"))),
+    ("LOOPcc", program("real", RAW("29d8e000"), eax=5, ebx=7, ecx=1)),
+    ("lazy flags", program("p32-ring0", RAW("39d80fc70d40000000"), eax=5, ebx=7)),
+    ("rotates", program("p32-ring3", RAW("f8d11540000000"), patches=(READ_ONLY_DATA,), **PAGED)),
+    ("TEST", program("p32-ring0", RAW("f6c801"))),
+    ("LOCK", program("p32-ring0", RAW("f050"))),
+    ("string ports", program("v86-iopl0", RAW("6c"))),
+    ("SMSW", program("p16-ring0", RAW("660f01e6"), RAW("0f20c0"), cr0=0x4_0000)),
+    ("CR1 and CR5 to CR7", program("p16-ring1", RAW("660f20fe"))),
+    ("fetch ahead", program("p32-ring3", RAW("b84090000090"), patches=(SECOND_PAGE,), entry=0xAFFA, **PAGED)),
+    ("branch limits", program("v86-iopl3", RAW("660f85279fe9ec"))),
+    ("control registers", program("p32-ring0", RAW("0f22c0"), eax=0x2000_0031)),
+    ("empty REP", program("p32-ring1", RAW("f26f"))),
+    ("PUSHFD", program("v86-iopl3", RAW("669c"))),
+    ("PAUSE", program("p16-ring0", RAW("6813319d"), RAW("f390"), RAW("66b907000100"))),
+    ("null selectors", program("p16-ring3", RAW("66b8030000008ee8"), RAW("e650"), eflags=0x200)),
+    ("RET imm16", program("p32-ring0", RAW("6808010000c24cde"))),
+    ("LTR", program("p32-ring0", RAW("0f00d9"))),
+    ("reserved bits of CR0", program("real", RAW("0f22c0"), eax=0xFF)),
+]
+
+
+@pytest.fixture(scope="session")
+def bare() -> Rig:
+    return Rig(SUBJECTS["bare"])
+
+
+def both(translate: Rig, bare: Rig, made: Program) -> Case:
+    expected, got = bare.run(made), translate.run(made)
+    return Case(made, "translate", "bare", got, expected, tuple(compare(got, expected)))
+
+
+@pytest.mark.parametrize(("name", "made"), CASES, ids=[name for name, _ in CASES])
+def test_a_flaw_shows_and_is_recognised(translate: Rig, bare: Rig, name: str, made: Program) -> None:
+    case = both(translate, bare, made)
+    assert case.differences
+    flaw = judge(case, lambda each: both(translate, bare, each)).flaw
+    assert flaw is not None
+    assert flaw.name == name
+
+
+SPELT = [(name, made) for name, made in CASES if name in {flaw.name for flaw in FLAWS if flaw.spelling is not None}]
+
+
+@pytest.mark.parametrize(("name", "made"), SPELT, ids=[name for name, _ in SPELT])
+def test_another_spelling_hides_nothing_else(translate: Rig, bare: Rig, name: str, made: Program) -> None:
+    """As if the engine under test got MOV EBP wrong, too: it runs every program with another value there."""
+    move = b"" if made.mode.code32 else b"\x66"
+
+    def wrong(each: Program) -> Case:
+        right = replace(each, steps=(*each.steps, Step("mov", move + b"\xbd\x01\0\0\0")))
+        other = replace(each, steps=(*each.steps, Step("mov", move + b"\xbd\x02\0\0\0")))
+        expected, got = bare.run(right), translate.run(other)
+        return Case(each, "translate", "bare", got, expected, tuple(compare(got, expected)))
+
+    flaw = judge(wrong(made), wrong).flaw
+    assert flaw is None or flaw.spelling is None

@@ -1,0 +1,1 @@
+"""Differential testing: random guest programs, run by several engines, whose outcomes must agree."""

@@ -1,0 +1,57 @@
+"""A board that remembers what went over its ports, and interrupts when a program asks for it."""
+
+from collections.abc import Callable
+from typing import Final
+
+from vmm.differential import layout
+
+_TSC: Final = 0x1_0000_0002
+
+
+class PortBoard:
+    """Ports that answer by number, and an interrupt controller that holds one request.
+
+    `traffic` has (direction, port, width, value) in order. `on_intr(level)` is told the level of the INTR pin.
+    """
+
+    def __init__(self, on_intr: Callable[[bool], None]) -> None:
+        self.on_intr = on_intr
+        self.reset()
+
+    def reset(self) -> None:
+        """As at power-on."""
+        self.traffic: list[tuple[str, int, int, int]] = []
+        self.taken: list[int] = []  # vectors of the interrupts that were acknowledged
+        self._vector = layout.FIRST_IRQ
+
+    def port_read(self, port: int, width: int) -> int:
+        """The answer depends on the port, and on how much was read and written before."""
+        value = (port * 0x0101_0101 ^ 0x5A17_C3E9 * (1 + len(self.traffic))) & (1 << 8 * width) - 1
+        self.traffic.append(("in", port, width, value))
+        return value
+
+    def port_write(self, port: int, width: int, value: int) -> None:
+        """Port `IRQ_PORT` raises an interrupt."""
+        self.traffic.append(("out", port, width, value))
+        if port == layout.IRQ_PORT:
+            self._vector = layout.FIRST_IRQ + (value & 0x3F)
+            self.on_intr(True)
+
+    def port_read_block(self, port: int, width: int, count: int) -> bytes:
+        """As so many single reads."""
+        return b"".join(self.port_read(port, width).to_bytes(width, "little") for _ in range(count))
+
+    def port_write_block(self, port: int, width: int, data: bytes) -> None:
+        """As so many single writes."""
+        for at in range(0, len(data), width):
+            self.port_write(port, width, int.from_bytes(data[at : at + width], "little"))
+
+    def tsc(self) -> int:
+        """Time stands still."""
+        return _TSC
+
+    def acknowledge_interrupt(self) -> int:
+        """The INTA cycle."""
+        self.on_intr(False)
+        self.taken.append(self._vector)
+        return self._vector

@@ -1,0 +1,275 @@
+"""Differences that are not the fault of the engine under test: where the processor below is wrong against the manual,
+and an engine that runs guest code on it unchanged shows it.
+
+Each entry has the rule that is broken and where the manual has it. Most have a *spelling*: the difference is explained
+if it goes away when the instruction is spelt in a way that the processor gets right. `when` must hold before that is
+tried; where there is no spelling it alone decides, and must recognise this one difference: what it takes for granted
+no run will ever show again.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from vmm.differential import predicates, spellings
+from vmm.differential.case import Case
+from vmm.differential.neutral import Spelling, respelt
+from vmm.differential.program import Program
+
+
+class Flaw(NamedTuple):
+    """A known error of the processor: `rule` is what the manual says in `source`."""
+
+    name: str
+    rule: str
+    source: str
+    spelling: Spelling | None = None
+    when: Callable[[Case], bool] | None = None
+
+
+_EARLIER_FETCH: Final = Flaw(
+    "fetch ahead",
+    "a page fault of a fetch belongs to the instruction that is fetched, when those before it are done",
+    'SDM Vol. 3A, "Exception Classifications"; "Page-Fault Exceptions"',
+    when=predicates.blames_an_earlier_fetch,
+)
+
+FLAWS: Final = (
+    _EARLIER_FETCH,
+    Flaw(
+        "supervisor's stack",
+        "what a program at CPL 3 pushes and pops is subject to the rights of CPL 3",
+        'SDM Vol. 3A, "Access Rights"',
+        when=predicates.pushes_as_supervisor,
+    ),
+    Flaw(
+        "undefined opcodes",
+        "an undefined opcode has no effect but #UD: no operand is read, no MMX state entered",
+        'SDM Vol. 3A, "Interrupt 6 - Invalid Opcode Exception (#UD)"',
+        when=predicates.minds_operands_of_nothing,
+    ),
+    Flaw(
+        "the hole",
+        "what the guest has not mapped faults, in the window of the VMM too",
+        'docs/limits.md, "Paging and address space"; SDM Vol. 3A, "Page-Fault Exceptions"',
+        when=predicates.is_in_the_hole,
+    ),
+    Flaw(
+        "x87 pointers",
+        "FNSTENV, FNSAVE and FXSAVE store the address of the last x87 instruction",
+        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Instruction and Operand (Data) Pointers"',
+        spellings.environment,
+        predicates.memory_alone,
+    ),
+    Flaw(
+        "accessed bits",
+        "an entry that a translation uses becomes accessed; whether one does that ends in a fault is not said",
+        'SDM Vol. 3A, "Accessed and Dirty Flags"',
+        when=predicates.ends_in_fault,
+    ),
+    Flaw(
+        "reserved bits of CR0",
+        "a write leaves the reserved bits as they are",
+        'SDM Vol. 3A, "Control Registers"',
+        when=predicates.keeps_reserved_bits,
+    ),
+    Flaw(
+        "LTR",
+        "a null selector is #GP",
+        'SDM Vol. 2A, "LTR - Load Task Register"',
+        when=predicates.loads_null_task,
+    ),
+    Flaw(
+        "IRETD to V86",
+        "an EIP beyond FFFFh is #GP",
+        'SDM Vol. 2A, "IRET/IRETD - Interrupt Return", RETURN-TO-VIRTUAL-8086-MODE',
+        when=predicates.enters_v86_far,
+    ),
+    Flaw(
+        "stack limits",
+        "a frame beyond the limit of SS is #SS",
+        'SDM Vol. 3A, "Limit Checking"',
+        when=predicates.pushes_past_limit,
+    ),
+    Flaw(
+        "RET imm16",
+        "the count is not signed",
+        'SDM Vol. 2B, "RET - Return From Procedure"',
+        spellings.long_return,
+    ),
+    Flaw(
+        "RET imm16",
+        "the count is not signed",
+        'SDM Vol. 2B, "RET - Return From Procedure"',
+        when=predicates.drops_negative,
+    ),
+    Flaw(
+        "ARPL",
+        "memory is written when the RPL changes, else not",
+        'SDM Vol. 2A, "ARPL - Adjust RPL Field of Segment Selector"',
+        spellings.adjust_rpl,
+        predicates.memory_alone,
+    ),
+    Flaw(
+        "code limits",
+        "code beyond the limit of CS is #GP",
+        'SDM Vol. 3A, "Limit Checking"',
+        when=predicates.runs_past_limit,
+    ),
+    Flaw(
+        "null selectors",
+        "a return to an outer ring makes null selectors 0",
+        'SDM Vol. 2A, "IRET/IRETD - Interrupt Return", RETURN-TO-OUTER-PRIVILEGE-LEVEL',
+        when=predicates.keeps_null_selectors,
+    ),
+    Flaw(
+        "encodings in new code",
+        "8F, C6 and C7 have one reg field; processors take F6 /1 and F7 /1 for TEST",
+        'SDM Vol. 2D, "Opcode Map", "Opcode Extensions For One- And Two-byte Opcodes"',
+        when=predicates.spells_loosely,
+    ),
+    Flaw(
+        "IRET and VM",
+        "VM in the frame of an IRET counts at CPL 0 alone",
+        'SDM Vol. 2A, "IRET/IRETD - Interrupt Return"',
+        when=predicates.enters_v86,
+    ),
+    Flaw(
+        "PAUSE",
+        "TF traps after every instruction",
+        'SDM Vol. 3B, "Single-Step Exception Condition"',
+        spellings.pause,
+    ),
+    Flaw(
+        "undefined flags",
+        "BT, BTS, BTR and BTC leave OF, SF, AF and PF undefined",
+        'SDM Vol. 2A, "BT - Bit Test"',
+        spellings.bit_test,
+    ),
+    Flaw(
+        "branch limits",
+        "a branch beyond the limit of CS is #GP",
+        'SDM Vol. 2A, "Jcc"; "JMP"; "CALL"',
+        when=predicates.branches_too_far,
+    ),
+    Flaw(
+        "far branch limits",
+        "a far transfer beyond the limit of the new CS is #GP",
+        'SDM Vol. 2A, "JMP"; "CALL"; Vol. 2B, "RET"',
+        when=predicates.goes_far_beyond,
+    ),
+    Flaw(
+        "control registers",
+        "CR0 with NW and without CD, or with PG and without PE, and reserved bits of CR4, are #GP",
+        'SDM Vol. 2B, "MOV - Move to/from Control Registers"',
+        when=predicates.loads_impossible_control,
+    ),
+    Flaw(
+        "empty REP",
+        "what a port instruction may do is looked at before its count, on processors; the manual does not say",
+        'SDM Vol. 2B, "OUTS/OUTSB/OUTSW/OUTSD", "INS/INSB/INSW/INSD"',
+        when=predicates.counts_nothing,
+    ),
+    Flaw(
+        "string ports",
+        "INS and OUTS of a port that is not allowed touch no memory",
+        'SDM Vol. 2A, "INS/INSB/INSW/INSD"; Vol. 2B, "OUTS/OUTSB/OUTSW/OUTSD"',
+        spellings.string_port,
+        predicates.string_port_is_refused,
+    ),
+    Flaw(
+        "PUSHFD",
+        "VM and RF are clear in the image",
+        'SDM Vol. 2B, "PUSHF/PUSHFD"',
+        spellings.push_flags,
+        predicates.is_v86,
+    ),
+    Flaw(
+        "SMSW",
+        "the upper half of a 32-bit register is undefined",
+        'SDM Vol. 2B, "SMSW"',
+        spellings.status_word,
+    ),
+    Flaw(
+        "CR1 and CR5 to CR7",
+        "MOV to and from control registers that do not exist is #UD at every CPL",
+        'SDM Vol. 2B, "MOV - Move to/from Control Registers"',
+        spellings.control_register,
+    ),
+    Flaw(
+        "bit scans behind F3h",
+        "F3h in front of BSF and BSR is ignored on a processor without TZCNT and LZCNT",
+        'SDM Vol. 2B, "TZCNT"; "LZCNT"',
+        spellings.bit_scan,
+    ),
+    Flaw(
+        "x87 errors",
+        "an unmasked error is #MF at the next x87 or MMX instruction that waits, not at FWAIT alone",
+        'SDM Vol. 1, "x87 FPU Exception Synchronization"',
+        spellings.waiting,
+    ),
+    Flaw("LOOPcc", "LOOPE and LOOPNE affect no flags", 'SDM Vol. 2A, "LOOP/LOOPcc"', spellings.loop_on_zf),
+    Flaw(
+        "lazy flags",
+        "CMPXCHG8B affects ZF alone, SETcc none, even if its operand faults",
+        'SDM Vol. 2A, "CMPXCHG8B"; Vol. 2B, "SETcc"',
+        spellings.flags_first,
+    ),
+    Flaw("rotates", "RCL and RCR that fault change no flag", 'SDM Vol. 2B, "RCL/RCR/ROL/ROR"', spellings.rotate),
+    Flaw(
+        "TEST", "F6 /1 and F7 /1 are TEST", "processors execute them as /0; the opcode map has no entry", spellings.test
+    ),
+    Flaw("LOCK", "LOCK is #UD where it may not stand", 'SDM Vol. 2A, "LOCK"', spellings.lock),
+    Flaw(
+        "LOCK",
+        "LOCK is #UD where it may not stand",
+        'SDM Vol. 2A, "LOCK"',
+        when=predicates.overlooks_lock,
+    ),
+    Flaw(
+        "x87 errors",
+        "an unmasked error is #MF at the next x87 or MMX instruction that waits, not at FWAIT alone",
+        'SDM Vol. 1, "x87 FPU Exception Synchronization"',
+        when=predicates.overlooks_error,
+    ),
+    Flaw(
+        _EARLIER_FETCH.name,
+        _EARLIER_FETCH.rule,
+        _EARLIER_FETCH.source,
+        spellings.block_each,
+        predicates.fetches_ahead,
+    ),
+)
+
+Compare = Callable[[Program], Case]
+
+
+class Verdict(NamedTuple):
+    """What explains a case, or None; and the program, spelt anew as far as that went, that still differs."""
+
+    flaw: Flaw | None
+    case: Case
+
+
+def judge(case: Case, compare: Compare) -> Verdict:
+    """Explain a case, if it can be: `compare` runs a program on both engines.
+
+    Spellings come first, since they leave the rest of the program to be compared. Where one changes what differs, but
+    not all of it, the rest is looked at in the same way.
+    """
+    flaws = sorted(FLAWS, key=lambda flaw: flaw.spelling is None)
+    while True:
+        for flaw in flaws:
+            if flaw.when is not None and not flaw.when(case):
+                continue
+            if flaw.spelling is None:
+                return Verdict(flaw, case)
+            program = respelt(case.program, flaw.spelling)
+            if program == case.program:
+                continue
+            case = compare(program)
+            if not case.differences:
+                return Verdict(flaw, case)
+            flaws.remove(flaw)
+            break
+        else:
+            return Verdict(None, case)

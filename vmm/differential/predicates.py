@@ -1,0 +1,299 @@
+"""Differences that are recognised by what they look like: each function knows one.
+
+They look at the first stop that differs: what the engine under test found there, what the reference did, and the
+instruction, as it lies in memory.
+"""
+
+from typing import Final
+
+from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Decoder, Insn
+from bt.tables import waits
+from vmm.arch.exceptions import PageFault, Vector
+from vmm.arch.layout import PAGE_SHIFT, PAGE_SIZE
+from vmm.arch.registers import Cr0, Reg
+from vmm.cpu.control import CR4_BITS
+from vmm.cpu.hole import DEFAULT_HOLE, HOLE_SIZE
+from vmm.differential.case import Case
+from vmm.differential.layout import CODE, PAGE_DIRECTORY, RAM, STACKS, entry_at
+from vmm.differential.modes import Kind, Paging
+from vmm.differential.outcome import Ending, Stop
+
+_DECODER: Final = Decoder()
+_ECX: Final = int(Reg.ECX)
+_LIMIT_16: Final = 0xFFFF
+_STRING_PORTS: Final = range(0x6C, 0x70)
+_LOCK: Final = 0xF0
+_TO_CR: Final = 0x0F22
+_CR4: Final = 4
+_FAR: Final = (0x9A, 0xEA, 0xCA, 0xCB, 0xCF)
+_GROUP_5: Final = 0xFF
+_OF_PAGES: Final = (Vector.PF, Vector.DF)
+_OF_PORTS: Final = (Vector.GP, Vector.DF)
+_NULLS: Final = ((1,), (2,), (3,))
+_PREFIXES: Final = bytes(sorted(LEGACY_PREFIXES))
+_GROUPS_OF_ONE: Final = {0x8F: range(1, 8), 0xC6: range(1, 8), 0xC7: range(1, 8), 0xF6: (1,), 0xF7: (1,)}
+"""Opcodes, and the reg fields with which they do not exist, or exist unofficially."""
+_CR0: Final = int(Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG)
+_GROUP_6: Final = 0x0F00
+_LTR: Final = 0xD8
+_SELECTOR: Final = 0xFFFC
+_IRET: Final = 0xCF
+_WIDE: Final = 4
+_CR2: Final = 1
+_BLOCK: Final = 0x60  # bytes that a block of the engine may have
+_V86_FRAMES: Final = (36, 40)
+_USER: Final = 3
+_FAR_CALL: Final = 3
+_STACK_HELPERS: Final = (*_FAR, 0xC8, 0xCC, 0xCD, 0xCE)
+_TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
+_NO_SELECTOR: Final = "00000000"  # an error code, on top of the stack
+_NEAR: Final = frozenset((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEB, *range(0x0F80, 0x0F90)))
+
+
+def _stops(case: Case) -> tuple[Stop, Stop] | None:
+    number = case.differences[0].stop
+    return None if number < 0 else (case.got.stops[number], case.expected.stops[number])
+
+
+def _at_fault(stop: Stop) -> Insn | None:
+    """The instruction that a handler found."""
+    return _DECODER.one(stop.code, 0, stop.code32)
+
+
+def _general_protection(case: Case) -> tuple[Stop, Insn] | None:
+    """The stop and the instruction, if the engine under test alone raised #GP for one."""
+    stops = _stops(case)
+    if stops is None or stops[0].vector != Vector.GP:
+        return None
+    insn = _at_fault(stops[0])
+    return None if insn is None else (stops[0], insn)
+
+
+def fetches_ahead(case: Case) -> bool:
+    """Code runs into a second page, which is not mapped as the first one is, or whose accessed bit may be all."""
+    program = case.program
+    crosses = program.entry < CODE + PAGE_SIZE <= program.assemble()[1][-1]
+    if program.paging is Paging.NONE or not crosses:
+        return False
+    second = entry_at(program.paging, CODE + PAGE_SIZE >> PAGE_SHIFT)[0]
+    is_odd = any(patch.at == second for patch in program.patches)
+    return is_odd or {difference.what for difference in case.differences} <= _TABLE_PAGES
+
+
+def blames_an_earlier_fetch(case: Case) -> bool:
+    """The reference met a page fault at the start of the second code page at an instruction that ends before it."""
+    stops = _stops(case)
+    if stops is None or stops[1].vector not in _OF_PAGES:
+        return False
+    other, behind = stops[1], CODE + PAGE_SIZE
+    insn, last = _at_fault(other), behind - case.program.code_base
+    if insn is None or _error_code(other) & PageFault.W or other.control[_CR2] != behind:
+        return False
+    return last - _BLOCK <= other.saved_eip <= last - len(insn.raw)
+
+
+def _error_code(stop: Stop) -> int:
+    """Of a handler of 32 bits: on top of the stack."""
+    return int.from_bytes(bytes.fromhex(stop.frame[:8]), "little")
+
+
+def enters_v86(case: Case) -> bool:
+    """IRET with VM in its frame, at CPL 3: the reference's next handler has a frame out of virtual-8086 mode."""
+    stops = _stops(case)
+    if stops is None or case.program.mode.kind is not Kind.PROTECTED or not case.program.mode.ring:
+        return False
+    return STACKS[0] - stops[1].general[Reg.ESP] in _V86_FRAMES
+
+
+def pushes_as_supervisor(case: Case) -> bool:
+    """A far CALL, RET or IRET, ENTER or INT at CPL 3 was #PF, with U set, for its stack."""
+    stops = _stops(case)
+    if stops is None or stops[0].vector != Vector.PF or case.program.mode.ring != _USER:
+        return False
+    stop, insn = stops[0], _at_fault(stops[0])
+    if insn is None or not _error_code(stop) & PageFault.U:
+        return False
+    return insn.opcode in _STACK_HELPERS or (insn.opcode == _GROUP_5 and insn.modrm >> 3 & 7 == _FAR_CALL)
+
+
+def minds_operands_of_nothing(case: Case) -> bool:
+    """An undefined opcode was #UD, and accessed bits in the page tables differ, or the x87 registers' tags and top."""
+    what = {difference.what for difference in case.differences}
+    tables = case.program.paging is not Paging.NONE and what <= _TABLE_PAGES
+    undefined = (stop for stop in case.got.stops if stop.vector == Vector.UD)
+    return (tables or what == {"fpu"}) and any(_at_fault(stop) is None for stop in undefined)
+
+
+def counts_nothing(case: Case) -> bool:
+    """REP INS or OUTS with a count of 0, of a port that is not allowed."""
+    found = _general_protection(case)
+    if found is None or found[1].opcode not in _STRING_PORTS or not found[1].repeat:
+        return False
+    stop, insn = found
+    return not stop.general[_ECX] & (1 << 8 * insn.address_size) - 1
+
+
+def branches_too_far(case: Case) -> bool:
+    """A relative branch beyond FFFFh, the limit of segments with a base."""
+    found = _general_protection(case)
+    if found is None or not case.program.based or found[1].opcode not in _NEAR:
+        return False
+    insn = found[1]
+    size = 1 if insn.opcode < 0x100 and insn.opcode not in (0xE8, 0xE9) else insn.operand_size
+    distance = int.from_bytes(insn.tail[:size], "little", signed=True)
+    target = found[0].saved_eip + len(insn.raw) + distance
+    return insn.operand_size == 4 and not 0 <= target <= _LIMIT_16
+
+
+def loads_impossible_control(case: Case) -> bool:
+    """MOV CR0 with NW and without CD, or with PG and without PE; MOV CR4 with bits that do not exist."""
+    found = _general_protection(case)
+    if found is None or found[1].opcode != _TO_CR:
+        return False
+    value, reg = found[0].general[found[1].modrm & 7], found[1].modrm >> 3 & 7
+    if reg == _CR4:
+        return bool(value & ~CR4_BITS)
+    return reg == 0 and (value & (Cr0.NW | Cr0.CD) == Cr0.NW or value & (Cr0.PG | Cr0.PE) == Cr0.PG)
+
+
+def goes_far_beyond(case: Case) -> bool:
+    """A far transfer of 32 bits to 16-bit code, whose limit it ignores: #GP(0), without a selector to blame."""
+    found = _general_protection(case)
+    if found is None or found[1].operand_size != _WIDE or found[0].code32:
+        return False
+    stop, insn = found
+    is_far = insn.opcode in _FAR or (insn.opcode == _GROUP_5 and insn.modrm >> 3 & 7 in (3, 5))
+    return is_far and (
+        case.program.mode.kind is Kind.REAL or not int.from_bytes(bytes.fromhex(stop.frame[:8]), "little")
+    )
+
+
+def overlooks_error(case: Case) -> bool:
+    """Code that a program has written: #MF for an error that waits, at an instruction that minds it."""
+    stops = _stops(case)
+    if stops is None or stops[0].vector != Vector.MF or not stops[0].errors:
+        return False
+    insn = _at_fault(stops[0])
+    return insn is not None and waits(insn)
+
+
+def is_v86(case: Case) -> bool:
+    """Virtual-8086 mode."""
+    return case.program.mode.kind is Kind.V86
+
+
+def overlooks_lock(case: Case) -> bool:
+    """Code that a program has written: #UD for a LOCK that may not stand there."""
+    stops = _stops(case)
+    return stops is not None and stops[0].vector == Vector.UD and _has_misplaced_lock(stops[0].code)
+
+
+def _has_misplaced_lock(code: bytes) -> bool:
+    at = 0
+    while at < len(code) - 1 and code[at] in LEGACY_PREFIXES:
+        at += 1
+    return _LOCK in code[:at]
+
+
+def string_port_is_refused(case: Case) -> bool:
+    """INS or OUTS may have been refused, and memory alone differs, or was and the reference met a page fault."""
+    program = case.program
+    if program.mode.ring <= program.eflags >> 12 & 3 and program.mode.kind is not Kind.V86:
+        return False
+    if all(difference.what.startswith("page ") for difference in case.differences):
+        return True
+    stops = _stops(case)
+    if stops is None or stops[0].vector not in _OF_PORTS or stops[1].vector not in _OF_PAGES:
+        return False
+    insn = _at_fault(stops[0])
+    return insn is not None and insn.opcode in _STRING_PORTS
+
+
+def memory_alone(case: Case) -> bool:
+    """The engines agree about everything but memory."""
+    return all(difference.what.startswith("page ") for difference in case.differences)
+
+
+def runs_past_limit(case: Case) -> bool:
+    """#GP at code that is not inside its segment; the reference is at the same place and goes on."""
+    stops = _stops(case)
+    if stops is None or not case.program.based or stops[0].vector != Vector.GP:
+        return False
+    return stops[0].saved_eip == stops[1].saved_eip > _LIMIT_16 - MAX_LENGTH
+
+
+def keeps_null_selectors(case: Case) -> bool:
+    """Data segment registers alone differ: 0 here, another null selector there."""
+    stops = _stops(case)
+    if stops is None or {difference.what for difference in case.differences} != {"segments"}:
+        return False
+    pairs = zip(stops[0].segments, stops[1].segments, strict=True)
+    return all(other in _NULLS for mine, other in pairs if mine != other) and (0,) in stops[0].segments
+
+
+def is_in_the_hole(case: Case) -> bool:
+    """The reference met a page fault in the window that the VMM shares with the guest."""
+    stops = _stops(case)
+    return (
+        stops is not None
+        and stops[1].vector == Vector.PF
+        and DEFAULT_HOLE <= stops[1].control[_CR2] < DEFAULT_HOLE + HOLE_SIZE
+    )
+
+
+def spells_loosely(case: Case) -> bool:
+    """Code that a program has written: an encoding that does not exist, which the engine takes for its neighbour."""
+    stops = _stops(case)
+    if stops is None or Vector.UD not in (stops[0].vector, stops[1].vector):
+        return False
+    code = (stops[0] if stops[0].vector == Vector.UD else stops[1]).code.lstrip(_PREFIXES)
+    return len(code) > 1 and code[0] in _GROUPS_OF_ONE and code[1] >> 3 & 7 in _GROUPS_OF_ONE[code[0]]
+
+
+def ends_in_fault(case: Case) -> bool:
+    """Both shut down, and accessed bits of entries on the way to a page that is not there differ."""
+    shut = case.got.ending is case.expected.ending is Ending.SHUTDOWN
+    return shut and {difference.what for difference in case.differences} <= _TABLE_PAGES
+
+
+def keeps_reserved_bits(case: Case) -> bool:
+    """CR0 alone differs, in bits that do not exist."""
+    stops = _stops(case)
+    if stops is None or {difference.what for difference in case.differences} != {"control"}:
+        return False
+    mine, other = stops[0].control, stops[1].control
+    return mine[1:] == other[1:] and not (mine[0] ^ other[0]) & _CR0
+
+
+def loads_null_task(case: Case) -> bool:
+    """LTR of a null selector in a register."""
+    found = _general_protection(case)
+    if found is None or found[1].opcode != _GROUP_6 or found[1].modrm & ~7 != _LTR:
+        return False
+    return not found[0].general[found[1].modrm & 7] & _SELECTOR
+
+
+def enters_v86_far(case: Case) -> bool:
+    """IRETD to virtual-8086 mode with an EIP beyond FFFFh, in ring 0: #GP, and the reference is there."""
+    found, stops = _general_protection(case), _stops(case)
+    if found is None or stops is None or found[1].opcode != _IRET:
+        return False
+    return STACKS[0] - stops[1].general[Reg.ESP] in _V86_FRAMES
+
+
+def pushes_past_limit(case: Case) -> bool:
+    """Shut down with ESP beyond the limit of a stack segment with a base."""
+    got = case.got
+    pointer = got.stops[-1].general[Reg.ESP] if got.stops else 0
+    return case.program.based and got.ending is Ending.SHUTDOWN and pointer > _LIMIT_16
+
+
+def drops_negative(case: Case) -> bool:
+    """The saved stack pointer alone differs, by 64 KBytes: RET of more than 32 KBytes in code that a program wrote."""
+    stops = _stops(case)
+    if stops is None or {difference.what for difference in case.differences} != {"frame"}:
+        return False
+    mine, other = (bytes.fromhex(stop.frame) for stop in stops)
+    pairs = [(int.from_bytes(mine[at : at + 4], "little"), int.from_bytes(other[at : at + 4], "little"))
+             for at in range(0, len(mine), 4)]  # fmt: skip
+    return sum(a != b for a, b in pairs) == 1 and all(a == b or a - b == _LIMIT_16 + 1 for a, b in pairs)

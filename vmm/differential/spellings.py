@@ -1,0 +1,163 @@
+"""How instructions that Unicorn's processor gets wrong can be spelt so that it gets them right.
+
+Each function takes an instruction and gives its other spelling, or None where its own is right.
+"""
+
+from typing import Final
+
+from bt.decode import Insn
+from bt.tables import waits
+
+_IN_AL_DX: Final = b"\xec"
+_STRING_PORTS: Final = range(0x6C, 0x70)
+_PUSHF: Final = 0x9C
+_PUSH_0_AND_HALF_OF_IT_BACK: Final = bytes.fromhex("666800000000 67668d642402")
+_BIT_TESTS: Final = (0x0FA3, 0x0FAB, 0x0FB3, 0x0FBB)
+_FIRST_BIT_TEST: Final = 4
+_ADC_AL_0: Final = b"\x14\x00"
+_SMSW: Final = 4
+_NO_CONTROL_REGISTERS: Final = (1, 5, 6, 7)
+_ENVIRONMENTS: Final = ((0xD9, 6), (0xDD, 6), (0x0FAE, 0))
+_FNSTCW: Final = 7
+_ARPL: Final = 0x63
+_TEST: Final = 0x84
+_RETURNS: Final = (0xC2, 0xCA)
+_SIGN: Final = 0x80
+_NOP: Final = b"\x90"
+_UD2: Final = b"\x0f\x0b"
+_FWAIT: Final = b"\x9b"
+_CMC_TWICE: Final = b"\xf5\xf5"
+_NEXT_BLOCK: Final = b"\xeb\x00"
+_LOCK: Final = 0xF0
+_REP: Final = 0xF3
+_NOT: Final = 2
+_BIT_SCANS: Final = (0x0FBC, 0x0FBD)
+_LOOPS: Final = (0xE0, 0xE1)
+_SETCC: Final = range(0x0F90, 0x0FA0)
+_TESTS: Final = (0xF6, 0xF7)
+_ROTATES: Final = frozenset((0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3))
+_TO_MEMORY: Final = frozenset(
+    [row | low for row in (0x00, 0x08, 0x10, 0x18, 0x20, 0x28, 0x30) for low in (0, 1)]
+    + [0x86, 0x87, 0x0FAB, 0x0FB3, 0x0FBB, 0x0FB0, 0x0FB1, 0x0FC0, 0x0FC1]
+)
+_LOCKABLE_GROUPS: Final = {
+    **dict.fromkeys((0x80, 0x81, 0x82, 0x83), range(7)),
+    **dict.fromkeys((0xF6, 0xF7), (2, 3)),
+    **dict.fromkeys((0xFE, 0xFF), (0, 1)),
+    0x0FBA: (5, 6, 7),
+    0x0FC7: (1,),
+}
+
+
+def bit_scan(insn: Insn) -> bytes | None:
+    """BSF and BSR behind F3h, without it: a processor without BMI ignores the prefix, Unicorn's has TZCNT and LZCNT."""
+    if insn.opcode in _BIT_SCANS and _REP in insn.prefixes:
+        return insn.raw[: len(insn.prefixes)].replace(b"\xf3", b"") + insn.raw[len(insn.prefixes) :]
+    return None
+
+
+def waiting(insn: Insn) -> bytes | None:
+    """x87 and MMX instructions that wait for errors, behind an FWAIT, the only one at which Unicorn looks for them."""
+    return _FWAIT + insn.raw if waits(insn) and insn.opcode != _FWAIT[0] else None
+
+
+def loop_on_zf(insn: Insn) -> bytes | None:
+    """LOOPE and LOOPNE in a block of their own."""
+    return _NEXT_BLOCK + insn.raw if insn.opcode in _LOOPS else None
+
+
+def flags_first(insn: Insn) -> bytes | None:
+    """SETcc to memory and CMPXCHG8B, once no flag is lazy."""
+    if insn.opcode == 0x0FC7 and not insn.is_register_form and insn.modrm >> 3 & 7 == 1:
+        return _CMC_TWICE + _NEXT_BLOCK + insn.raw
+    return _CMC_TWICE + insn.raw if insn.opcode in _SETCC and not insn.is_register_form else None
+
+
+def rotate(insn: Insn) -> bytes | None:
+    """RCL and RCR of memory, once NOT, twice, has written there."""
+    if insn.opcode in _ROTATES and insn.name in ("rcl", "rcr") and not insn.is_register_form:
+        return (insn.prefixes + bytes([0xF6 | insn.opcode & 1]) + insn.memory.with_reg(_NOT)) * 2 + insn.raw
+    return None
+
+
+def test(insn: Insn) -> bytes | None:
+    """F6 /1 and F7 /1, which are TEST, as /0."""
+    if insn.opcode in _TESTS and insn.modrm >> 3 & 7 == 1:
+        at = len(insn.prefixes) + 1
+        return insn.raw[:at] + bytes([insn.modrm & ~0x38]) + insn.raw[at + 1 :]
+    return None
+
+
+def lock(insn: Insn) -> bytes | None:
+    """LOCK where it may not stand, as UD2."""
+    return _UD2 if _LOCK in insn.prefixes and not _takes_lock(insn) else None
+
+
+def _takes_lock(insn: Insn) -> bool:
+    """Source: SDM Vol. 2A, "LOCK - Assert LOCK# Signal Prefix": a destination in memory, of these instructions."""
+    if not insn.has_modrm or insn.is_register_form:
+        return False
+    return insn.opcode in _TO_MEMORY or insn.modrm >> 3 & 7 in _LOCKABLE_GROUPS.get(insn.opcode, ())
+
+
+def status_word(insn: Insn) -> bytes | None:
+    """SMSW to a 32-bit register, and the half that is undefined cleared."""
+    if insn.opcode != 0x0F01 or insn.modrm >> 3 & 7 != _SMSW or not insn.is_register_form or insn.operand_size != 4:
+        return None
+    reg = insn.modrm & 7
+    return insn.raw + insn.prefixes + bytes([0x0F, 0xB7, 0xC0 | reg << 3 | reg])
+
+
+def control_register(insn: Insn) -> bytes | None:
+    """MOV to and from control registers that do not exist, as UD2."""
+    moves = insn.opcode in (0x0F20, 0x0F22) and insn.modrm >> 3 & 7 in _NO_CONTROL_REGISTERS
+    return _UD2 if moves else None
+
+
+def string_port(insn: Insn) -> bytes | None:
+    """INS and OUTS as IN AL, DX, which needs the same permission and touches no memory."""
+    return _IN_AL_DX if insn.opcode in _STRING_PORTS else None
+
+
+def push_flags(insn: Insn) -> bytes | None:
+    """PUSHFD of 16-bit code as PUSHF below a word of zeros."""
+    if insn.opcode != _PUSHF or insn.operand_size != 4 or insn.code32:
+        return None
+    return _PUSH_0_AND_HALF_OF_IT_BACK + bytes([_PUSHF])
+
+
+def bit_test(insn: Insn) -> bytes | None:
+    """BT and its like, and then ADC AL, 0: it keeps CF, and defines the flags that they do not."""
+    is_test = insn.opcode in _BIT_TESTS or (insn.opcode == 0x0FBA and insn.modrm >> 3 & 7 >= _FIRST_BIT_TEST)
+    return insn.raw + _ADC_AL_0 if is_test else None
+
+
+def environment(insn: Insn) -> bytes | None:
+    """FNSTENV, FNSAVE and FXSAVE as FNSTCW: without the pointers."""
+    if not insn.has_modrm or insn.is_register_form or (insn.opcode, insn.modrm >> 3 & 7) not in _ENVIRONMENTS:
+        return None
+    return insn.prefixes + b"\xd9" + insn.memory.with_reg(_FNSTCW)
+
+
+def adjust_rpl(insn: Insn) -> bytes | None:
+    """ARPL of memory as TEST, which only reads."""
+    if insn.opcode != _ARPL or insn.is_register_form:
+        return None
+    return insn.prefixes + bytes([_TEST]) + insn.memory.encoding
+
+
+def long_return(insn: Insn) -> bytes | None:
+    """RET and RETF that drop more than 32 KBytes, with less."""
+    if insn.opcode not in _RETURNS or not insn.tail[1] & _SIGN:
+        return None
+    return insn.raw[:-1] + bytes([insn.tail[1] & ~_SIGN])
+
+
+def pause(insn: Insn) -> bytes | None:
+    """PAUSE as NOP."""
+    return _NOP if insn.mnemonic == "pause" else None
+
+
+def block_each(insn: Insn) -> bytes | None:
+    """Every instruction in a block of its own."""
+    return _NEXT_BLOCK + insn.raw
