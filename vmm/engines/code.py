@@ -20,7 +20,7 @@ from bt.translate import BlockTranslator, Options
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Slot
 from vmm.arch.registers import Seg
-from vmm.cpu.hole import KERNEL_CACHE_SIZE, LOOKUP_SIZE, USER_CACHE_SIZE
+from vmm.cpu.hole import DEFAULT_HOLE, KERNEL_CACHE_SIZE, LOOKUP_SIZE, USER_CACHE_SIZE
 from vmm.cpu.shadow import ShadowTables
 from vmm.cpu.vcpu import DESC_B, STALE_ALL, STALE_PAGE
 from vmm.engines import physical
@@ -344,8 +344,8 @@ class TranslatedCode:
         """As if no guest had run: no page is known to be rewritten, the hole is in its first place."""
         self._rewrites.clear()
         self.self_checked.clear()
-        if self._hole.base != _HOLE_CANDIDATES[0]:
-            self._hole.base = _HOLE_CANDIDATES[0]
+        if self._hole.base != DEFAULT_HOLE:
+            self._hole.base = DEFAULT_HOLE
             self.shadow.rebuild_roots()
             self._place_hole()
         self.empty()
