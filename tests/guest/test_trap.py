@@ -27,6 +27,7 @@ from guest_bench import (
     little,
 )  # fmt: skip
 
+from vmm.cpu.hole import DEFAULT_HOLE
 from vmm.engines.engine import Leave
 from vmm.engines.names import EngineName, Rings
 from vmm.errors import Unmodelled
@@ -398,3 +399,13 @@ def test_a_gdt_of_64_kib_is_there_in_full(bench):
     assert bench.run()["eip"] == "end"
     assert bench.vcpu.base(4) == 0x5000
     assert not bench.engine.stats.callouts["mov"]
+
+
+def test_the_window_moves_out_of_the_way_and_back_for_the_next_guest(bench):
+    bench.start(KERNEL, f"mov eax, [{DEFAULT_HOLE:#x}]")
+    assert bench.run()["eip"] == "end"
+    assert bench.hole.base != DEFAULT_HOLE
+    bench.recycle()
+    assert bench.hole.base == DEFAULT_HOLE
+    bench.start(KERNEL, "mov ax, 0x10; mov ds, ax")
+    assert bench.run()["eip"] == "end"

@@ -17,7 +17,7 @@ from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from vmm.arch.paging import Pte
 from vmm.arch.registers import Seg
 from vmm.cpu.descriptor_shadow import DescriptorShadow, Lowering
-from vmm.cpu.hole import IN_PLACE_VIEW
+from vmm.cpu.hole import DEFAULT_HOLE, IN_PLACE_VIEW
 from vmm.cpu.shadow import Fill, ShadowTables
 from vmm.cpu.vcpu import DESC_B, STALE_ALL
 from vmm.engines.code_writes import CodeWrites
@@ -208,6 +208,13 @@ class InPlaceMemory:
         self.shadow.extra = _U if shown else 0
         self.shadow.drop_all()
         self._phys.flush_tlb()
+
+    def begin(self) -> None:
+        """As if no guest had run: the hole is in its first place."""
+        if self._hole.base != DEFAULT_HOLE:
+            self._hole.base = DEFAULT_HOLE
+            self.shadow.rebuild_roots()
+        self.empty()
 
     def empty(self) -> None:
         """Forget everything that was made from the guest's memory and translations."""

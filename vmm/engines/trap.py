@@ -106,7 +106,7 @@ class TrapEngine:
         phys.state.buffer[:] = vcpu.state.buffer
         vcpu.state = phys.state
         vcpu.fold_flags = phys.fold_flags
-        self._memory.empty()
+        self._memory.begin()
         self._cpu.put_fixed(phys)
 
     def run(self) -> Leave:
