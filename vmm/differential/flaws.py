@@ -210,11 +210,10 @@ FLAWS: Final = (
     Flaw("LOOPcc", "LOOPE and LOOPNE affect no flags", 'SDM Vol. 2A, "LOOP/LOOPcc"', spellings.loop_on_zf),
     Flaw(
         "lazy flags",
-        "CMPXCHG8B affects ZF alone, SETcc none, even if its operand faults",
-        'SDM Vol. 2A, "CMPXCHG8B"; Vol. 2B, "SETcc"',
+        "CMPXCHG8B affects ZF alone",
+        'SDM Vol. 2A, "CMPXCHG8B - Compare and Exchange Bytes"',
         spellings.flags_first,
     ),
-    Flaw("rotates", "RCL and RCR that fault change no flag", 'SDM Vol. 2B, "RCL/RCR/ROL/ROR"', spellings.rotate),
     Flaw(
         "TEST", "F6 /1 and F7 /1 are TEST", "processors execute them as /0; the opcode map has no entry", spellings.test
     ),
