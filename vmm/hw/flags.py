@@ -44,9 +44,8 @@ def mend(state: CpuState, name: Callable[[], str]) -> None:
     if 0 < access - q[_Q_ROTATION] < _CLOSE and name() in _ROTATE:
         q[hw.Q_CC_SRC] = q[_Q_BEFORE]
         d[hw.D_CC_OP] = hw.CC_OP_EFLAGS
-    elif 0 < access - q[_Q_CALL] < _CLOSE and q[hw.Q_CC_SRC] == q[_Q_FLAGS]:
-        if _works_out(name(), d[hw.D_CC_OP]):
-            d[hw.D_CC_OP] = hw.CC_OP_EFLAGS
+    elif 0 < access - q[_Q_CALL] < _CLOSE and q[hw.Q_CC_SRC] == q[_Q_FLAGS] and _works_out(name(), d[hw.D_CC_OP]):
+        d[hw.D_CC_OP] = hw.CC_OP_EFLAGS
 
 
 def _works_out(name: str, cc_op: int) -> bool:
