@@ -123,9 +123,21 @@ FLAWS: Final = (
     ),
     Flaw(
         "encodings in new code",
-        "8F, C6 and C7 have one reg field; processors take F6 /1 and F7 /1 for TEST",
+        "8F, C6 and C7 have one reg field; processors take F6 /1 and F7 /1 for TEST; FISTTP came with SSE3",
         'SDM Vol. 2D, "Opcode Map", "Opcode Extensions For One- And Two-byte Opcodes"',
         when=predicates.spells_loosely,
+    ),
+    Flaw(
+        "tasks that cannot start",
+        "a fault while a new task's segments are loaded is the new task's",
+        'SDM Vol. 3A, "Task Switching"',
+        when=predicates.loses_the_new_task,
+    ),
+    Flaw(
+        "accessed code",
+        "a far transfer to code marks its descriptor as accessed",
+        'SDM Vol. 3A, "Code- and Data-Segment Descriptor Types"',
+        when=predicates.marks_no_code,
     ),
     Flaw(
         "IRET and VM",

@@ -8,13 +8,14 @@ from typing import Final
 
 from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Decoder, Insn
 from bt.tables import waits
+from vmm.arch.descriptors import ACCESS_BYTE, DESCRIPTOR_SIZE
 from vmm.arch.exceptions import PageFault, Vector
-from vmm.arch.layout import PAGE_SHIFT, PAGE_SIZE
+from vmm.arch.layout import MASK32, PAGE_SHIFT, PAGE_SIZE
 from vmm.arch.registers import Cr0, Reg
 from vmm.cpu.control import CR4_BITS
 from vmm.cpu.hole import DEFAULT_HOLE, HOLE_SIZE
 from vmm.differential.case import Case
-from vmm.differential.layout import CODE, PAGE_DIRECTORY, RAM, STACKS, entry_at
+from vmm.differential.layout import CODE, GDT, IDT, LDT, PAGE_DIRECTORY, RAM, STACKS, entry_at
 from vmm.differential.modes import Kind, Paging
 from vmm.differential.outcome import Ending, Stop
 
@@ -28,11 +29,14 @@ _CR4: Final = 4
 _FAR: Final = (0x9A, 0xEA, 0xCA, 0xCB, 0xCF)
 _GROUP_5: Final = 0xFF
 _OF_PAGES: Final = (Vector.PF, Vector.DF)
+_OF_OPERANDS: Final = (*_OF_PAGES, Vector.NM)
 _OF_PORTS: Final = (Vector.GP, Vector.DF)
 _NULLS: Final = ((1,), (2,), (3,))
 _PREFIXES: Final = bytes(sorted(LEGACY_PREFIXES))
 _GROUPS_OF_ONE: Final = {0x8F: range(1, 8), 0xC6: range(1, 8), 0xC7: range(1, 8), 0xF6: (1,), 0xF7: (1,)}
 """Opcodes, and the reg fields with which they do not exist, or exist unofficially."""
+_X87_MEMORY: Final = (0xDB, 0xDD, 0xDF)
+_REGISTER_FORM: Final = 0xC0
 _CR0: Final = int(Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG)
 _GROUP_6: Final = 0x0F00
 _LTR: Final = 0xD8
@@ -46,6 +50,10 @@ _USER: Final = 3
 _FAR_CALL: Final = 3
 _STACK_HELPERS: Final = (*_FAR, 0xC8, 0xCC, 0xCD, 0xCE)
 _TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
+_TASK: Final = "task"  # the rig's name for its other task
+_OF_TASKS: Final = (Vector.TS, Vector.NP, Vector.SS, Vector.GP)
+_DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
+_CODE_ACCESSED, _CODE_FRESH = 0x19, 0x18  # S, the bit that says code, and the accessed bit
 _NO_SELECTOR: Final = "00000000"  # an error code, on top of the stack
 _NEAR: Final = frozenset((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEB, *range(0x0F80, 0x0F90)))
 
@@ -61,9 +69,9 @@ def _at_fault(stop: Stop) -> Insn | None:
 
 
 def _general_protection(case: Case) -> tuple[Stop, Insn] | None:
-    """The stop and the instruction, if the engine under test alone raised #GP for one."""
+    """The stop and the instruction, if the engine under test alone raised #GP for one, or #DF because of its gate."""
     stops = _stops(case)
-    if stops is None or stops[0].vector != Vector.GP:
+    if stops is None or stops[0].vector not in _OF_PORTS:
         return None
     insn = _at_fault(stops[0])
     return None if insn is None else (stops[0], insn)
@@ -117,7 +125,11 @@ def pushes_as_supervisor(case: Case) -> bool:
 
 
 def minds_operands_of_nothing(case: Case) -> bool:
-    """An undefined opcode was #UD, and accessed bits in the page tables differ, or the x87 registers' tags and top."""
+    """An undefined opcode was #UD, and accessed bits in the page tables differ, or the x87 registers' tags and top; or
+    the reference raised the fault of its operand, or of CR0.TS."""
+    stops = _stops(case)
+    if stops is not None and stops[0].vector == Vector.UD and stops[0].saved_eip == stops[1].saved_eip:
+        return stops[1].vector in _OF_OPERANDS and _at_fault(stops[0]) is None
     what = {difference.what for difference in case.differences}
     tables = case.program.paging is not Paging.NONE and what <= _TABLE_PAGES
     undefined = (stop for stop in case.got.stops if stop.vector == Vector.UD)
@@ -200,7 +212,7 @@ def string_port_is_refused(case: Case) -> bool:
     program = case.program
     if program.mode.ring <= program.eflags >> 12 & 3 and program.mode.kind is not Kind.V86:
         return False
-    if all(difference.what.startswith("page ") for difference in case.differences):
+    if all(difference.what.startswith(("page ", "fpu")) for difference in case.differences):
         return True
     stops = _stops(case)
     if stops is None or stops[0].vector not in _OF_PORTS or stops[1].vector not in _OF_PAGES:
@@ -215,11 +227,14 @@ def memory_alone(case: Case) -> bool:
 
 
 def runs_past_limit(case: Case) -> bool:
-    """#GP at code that is not inside its segment; the reference is at the same place and goes on."""
+    """#GP at code that is not inside its segment; the reference is at the same place and goes on. At the end of the
+    linear addresses there is no doubt."""
     stops = _stops(case)
-    if stops is None or not case.program.based or stops[0].vector != Vector.GP:
+    if stops is None or stops[0].vector not in _OF_PORTS:
         return False
-    return stops[0].saved_eip == stops[1].saved_eip > _LIMIT_16 - MAX_LENGTH
+    if stops[0].saved_eip > MASK32 - MAX_LENGTH:
+        return True
+    return case.program.based and stops[0].saved_eip == stops[1].saved_eip > _LIMIT_16 - MAX_LENGTH
 
 
 def keeps_null_selectors(case: Case) -> bool:
@@ -247,6 +262,8 @@ def spells_loosely(case: Case) -> bool:
     if stops is None or Vector.UD not in (stops[0].vector, stops[1].vector):
         return False
     code = (stops[0] if stops[0].vector == Vector.UD else stops[1]).code.lstrip(_PREFIXES)
+    if len(code) > 1 and code[0] in _X87_MEMORY and code[1] < _REGISTER_FORM:
+        return code[1] >> 3 & 7 == 1  # FISTTP
     return len(code) > 1 and code[0] in _GROUPS_OF_ONE and code[1] >> 3 & 7 in _GROUPS_OF_ONE[code[0]]
 
 
@@ -297,3 +314,22 @@ def drops_negative(case: Case) -> bool:
     pairs = [(int.from_bytes(mine[at : at + 4], "little"), int.from_bytes(other[at : at + 4], "little"))
              for at in range(0, len(mine), 4)]  # fmt: skip
     return sum(a != b for a, b in pairs) == 1 and all(a == b or a - b == _LIMIT_16 + 1 for a, b in pairs)
+
+
+def loses_the_new_task(case: Case) -> bool:
+    """A task that could not start has its fault, and the reference shut down at that."""
+    got, expected = case.got, case.expected
+    if expected.ending is not Ending.SHUTDOWN or len(got.stops) <= len(expected.stops) > 0:
+        return False
+    return expected.stops[-1].where == _TASK and got.stops[len(expected.stops)].vector in _OF_TASKS
+
+
+def marks_no_code(case: Case) -> bool:
+    """The descriptor tables alone differ, and a program's own entry there is of code that is not marked as accessed."""
+    if not {difference.what for difference in case.differences} <= _DESCRIPTOR_PAGES:
+        return False
+    return any(_has_fresh_code(patch.data) for patch in case.program.patches if GDT <= patch.at < IDT)
+
+
+def _has_fresh_code(descriptors: bytes) -> bool:
+    return any(access & _CODE_ACCESSED == _CODE_FRESH for access in descriptors[ACCESS_BYTE::DESCRIPTOR_SIZE])
