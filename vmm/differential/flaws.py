@@ -36,6 +36,12 @@ _EARLIER_FETCH: Final = Flaw(
 FLAWS: Final = (
     _EARLIER_FETCH,
     Flaw(
+        "short fetch",
+        "an instruction is fetched as a whole before it can fault",
+        'SDM Vol. 3A, "Priority Among Simultaneous Exceptions and Interrupts"',
+        when=predicates.fetches_less,
+    ),
+    Flaw(
         "supervisor's stack",
         "what a program at CPL 3 pushes and pops is subject to the rights of CPL 3",
         'SDM Vol. 3A, "Access Rights"',
@@ -138,6 +144,12 @@ FLAWS: Final = (
         "a far transfer to code marks its descriptor as accessed",
         'SDM Vol. 3A, "Code- and Data-Segment Descriptor Types"',
         when=predicates.marks_no_code,
+    ),
+    Flaw(
+        "RF",
+        "only an instruction that is done clears RF",
+        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 3B, "Instruction-Breakpoint Exception Condition"',
+        when=predicates.forgets_resume_flag,
     ),
     Flaw(
         "IRET and VM",

@@ -8,10 +8,10 @@ from typing import Final
 
 from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Decoder, Insn
 from bt.tables import waits
-from vmm.arch.descriptors import ACCESS_BYTE, DESCRIPTOR_SIZE
-from vmm.arch.exceptions import PageFault, Vector
+from vmm.arch.descriptors import ACCESS_BYTE, DESCRIPTOR_SIZE, SELECTOR_INDEX, SELECTOR_TI, Descriptor
+from vmm.arch.exceptions import HAS_ERROR_CODE, PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT, PAGE_SIZE
-from vmm.arch.registers import Cr0, Reg
+from vmm.arch.registers import Cr0, Eflags, Reg
 from vmm.cpu.control import CR4_BITS
 from vmm.cpu.hole import DEFAULT_HOLE, HOLE_SIZE
 from vmm.differential.case import Case
@@ -31,6 +31,7 @@ _GROUP_5: Final = 0xFF
 _OF_PAGES: Final = (Vector.PF, Vector.DF)
 _OF_OPERANDS: Final = (*_OF_PAGES, Vector.NM)
 _OF_PORTS: Final = (Vector.GP, Vector.DF)
+_OF_OPCODES: Final = (Vector.UD, Vector.NM, Vector.DF, Vector.GP)
 _NULLS: Final = ((1,), (2,), (3,))
 _PREFIXES: Final = bytes(sorted(LEGACY_PREFIXES))
 _GROUPS_OF_ONE: Final = {0x8F: range(1, 8), 0xC6: range(1, 8), 0xC7: range(1, 8), 0xF6: (1,), 0xF7: (1,)}
@@ -54,7 +55,8 @@ _TASK: Final = "task"  # the rig's name for its other task
 _OF_TASKS: Final = (Vector.TS, Vector.NP, Vector.SS, Vector.GP)
 _DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
 _CODE_ACCESSED, _CODE_FRESH = 0x19, 0x18  # S, the bit that says code, and the accessed bit
-_NO_SELECTOR: Final = "00000000"  # an error code, on top of the stack
+_NO_FRAME: Final = "ff" * 40
+_SAVED_FLAGS: Final = 8 * 12  # bits from the top of the stack, behind error code, EIP and CS
 _NEAR: Final = frozenset((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEB, *range(0x0F80, 0x0F90)))
 
 
@@ -98,6 +100,16 @@ def blames_an_earlier_fetch(case: Case) -> bool:
     if insn is None or _error_code(other) & PageFault.W or other.control[_CR2] != behind:
         return False
     return last - _BLOCK <= other.saved_eip <= last - len(insn.raw)
+
+
+def fetches_less(case: Case) -> bool:
+    """A fetch beyond the first code page was a page fault; the reference raised the fault of an instruction of which it
+    had seen the first bytes."""
+    stops = _stops(case)
+    if stops is None or stops[0].vector not in _OF_PAGES or stops[0].saved_eip != stops[1].saved_eip:
+        return False
+    left = CODE + PAGE_SIZE - case.program.code_base - stops[0].saved_eip
+    return stops[0].control[_CR2] == CODE + PAGE_SIZE and 0 < left < MAX_LENGTH and stops[1].vector in _OF_OPCODES
 
 
 def _error_code(stop: Stop) -> int:
@@ -169,15 +181,26 @@ def loads_impossible_control(case: Case) -> bool:
 
 
 def goes_far_beyond(case: Case) -> bool:
-    """A far transfer of 32 bits to 16-bit code, whose limit it ignores: #GP(0), without a selector to blame."""
-    found = _general_protection(case)
-    if found is None or found[1].operand_size != _WIDE or found[0].code32:
+    """A far transfer to code whose limit it ignores: #GP(0), without a selector to blame. The reference is there, or it
+    is one of 32 bits out of 16-bit code."""
+    found, stops = _general_protection(case), _stops(case)
+    if found is None or stops is None:
         return False
     stop, insn = found
+    if not _is_beyond_limit(case, stops[1]) and (insn.operand_size != _WIDE or stop.code32):
+        return False
     is_far = insn.opcode in _FAR or (insn.opcode == _GROUP_5 and insn.modrm >> 3 & 7 in (3, 5))
     return is_far and (
         case.program.mode.kind is Kind.REAL or not int.from_bytes(bytes.fromhex(stop.frame[:8]), "little")
     )
+
+
+def _is_beyond_limit(case: Case, stop: Stop) -> bool:
+    """Did a handler of 32 bits find a program in protected mode beyond the limit of its code?"""
+    saved = bytes.fromhex(stop.frame)[4 if stop.vector in HAS_ERROR_CODE else 0 :]
+    selector = int.from_bytes(saved[4:6], "little")
+    at = (LDT if selector & SELECTOR_TI else GDT) + (selector & SELECTOR_INDEX)
+    return stop.saved_eip > Descriptor.from_bytes(case.program.memory()[at : at + DESCRIPTOR_SIZE]).limit
 
 
 def overlooks_error(case: Case) -> bool:
@@ -215,7 +238,9 @@ def string_port_is_refused(case: Case) -> bool:
     if all(difference.what.startswith(("page ", "fpu")) for difference in case.differences):
         return True
     stops = _stops(case)
-    if stops is None or stops[0].vector not in _OF_PORTS or stops[1].vector not in _OF_PAGES:
+    if stops is None or stops[0].vector not in _OF_PORTS:
+        return False
+    if stops[1].vector not in _OF_PAGES and stops[1].where != _TASK:  # a task gate may be there for page faults
         return False
     insn = _at_fault(stops[0])
     return insn is not None and insn.opcode in _STRING_PORTS
@@ -291,9 +316,12 @@ def loads_null_task(case: Case) -> bool:
 
 
 def enters_v86_far(case: Case) -> bool:
-    """IRETD to virtual-8086 mode with an EIP beyond FFFFh, in ring 0: #GP, and the reference is there."""
+    """IRETD to virtual-8086 mode with an EIP beyond FFFFh, in ring 0: #GP, and the reference is there. The stack may be
+    where nothing is: then it is the IRET of a handler."""
     found, stops = _general_protection(case), _stops(case)
-    if found is None or stops is None or found[1].opcode != _IRET:
+    if found is None or stops is None:
+        return False
+    if found[1].opcode != _IRET and found[0].frame != _NO_FRAME:
         return False
     return STACKS[0] - stops[1].general[Reg.ESP] in _V86_FRAMES
 
@@ -333,3 +361,12 @@ def marks_no_code(case: Case) -> bool:
 
 def _has_fresh_code(descriptors: bytes) -> bool:
     return any(access & _CODE_ACCESSED == _CODE_FRESH for access in descriptors[ACCESS_BYTE::DESCRIPTOR_SIZE])
+
+
+def forgets_resume_flag(case: Case) -> bool:
+    """RF alone differs, in the flags that a double fault has saved."""
+    stops = _stops(case)
+    if stops is None or stops[0].vector != Vector.DF or {each.what for each in case.differences} != {"frame"}:
+        return False
+    mine, other = (int.from_bytes(bytes.fromhex(stop.frame), "little") for stop in stops)
+    return mine ^ other == Eflags.RF << _SAVED_FLAGS

@@ -252,7 +252,6 @@ class TranslateEngine:
         vcpu = self._vcpu
         vcpu.eip = insn.falls_to
         vcpu.interrupt_shadow = False
-        resume = vcpu.field_flags & _RF
         vcpu.field_flags &= ~_RF
         task, observer = vcpu.tr, self.observer
         if observer is not None:
@@ -262,7 +261,6 @@ class TranslateEngine:
         except GuestFault as fault:
             if vcpu.tr is task:  # after a task switch the fault is the new task's
                 vcpu.eip = insn.eip
-                vcpu.field_flags |= resume  # only an instruction that is done clears it
             self._inject(fault)
             return
         if observer is not None:
