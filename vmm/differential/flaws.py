@@ -67,6 +67,12 @@ FLAWS: Final = (
         predicates.memory_alone,
     ),
     Flaw(
+        "x87 pointers",
+        "FNSTENV, FNSAVE and FXSAVE store the address of the last x87 instruction",
+        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Instruction and Operand (Data) Pointers"',
+        when=predicates.writes_environment,
+    ),
+    Flaw(
         "accessed bits",
         "an entry that a translation uses becomes accessed; whether one does that ends in a fault is not said",
         'SDM Vol. 3A, "Accessed and Dirty Flags"',

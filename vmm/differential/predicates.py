@@ -4,6 +4,7 @@ They look at the first stop that differs: what the engine under test found there
 instruction, as it lies in memory.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Decoder, Insn
@@ -14,10 +15,12 @@ from vmm.arch.layout import MASK32, PAGE_SHIFT, PAGE_SIZE
 from vmm.arch.registers import Cr0, Eflags, Reg
 from vmm.cpu.control import CR4_BITS
 from vmm.cpu.hole import DEFAULT_HOLE, HOLE_SIZE
+from vmm.differential import spellings
 from vmm.differential.case import Case
-from vmm.differential.layout import CODE, GDT, IDT, LDT, PAGE_DIRECTORY, RAM, STACKS, entry_at
+from vmm.differential.layout import CODE, DATA, GDT, IDT, LDT, PAGE_DIRECTORY, RAM, STACK_BASE, STACKS, entry_at
 from vmm.differential.modes import Kind, Paging
 from vmm.differential.outcome import Ending, Stop
+from vmm.differential.program import Program
 
 _DECODER: Final = Decoder()
 _ECX: Final = int(Reg.ECX)
@@ -44,6 +47,9 @@ _LTR: Final = 0xD8
 _SELECTOR: Final = 0xFFFC
 _IRET: Final = 0xCF
 _WIDE: Final = 4
+_MOV_IMM8: Final = 0xC6
+_HOLE: Final = range(DEFAULT_HOLE, DEFAULT_HOLE + HOLE_SIZE)
+_BASES: Final = (0, DATA, CODE, STACK_BASE)  # of segments
 _CR2: Final = 1
 _BLOCK: Final = 0x60  # bytes that a block of the engine may have
 _V86_FRAMES: Final = (36, 40)
@@ -272,13 +278,31 @@ def keeps_null_selectors(case: Case) -> bool:
 
 
 def is_in_the_hole(case: Case) -> bool:
-    """The reference met a page fault in the window that the VMM shares with the guest."""
+    """The reference met a page fault in the window that the VMM shares with the guest; or, without paging, a program
+    has an operand there."""
+    if case.program.paging is Paging.NONE:
+        return _has_operand_in_the_hole(case)
     stops = _stops(case)
-    return (
-        stops is not None
-        and stops[1].vector == Vector.PF
-        and DEFAULT_HOLE <= stops[1].control[_CR2] < DEFAULT_HOLE + HOLE_SIZE
-    )
+    return stops is not None and stops[1].vector == Vector.PF and stops[1].control[_CR2] in _HOLE
+
+
+def _has_operand_in_the_hole(case: Case) -> bool:
+    """With the registers of the start or of any stop."""
+    states = [case.program.registers, *(stop.general for stop in case.expected.stops)]
+    for step in case.program.steps:
+        for insn in _DECODER.decode(step.code, 0, case.program.mode.code32):
+            if insn.has_modrm and not insn.is_register_form and any(_is_in_hole(insn, state) for state in states):
+                return True
+    return False
+
+
+def _is_in_hole(insn: Insn, registers: tuple[int, ...]) -> bool:
+    memory = insn.memory
+    if memory.address_size != _WIDE:
+        return False
+    base = 0 if memory.base is None else registers[memory.base]
+    index = 0 if memory.index is None else registers[memory.index] * memory.scale
+    return any(base + index + memory.displacement + start & MASK32 in _HOLE for start in _BASES)
 
 
 def spells_loosely(case: Case) -> bool:
@@ -327,8 +351,12 @@ def enters_v86_far(case: Case) -> bool:
 
 
 def pushes_past_limit(case: Case) -> bool:
-    """Shut down with ESP beyond the limit of a stack segment with a base."""
-    got = case.got
+    """Shut down with ESP beyond the limit of a stack segment with a base; or #SS(0) at an instruction with a frame of
+    several words."""
+    got, stops = case.got, _stops(case)
+    if stops is not None and stops[0].vector == Vector.SS and case.program.based and not _error_code(stops[0]):
+        insn = _at_fault(stops[0])
+        return insn is not None and insn.opcode in _STACK_HELPERS
     pointer = got.stops[-1].general[Reg.ESP] if got.stops else 0
     return case.program.based and got.ending is Ending.SHUTDOWN and pointer > _LIMIT_16
 
@@ -353,8 +381,10 @@ def loses_the_new_task(case: Case) -> bool:
 
 
 def marks_no_code(case: Case) -> bool:
-    """The descriptor tables alone differ, and a program's own entry there is of code that is not marked as accessed."""
-    if not {difference.what for difference in case.differences} <= _DESCRIPTOR_PAGES:
+    """The descriptor tables alone differ, and with paging their dirty bits; and a program's own entry there is of code
+    that is not marked as accessed."""
+    what = {difference.what for difference in case.differences}
+    if not what & _DESCRIPTOR_PAGES or not what <= _DESCRIPTOR_PAGES | _TABLE_PAGES:
         return False
     return any(_has_fresh_code(patch.data) for patch in case.program.patches if GDT <= patch.at < IDT)
 
@@ -370,3 +400,26 @@ def forgets_resume_flag(case: Case) -> bool:
         return False
     mine, other = (int.from_bytes(bytes.fromhex(stop.frame), "little") for stop in stops)
     return mine ^ other == Eflags.RF << _SAVED_FLAGS
+
+
+def writes_environment(case: Case) -> bool:
+    """Memory alone differs, and in code that a program has written is an FNSTENV, FNSAVE or FXSAVE."""
+    return memory_alone(case) and any(spellings.environment(insn) is not None for insn in _new_code(case.program))
+
+
+def _new_code(program: Program) -> Iterator[Insn]:
+    """The instructions from each step on that a MOV of one byte to a fixed place has changed."""
+    raw, starts = program.assemble()
+    code, mode = bytearray(raw), program.mode
+    changed = []
+    for insn in _DECODER.decode(raw, 0, mode.code32):
+        if insn.opcode != _MOV_IMM8 or insn.is_register_form or insn.memory.base is not None:
+            continue
+        for base in _BASES:
+            at = (insn.memory.displacement + base & MASK32) - program.entry
+            if 0 <= at < len(code):
+                code[at] = insn.raw[-1]
+                changed.append(at)
+    for at in changed:
+        start = max(start - program.entry for start in starts if start - program.entry <= at)
+        yield from _DECODER.decode(bytes(code[start:]), 0, mode.code32)
