@@ -24,6 +24,10 @@ PSLLDQ, MOVQ, CVTTPD2DQ."""
 _TWO_BYTES: Final = 0x0F
 _LOCK: Final = 0xF0
 _HINT_NOPS: Final = range(0x18, 0x1F)
+_FENCES: Final = ("lfence", "mfence", "sfence")
+"""0FAEh /5 to /7 with a register, whichever it is."""
+_NEWER_THAN_FENCES: Final = frozenset(("incsspd", "tpause", "umonitor", "umwait"))
+_PCOMMIT: Final = 0xF8
 _HINTS: Final = frozenset("bndldx bndcl bndcn bndcu bndmk bndmov bndstx cldemote rdsspd".split())
 """What Capstone makes of some of them."""
 _MODRM_ONE: Final = frozenset(
@@ -299,6 +303,8 @@ class Decoder:
             found = Insn(address & 0xFFFF_FFFF, code[:size], mnemonic, text, code32)
         if found is None or found.mnemonic in _HINTS:
             found = self._hint(code[:MAX_LENGTH], eip, code32) or found
+        if found is None or found.mnemonic in _NEWER_THAN_FENCES:
+            found = self._fence(code[:MAX_LENGTH], eip, code32) or found
         if found is None and not code32:
             found = self._with_66_prefix(code[:MAX_LENGTH], eip)
         return found
@@ -318,6 +324,23 @@ class Decoder:
         for _, size, _, text in self._engines[code32].disasm_lite(as_nop, eip, 1):
             return Insn(eip & 0xFFFF_FFFF, code[: size - len(address_size) + at], "nop", text, code32)
         return None
+
+    def _fence(self, code: bytes, eip: int, code32: bool) -> Insn | None:
+        """LFENCE, MFENCE and SFENCE with any r/m, also behind 66h, F2h and F3h: that means more on newer processors.
+
+        66 0F AE F8 stays undefined: it is PCOMMIT, where it is anything.
+        Source: SDM Vol. 2A, "LFENCE - Load Fence": the r/m field is ignored.
+        """
+        at = 0
+        while at < len(code) - 2 and code[at] in LEGACY_PREFIXES:
+            at += 1
+        prefixes, modrm = code[:at], code[at + 2 : at + 3]
+        if code[at : at + 2] != b"\x0f\xae" or not modrm or _LOCK in prefixes:
+            return None
+        fence = modrm[0] - 0xE8
+        if fence < 0 or (b"\x66"[0] in prefixes and modrm[0] == _PCOMMIT):
+            return None
+        return Insn(eip & 0xFFFF_FFFF, code[: at + 3], _FENCES[fence >> 3], "", code32)
 
     def _with_66_prefix(self, code: bytes, eip: int) -> Insn | None:
         """SSE2 instructions that Capstone does not know in 16-bit code: it takes their prefix for an operand size.

@@ -15,7 +15,6 @@ from vmm.differential.rig import SUBJECTS, Rig
 
 RAW = bytes.fromhex
 SECOND_PAGE = Patch(layout.entry_at(Paging.BITS_32, layout.CODE + 0x1000 >> 12)[0], bytes(4))
-READ_ONLY_DATA = Patch(layout.entry_at(Paging.BITS_32, layout.DATA >> 12)[0], b"\x05\x80\0\0")
 PAGED = {"paging": Paging.BITS_32}
 
 CASES = [
@@ -23,7 +22,6 @@ CASES = [
     ("x87 errors", program("p32-ring1", RAW("def2"), RAW("d9f2"))),
     ("LOOPcc", program("real", RAW("29d8e000"), eax=5, ebx=7, ecx=1)),
     ("lazy flags", program("p32-ring0", RAW("39d80fc70d40000000"), eax=5, ebx=7)),
-    ("rotates", program("p32-ring3", RAW("f8d11540000000"), patches=(READ_ONLY_DATA,), **PAGED)),
     ("TEST", program("p32-ring0", RAW("f6c801"))),
     ("LOCK", program("p32-ring0", RAW("f050"))),
     ("string ports", program("v86-iopl0", RAW("6c"))),

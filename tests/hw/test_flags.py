@@ -30,10 +30,10 @@ def faulting(rig: Rig, text: str) -> int:
     rig.load(text)
     rig.enter(cpl=0)
     rig.cpu.state.q[Reg.EAX] = 0xFF
-    is_rotation = text.rpartition("; ")[2].startswith("rc")
+    name = text.rpartition("; ")[2].split()[0]
 
     def then(_exit: Exit) -> bool:
-        flags.mend(rig.cpu.state, lambda: is_rotation)
+        flags.mend(rig.cpu.state, lambda: name)
         return False
 
     rig.then = then
@@ -63,7 +63,14 @@ def test_what_an_instruction_before_made_of_them_stands(rig: Rig, instruction: s
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("add al, 1; seto cl; sub eax, eax", ZF | PF), ("setz cl; cmp al, 1", SF)]
+    ("text", "expected"),
+    [
+        ("add al, 1; seto cl; sub eax, eax", ZF | PF),
+        ("setz cl; cmp al, 1", SF),
+        ("sub al, 0xff; sub al, 1; stc; and ecx, 0", ZF | PF),
+        ("sub al, 0xff; sub al, 1; stc; xor ecx, ecx", ZF | PF),
+    ],
 )
 def test_flags_made_since_stand(rig: Rig, text: str, expected: int) -> None:
-    assert faulting(rig, f"{text}; mov [{MISSING:#x}], ecx") == expected
+    for store in (f"mov [{MISSING:#x}], ecx", f"setc byte ptr [{MISSING:#x}]"):
+        assert faulting(rig, f"{text}; {store}") == expected

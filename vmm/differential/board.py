@@ -5,7 +5,12 @@ from typing import Final
 
 from vmm.differential import layout
 
+_FLOOD: Final = 200_000
 _TSC: Final = 0x1_0000_0002
+
+
+class Flood(Exception):
+    """So much has gone over the ports that a REP without end must be at work."""
 
 
 class PortBoard:
@@ -24,15 +29,20 @@ class PortBoard:
         self.taken: list[int] = []  # vectors of the interrupts that were acknowledged
         self._vector = layout.FIRST_IRQ
 
+    def _record(self, direction: str, port: int, width: int, value: int) -> None:
+        if len(self.traffic) >= _FLOOD:
+            raise Flood
+        self.traffic.append((direction, port, width, value))
+
     def port_read(self, port: int, width: int) -> int:
         """The answer depends on the port, and on how much was read and written before."""
         value = (port * 0x0101_0101 ^ 0x5A17_C3E9 * (1 + len(self.traffic))) & (1 << 8 * width) - 1
-        self.traffic.append(("in", port, width, value))
+        self._record("in", port, width, value)
         return value
 
     def port_write(self, port: int, width: int, value: int) -> None:
         """Port `IRQ_PORT` raises an interrupt."""
-        self.traffic.append(("out", port, width, value))
+        self._record("out", port, width, value)
         if port == layout.IRQ_PORT:
             self._vector = layout.FIRST_IRQ + (value & 0x3F)
             self.on_intr(True)

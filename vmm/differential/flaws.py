@@ -36,6 +36,12 @@ _EARLIER_FETCH: Final = Flaw(
 FLAWS: Final = (
     _EARLIER_FETCH,
     Flaw(
+        "short fetch",
+        "an instruction is fetched as a whole before it can fault",
+        'SDM Vol. 3A, "Priority Among Simultaneous Exceptions and Interrupts"',
+        when=predicates.fetches_less,
+    ),
+    Flaw(
         "supervisor's stack",
         "what a program at CPL 3 pushes and pops is subject to the rights of CPL 3",
         'SDM Vol. 3A, "Access Rights"',
@@ -59,6 +65,12 @@ FLAWS: Final = (
         'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Instruction and Operand (Data) Pointers"',
         spellings.environment,
         predicates.memory_alone,
+    ),
+    Flaw(
+        "x87 pointers",
+        "FNSTENV, FNSAVE and FXSAVE store the address of the last x87 instruction",
+        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Instruction and Operand (Data) Pointers"',
+        when=predicates.writes_environment,
     ),
     Flaw(
         "accessed bits",
@@ -123,9 +135,27 @@ FLAWS: Final = (
     ),
     Flaw(
         "encodings in new code",
-        "8F, C6 and C7 have one reg field; processors take F6 /1 and F7 /1 for TEST",
+        "8F, C6 and C7 have one reg field; processors take F6 /1 and F7 /1 for TEST; FISTTP came with SSE3",
         'SDM Vol. 2D, "Opcode Map", "Opcode Extensions For One- And Two-byte Opcodes"',
         when=predicates.spells_loosely,
+    ),
+    Flaw(
+        "tasks that cannot start",
+        "a fault while a new task's segments are loaded is the new task's",
+        'SDM Vol. 3A, "Task Switching"',
+        when=predicates.loses_the_new_task,
+    ),
+    Flaw(
+        "accessed code",
+        "a far transfer to code marks its descriptor as accessed",
+        'SDM Vol. 3A, "Code- and Data-Segment Descriptor Types"',
+        when=predicates.marks_no_code,
+    ),
+    Flaw(
+        "RF",
+        "only an instruction that is done clears RF",
+        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 3B, "Instruction-Breakpoint Exception Condition"',
+        when=predicates.forgets_resume_flag,
     ),
     Flaw(
         "IRET and VM",
@@ -210,11 +240,10 @@ FLAWS: Final = (
     Flaw("LOOPcc", "LOOPE and LOOPNE affect no flags", 'SDM Vol. 2A, "LOOP/LOOPcc"', spellings.loop_on_zf),
     Flaw(
         "lazy flags",
-        "CMPXCHG8B affects ZF alone, SETcc none, even if its operand faults",
-        'SDM Vol. 2A, "CMPXCHG8B"; Vol. 2B, "SETcc"',
+        "CMPXCHG8B affects ZF alone",
+        'SDM Vol. 2A, "CMPXCHG8B - Compare and Exchange Bytes"',
         spellings.flags_first,
     ),
-    Flaw("rotates", "RCL and RCR that fault change no flag", 'SDM Vol. 2B, "RCL/RCR/ROL/ROR"', spellings.rotate),
     Flaw(
         "TEST", "F6 /1 and F7 /1 are TEST", "processors execute them as /0; the opcode map has no entry", spellings.test
     ),

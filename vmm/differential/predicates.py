@@ -4,19 +4,23 @@ They look at the first stop that differs: what the engine under test found there
 instruction, as it lies in memory.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Decoder, Insn
 from bt.tables import waits
-from vmm.arch.exceptions import PageFault, Vector
-from vmm.arch.layout import PAGE_SHIFT, PAGE_SIZE
-from vmm.arch.registers import Cr0, Reg
+from vmm.arch.descriptors import ACCESS_BYTE, DESCRIPTOR_SIZE, SELECTOR_INDEX, SELECTOR_TI, Descriptor
+from vmm.arch.exceptions import HAS_ERROR_CODE, PageFault, Vector
+from vmm.arch.layout import MASK32, PAGE_SHIFT, PAGE_SIZE
+from vmm.arch.registers import Cr0, Eflags, Reg
 from vmm.cpu.control import CR4_BITS
 from vmm.cpu.hole import DEFAULT_HOLE, HOLE_SIZE
+from vmm.differential import spellings
 from vmm.differential.case import Case
-from vmm.differential.layout import CODE, PAGE_DIRECTORY, RAM, STACKS, entry_at
+from vmm.differential.layout import CODE, DATA, GDT, IDT, LDT, PAGE_DIRECTORY, RAM, STACK_BASE, STACKS, entry_at
 from vmm.differential.modes import Kind, Paging
 from vmm.differential.outcome import Ending, Stop
+from vmm.differential.program import Program
 
 _DECODER: Final = Decoder()
 _ECX: Final = int(Reg.ECX)
@@ -28,17 +32,24 @@ _CR4: Final = 4
 _FAR: Final = (0x9A, 0xEA, 0xCA, 0xCB, 0xCF)
 _GROUP_5: Final = 0xFF
 _OF_PAGES: Final = (Vector.PF, Vector.DF)
+_OF_OPERANDS: Final = (*_OF_PAGES, Vector.NM)
 _OF_PORTS: Final = (Vector.GP, Vector.DF)
+_OF_OPCODES: Final = (Vector.UD, Vector.NM, Vector.DF, Vector.GP)
 _NULLS: Final = ((1,), (2,), (3,))
 _PREFIXES: Final = bytes(sorted(LEGACY_PREFIXES))
 _GROUPS_OF_ONE: Final = {0x8F: range(1, 8), 0xC6: range(1, 8), 0xC7: range(1, 8), 0xF6: (1,), 0xF7: (1,)}
 """Opcodes, and the reg fields with which they do not exist, or exist unofficially."""
+_X87_MEMORY: Final = (0xDB, 0xDD, 0xDF)
+_REGISTER_FORM: Final = 0xC0
 _CR0: Final = int(Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG)
 _GROUP_6: Final = 0x0F00
 _LTR: Final = 0xD8
 _SELECTOR: Final = 0xFFFC
 _IRET: Final = 0xCF
 _WIDE: Final = 4
+_MOV_IMM8: Final = 0xC6
+_HOLE: Final = range(DEFAULT_HOLE, DEFAULT_HOLE + HOLE_SIZE)
+_BASES: Final = (0, DATA, CODE, STACK_BASE)  # of segments
 _CR2: Final = 1
 _BLOCK: Final = 0x60  # bytes that a block of the engine may have
 _V86_FRAMES: Final = (36, 40)
@@ -46,7 +57,12 @@ _USER: Final = 3
 _FAR_CALL: Final = 3
 _STACK_HELPERS: Final = (*_FAR, 0xC8, 0xCC, 0xCD, 0xCE)
 _TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
-_NO_SELECTOR: Final = "00000000"  # an error code, on top of the stack
+_TASK: Final = "task"  # the rig's name for its other task
+_OF_TASKS: Final = (Vector.TS, Vector.NP, Vector.SS, Vector.GP)
+_DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
+_CODE_ACCESSED, _CODE_FRESH = 0x19, 0x18  # S, the bit that says code, and the accessed bit
+_NO_FRAME: Final = "ff" * 40
+_SAVED_FLAGS: Final = 8 * 12  # bits from the top of the stack, behind error code, EIP and CS
 _NEAR: Final = frozenset((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEB, *range(0x0F80, 0x0F90)))
 
 
@@ -61,9 +77,9 @@ def _at_fault(stop: Stop) -> Insn | None:
 
 
 def _general_protection(case: Case) -> tuple[Stop, Insn] | None:
-    """The stop and the instruction, if the engine under test alone raised #GP for one."""
+    """The stop and the instruction, if the engine under test alone raised #GP for one, or #DF because of its gate."""
     stops = _stops(case)
-    if stops is None or stops[0].vector != Vector.GP:
+    if stops is None or stops[0].vector not in _OF_PORTS:
         return None
     insn = _at_fault(stops[0])
     return None if insn is None else (stops[0], insn)
@@ -92,6 +108,16 @@ def blames_an_earlier_fetch(case: Case) -> bool:
     return last - _BLOCK <= other.saved_eip <= last - len(insn.raw)
 
 
+def fetches_less(case: Case) -> bool:
+    """A fetch beyond the first code page was a page fault; the reference raised the fault of an instruction of which it
+    had seen the first bytes."""
+    stops = _stops(case)
+    if stops is None or stops[0].vector not in _OF_PAGES or stops[0].saved_eip != stops[1].saved_eip:
+        return False
+    left = CODE + PAGE_SIZE - case.program.code_base - stops[0].saved_eip
+    return stops[0].control[_CR2] == CODE + PAGE_SIZE and 0 < left < MAX_LENGTH and stops[1].vector in _OF_OPCODES
+
+
 def _error_code(stop: Stop) -> int:
     """Of a handler of 32 bits: on top of the stack."""
     return int.from_bytes(bytes.fromhex(stop.frame[:8]), "little")
@@ -117,7 +143,11 @@ def pushes_as_supervisor(case: Case) -> bool:
 
 
 def minds_operands_of_nothing(case: Case) -> bool:
-    """An undefined opcode was #UD, and accessed bits in the page tables differ, or the x87 registers' tags and top."""
+    """An undefined opcode was #UD, and accessed bits in the page tables differ, or the x87 registers' tags and top; or
+    the reference raised the fault of its operand, or of CR0.TS."""
+    stops = _stops(case)
+    if stops is not None and stops[0].vector == Vector.UD and stops[0].saved_eip == stops[1].saved_eip:
+        return stops[1].vector in _OF_OPERANDS and _at_fault(stops[0]) is None
     what = {difference.what for difference in case.differences}
     tables = case.program.paging is not Paging.NONE and what <= _TABLE_PAGES
     undefined = (stop for stop in case.got.stops if stop.vector == Vector.UD)
@@ -157,15 +187,26 @@ def loads_impossible_control(case: Case) -> bool:
 
 
 def goes_far_beyond(case: Case) -> bool:
-    """A far transfer of 32 bits to 16-bit code, whose limit it ignores: #GP(0), without a selector to blame."""
-    found = _general_protection(case)
-    if found is None or found[1].operand_size != _WIDE or found[0].code32:
+    """A far transfer to code whose limit it ignores: #GP(0), without a selector to blame. The reference is there, or it
+    is one of 32 bits out of 16-bit code."""
+    found, stops = _general_protection(case), _stops(case)
+    if found is None or stops is None:
         return False
     stop, insn = found
+    if not _is_beyond_limit(case, stops[1]) and (insn.operand_size != _WIDE or stop.code32):
+        return False
     is_far = insn.opcode in _FAR or (insn.opcode == _GROUP_5 and insn.modrm >> 3 & 7 in (3, 5))
     return is_far and (
         case.program.mode.kind is Kind.REAL or not int.from_bytes(bytes.fromhex(stop.frame[:8]), "little")
     )
+
+
+def _is_beyond_limit(case: Case, stop: Stop) -> bool:
+    """Did a handler of 32 bits find a program in protected mode beyond the limit of its code?"""
+    saved = bytes.fromhex(stop.frame)[4 if stop.vector in HAS_ERROR_CODE else 0 :]
+    selector = int.from_bytes(saved[4:6], "little")
+    at = (LDT if selector & SELECTOR_TI else GDT) + (selector & SELECTOR_INDEX)
+    return stop.saved_eip > Descriptor.from_bytes(case.program.memory()[at : at + DESCRIPTOR_SIZE]).limit
 
 
 def overlooks_error(case: Case) -> bool:
@@ -200,10 +241,12 @@ def string_port_is_refused(case: Case) -> bool:
     program = case.program
     if program.mode.ring <= program.eflags >> 12 & 3 and program.mode.kind is not Kind.V86:
         return False
-    if all(difference.what.startswith("page ") for difference in case.differences):
+    if all(difference.what.startswith(("page ", "fpu")) for difference in case.differences):
         return True
     stops = _stops(case)
-    if stops is None or stops[0].vector not in _OF_PORTS or stops[1].vector not in _OF_PAGES:
+    if stops is None or stops[0].vector not in _OF_PORTS:
+        return False
+    if stops[1].vector not in _OF_PAGES and stops[1].where != _TASK:  # a task gate may be there for page faults
         return False
     insn = _at_fault(stops[0])
     return insn is not None and insn.opcode in _STRING_PORTS
@@ -215,11 +258,14 @@ def memory_alone(case: Case) -> bool:
 
 
 def runs_past_limit(case: Case) -> bool:
-    """#GP at code that is not inside its segment; the reference is at the same place and goes on."""
+    """#GP at code that is not inside its segment; the reference is at the same place and goes on. At the end of the
+    linear addresses there is no doubt."""
     stops = _stops(case)
-    if stops is None or not case.program.based or stops[0].vector != Vector.GP:
+    if stops is None or stops[0].vector not in _OF_PORTS:
         return False
-    return stops[0].saved_eip == stops[1].saved_eip > _LIMIT_16 - MAX_LENGTH
+    if stops[0].saved_eip > MASK32 - MAX_LENGTH:
+        return True
+    return case.program.based and stops[0].saved_eip == stops[1].saved_eip > _LIMIT_16 - MAX_LENGTH
 
 
 def keeps_null_selectors(case: Case) -> bool:
@@ -232,13 +278,31 @@ def keeps_null_selectors(case: Case) -> bool:
 
 
 def is_in_the_hole(case: Case) -> bool:
-    """The reference met a page fault in the window that the VMM shares with the guest."""
+    """The reference met a page fault in the window that the VMM shares with the guest; or, without paging, a program
+    has an operand there."""
+    if case.program.paging is Paging.NONE:
+        return _has_operand_in_the_hole(case)
     stops = _stops(case)
-    return (
-        stops is not None
-        and stops[1].vector == Vector.PF
-        and DEFAULT_HOLE <= stops[1].control[_CR2] < DEFAULT_HOLE + HOLE_SIZE
-    )
+    return stops is not None and stops[1].vector == Vector.PF and stops[1].control[_CR2] in _HOLE
+
+
+def _has_operand_in_the_hole(case: Case) -> bool:
+    """With the registers of the start or of any stop."""
+    states = [case.program.registers, *(stop.general for stop in case.expected.stops)]
+    for step in case.program.steps:
+        for insn in _DECODER.decode(step.code, 0, case.program.mode.code32):
+            if insn.has_modrm and not insn.is_register_form and any(_is_in_hole(insn, state) for state in states):
+                return True
+    return False
+
+
+def _is_in_hole(insn: Insn, registers: tuple[int, ...]) -> bool:
+    memory = insn.memory
+    if memory.address_size != _WIDE:
+        return False
+    base = 0 if memory.base is None else registers[memory.base]
+    index = 0 if memory.index is None else registers[memory.index] * memory.scale
+    return any(base + index + memory.displacement + start & MASK32 in _HOLE for start in _BASES)
 
 
 def spells_loosely(case: Case) -> bool:
@@ -247,6 +311,8 @@ def spells_loosely(case: Case) -> bool:
     if stops is None or Vector.UD not in (stops[0].vector, stops[1].vector):
         return False
     code = (stops[0] if stops[0].vector == Vector.UD else stops[1]).code.lstrip(_PREFIXES)
+    if len(code) > 1 and code[0] in _X87_MEMORY and code[1] < _REGISTER_FORM:
+        return code[1] >> 3 & 7 == 1  # FISTTP
     return len(code) > 1 and code[0] in _GROUPS_OF_ONE and code[1] >> 3 & 7 in _GROUPS_OF_ONE[code[0]]
 
 
@@ -274,16 +340,23 @@ def loads_null_task(case: Case) -> bool:
 
 
 def enters_v86_far(case: Case) -> bool:
-    """IRETD to virtual-8086 mode with an EIP beyond FFFFh, in ring 0: #GP, and the reference is there."""
+    """IRETD to virtual-8086 mode with an EIP beyond FFFFh, in ring 0: #GP, and the reference is there. The stack may be
+    where nothing is: then it is the IRET of a handler."""
     found, stops = _general_protection(case), _stops(case)
-    if found is None or stops is None or found[1].opcode != _IRET:
+    if found is None or stops is None:
+        return False
+    if found[1].opcode != _IRET and found[0].frame != _NO_FRAME:
         return False
     return STACKS[0] - stops[1].general[Reg.ESP] in _V86_FRAMES
 
 
 def pushes_past_limit(case: Case) -> bool:
-    """Shut down with ESP beyond the limit of a stack segment with a base."""
-    got = case.got
+    """Shut down with ESP beyond the limit of a stack segment with a base; or #SS(0) at an instruction with a frame of
+    several words."""
+    got, stops = case.got, _stops(case)
+    if stops is not None and stops[0].vector == Vector.SS and case.program.based and not _error_code(stops[0]):
+        insn = _at_fault(stops[0])
+        return insn is not None and insn.opcode in _STACK_HELPERS
     pointer = got.stops[-1].general[Reg.ESP] if got.stops else 0
     return case.program.based and got.ending is Ending.SHUTDOWN and pointer > _LIMIT_16
 
@@ -297,3 +370,56 @@ def drops_negative(case: Case) -> bool:
     pairs = [(int.from_bytes(mine[at : at + 4], "little"), int.from_bytes(other[at : at + 4], "little"))
              for at in range(0, len(mine), 4)]  # fmt: skip
     return sum(a != b for a, b in pairs) == 1 and all(a == b or a - b == _LIMIT_16 + 1 for a, b in pairs)
+
+
+def loses_the_new_task(case: Case) -> bool:
+    """A task that could not start has its fault, and the reference shut down at that."""
+    got, expected = case.got, case.expected
+    if expected.ending is not Ending.SHUTDOWN or len(got.stops) <= len(expected.stops) > 0:
+        return False
+    return expected.stops[-1].where == _TASK and got.stops[len(expected.stops)].vector in _OF_TASKS
+
+
+def marks_no_code(case: Case) -> bool:
+    """The descriptor tables alone differ, and with paging their dirty bits; and a program's own entry there is of code
+    that is not marked as accessed."""
+    what = {difference.what for difference in case.differences}
+    if not what & _DESCRIPTOR_PAGES or not what <= _DESCRIPTOR_PAGES | _TABLE_PAGES:
+        return False
+    return any(_has_fresh_code(patch.data) for patch in case.program.patches if GDT <= patch.at < IDT)
+
+
+def _has_fresh_code(descriptors: bytes) -> bool:
+    return any(access & _CODE_ACCESSED == _CODE_FRESH for access in descriptors[ACCESS_BYTE::DESCRIPTOR_SIZE])
+
+
+def forgets_resume_flag(case: Case) -> bool:
+    """RF alone differs, in the flags that a double fault has saved."""
+    stops = _stops(case)
+    if stops is None or stops[0].vector != Vector.DF or {each.what for each in case.differences} != {"frame"}:
+        return False
+    mine, other = (int.from_bytes(bytes.fromhex(stop.frame), "little") for stop in stops)
+    return mine ^ other == Eflags.RF << _SAVED_FLAGS
+
+
+def writes_environment(case: Case) -> bool:
+    """Memory alone differs, and in code that a program has written is an FNSTENV, FNSAVE or FXSAVE."""
+    return memory_alone(case) and any(spellings.environment(insn) is not None for insn in _new_code(case.program))
+
+
+def _new_code(program: Program) -> Iterator[Insn]:
+    """The instructions from each step on that a MOV of one byte to a fixed place has changed."""
+    raw, starts = program.assemble()
+    code, mode = bytearray(raw), program.mode
+    changed = []
+    for insn in _DECODER.decode(raw, 0, mode.code32):
+        if insn.opcode != _MOV_IMM8 or insn.is_register_form or insn.memory.base is not None:
+            continue
+        for base in _BASES:
+            at = (insn.memory.displacement + base & MASK32) - program.entry
+            if 0 <= at < len(code):
+                code[at] = insn.raw[-1]
+                changed.append(at)
+    for at in changed:
+        start = max(start - program.entry for start in starts if start - program.entry <= at)
+        yield from _DECODER.decode(bytes(code[start:]), 0, mode.code32)

@@ -19,7 +19,7 @@ from vmm.cpu.hole import Hole
 from vmm.cpu.paging import Mmu
 from vmm.cpu.vcpu import STALE_ALL, SegmentRegister, Vcpu
 from vmm.differential import layout
-from vmm.differential.board import PortBoard
+from vmm.differential.board import Flood, PortBoard
 from vmm.differential.modes import Kind, Paging
 from vmm.differential.outcome import Ending, Outcome, Stop
 from vmm.differential.program import Program
@@ -122,6 +122,8 @@ class Rig:
         broken = ""
         try:
             ending = self._run_to_end()
+        except Flood:
+            ending = Ending.ENDLESS
         except VmmError as error:
             ending, broken = Ending.BROKEN, str(error)
         except Exception as error:  # noqa: BLE001  a defect of the engine's is an outcome

@@ -30,12 +30,9 @@ _CMC_TWICE: Final = b"\xf5\xf5"
 _NEXT_BLOCK: Final = b"\xeb\x00"
 _LOCK: Final = 0xF0
 _REP: Final = 0xF3
-_NOT: Final = 2
 _BIT_SCANS: Final = (0x0FBC, 0x0FBD)
 _LOOPS: Final = (0xE0, 0xE1)
-_SETCC: Final = range(0x0F90, 0x0FA0)
 _TESTS: Final = (0xF6, 0xF7)
-_ROTATES: Final = frozenset((0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3))
 _TO_MEMORY: Final = frozenset(
     [row | low for row in (0x00, 0x08, 0x10, 0x18, 0x20, 0x28, 0x30) for low in (0, 1)]
     + [0x86, 0x87, 0x0FAB, 0x0FB3, 0x0FBB, 0x0FB0, 0x0FB1, 0x0FC0, 0x0FC1]
@@ -67,16 +64,9 @@ def loop_on_zf(insn: Insn) -> bytes | None:
 
 
 def flags_first(insn: Insn) -> bytes | None:
-    """SETcc to memory and CMPXCHG8B, once no flag is lazy."""
+    """CMPXCHG8B once no flag is lazy."""
     if insn.opcode == 0x0FC7 and not insn.is_register_form and insn.modrm >> 3 & 7 == 1:
         return _CMC_TWICE + _NEXT_BLOCK + insn.raw
-    return _CMC_TWICE + insn.raw if insn.opcode in _SETCC and not insn.is_register_form else None
-
-
-def rotate(insn: Insn) -> bytes | None:
-    """RCL and RCR of memory, once NOT, twice, has written there."""
-    if insn.opcode in _ROTATES and insn.name in ("rcl", "rcr") and not insn.is_register_form:
-        return (insn.prefixes + bytes([0xF6 | insn.opcode & 1]) + insn.memory.with_reg(_NOT)) * 2 + insn.raw
     return None
 
 

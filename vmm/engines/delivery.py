@@ -32,6 +32,7 @@ class Delivery:
         self._stats.callouts[plan.name] += 1
         vcpu.eip = insn.falls_to
         vcpu.interrupt_shadow = False
+        resume = vcpu.field_flags & _RF
         vcpu.field_flags &= ~_RF
         task = vcpu.tr
         if observer is not None:
@@ -42,6 +43,7 @@ class Delivery:
         except GuestFault:
             if vcpu.tr is task:  # after a task switch the fault is the new task's
                 vcpu.eip = insn.eip
+                vcpu.field_flags |= resume  # only an instruction that is done clears it
             raise
         if observer is not None:
             observer.after_callout(insn)

@@ -36,7 +36,6 @@ _IF: Final = Slot.IF >> 2
 _CS: Final = int(Seg.CS)
 _DB: Final = int(Vector.DB)
 _PF: Final = int(Vector.PF)
-_ROTATIONS: Final = ("rcl", "rcr")
 _DR6: Final = 6
 _DR7: Final = 7
 _DR7_ENABLES: Final = 0xFF  # L0 G0 to L3 G3
@@ -132,15 +131,15 @@ class NativeEngine:
 
     def _mend_flags(self) -> None:
         """An access faulted: its instruction may have changed the flags in a way that the engine does not undo."""
-        flags.mend(self._phys.state, self._is_rotation)
+        flags.mend(self._phys.state, self._name)
 
-    def _is_rotation(self) -> bool:
-        """Is the instruction at EIP an RCL or RCR?"""
+    def _name(self) -> str:
+        """The mnemonic of the instruction at EIP; empty where there is none."""
         self._native.pull()
         try:
-            return self.plan().name in _ROTATIONS
+            return self.plan().name
         except GuestFault:
-            return False
+            return ""
 
     def _take_over(self) -> bool:
         """The guest does not run any more: its state into the virtual CPU. Was it on a step of ours?"""

@@ -22,20 +22,37 @@ _Q_FLAGS, _Q_CALL, _Q_BEFORE, _Q_ROTATION = range(64, 68)
 """Bound registers of MPX, as `Q_TRAPS`: flags that were worked out, and where; flags before a rotation, and where."""
 _CLOSE: Final = 256
 """Bytes of translated code that one instruction may take from there to its access."""
+_ROTATE: Final = frozenset(("rcl", "rcr"))
+_OF_ALL_FLAGS: Final = _ROTATE | {f"set{condition}" for condition in "o no be a p np l ge le g".split()}
+_OF_ONE_FLAG: Final = frozenset(f"set{condition}" for condition in "b ae e ne s ns".split())
+"""They work all flags out where nothing shorter is known. After an AND, OR, XOR or TEST, the result is enough."""
+_LOGIC: Final = range(22, 26)
+"""CC_OP_LOGICB to CC_OP_LOGICQ: what lies in `cc_src` means nothing, and may be of an instruction before."""
+_CLEARED: Final = 49
+"""CC_OP_CLR: the flags are constants."""
 _COMPUTE: Final = "cc_compute_all"
 _ROTATIONS: Final = ("rclb", "rclw", "rcll", "rcrb", "rcrw", "rcrl")
 
 
-def mend(state: CpuState, is_rotation: Callable[[], bool]) -> None:
-    """At a page fault: let the flags be what they were before the instruction that faulted. `is_rotation` tells whether
-    that is an RCL or RCR."""
+def mend(state: CpuState, name: Callable[[], str]) -> None:
+    """At a page fault: let the flags be what they were before the instruction that faulted, whose mnemonic is `name()`.
+
+    Fetching that costs; it is not asked for where no flag was worked out close by.
+    """
     q, d = state.q, state.d
     access = q[hw.Q_ACCESS]
-    if 0 < access - q[_Q_ROTATION] < _CLOSE and is_rotation():
+    if 0 < access - q[_Q_ROTATION] < _CLOSE and name() in _ROTATE:
         q[hw.Q_CC_SRC] = q[_Q_BEFORE]
         d[hw.D_CC_OP] = hw.CC_OP_EFLAGS
-    elif 0 < access - q[_Q_CALL] < _CLOSE and q[hw.Q_CC_SRC] == q[_Q_FLAGS]:
+    elif 0 < access - q[_Q_CALL] < _CLOSE and q[hw.Q_CC_SRC] == q[_Q_FLAGS] and _works_out(name(), d[hw.D_CC_OP]):
         d[hw.D_CC_OP] = hw.CC_OP_EFLAGS
+
+
+def _works_out(name: str, cc_op: int) -> bool:
+    """Is it an instruction that works all flags out if they are in the form `cc_op`?"""
+    if cc_op == _CLEARED:
+        return False
+    return name in _OF_ALL_FLAGS or (name in _OF_ONE_FLAG and cc_op not in _LOGIC)
 
 
 def _word(number: int) -> bytes:
