@@ -154,6 +154,7 @@ MISTAKES = [
     pytest.param(["{img}", "--memory", "-5M"], "--memory: expected 1M to 2G", id="negative_memory"),
     pytest.param(["{img}", "--memory", "5T"], "--memory: expected a size", id="unknown_unit"),
     pytest.param(["{img}", "--clock", "fast"], "--clock: expected realtime or warp", id="unknown_clock"),
+    pytest.param(["{img}", "--machine", "q35"], "--machine: expected pc or pc-test", id="unknown_machine"),
     pytest.param(["{img}", "--display", "x11"], "--display: expected text or none", id="unknown_display"),
     pytest.param(["{img}", "--on-reset", "stay"], "--on-reset: expected restart or exit", id="unknown_reset"),
     pytest.param(["{img}", "--timeout", "0"], "--timeout: expected a number of seconds above 0", id="no_time"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from vmm.boards import BoardName
 from vmm.cli.values import choice, input_file, output_file, parse_flat, parse_seconds, parse_size, parse_trace_kinds
 from vmm.engines.names import EngineName
 from vmm.errors import ConfigError
@@ -48,6 +49,7 @@ class Words:
     audit: bool = False
     engine: str = "translate"
     npt: bool = False
+    machine: str = "pc"
     clock: str = "realtime"
     on_reset: str = "restart"
     serial: str = "none"
@@ -140,6 +142,7 @@ class RunRequest:
     audit: bool
     engine: EngineName
     nested_paging: bool = False
+    machine: BoardName = BoardName.PC
 
 
 def check(words: Words) -> RunRequest:
@@ -169,6 +172,7 @@ def check(words: Words) -> RunRequest:
         audit=words.audit,
         engine=engine,
         nested_paging=words.npt,
+        machine=BoardName(choice(words.machine, "--machine", tuple(BoardName))),
     )
 
 
@@ -196,6 +200,7 @@ def machine_config(request: RunRequest) -> "MachineConfig":
         audit=request.audit,
         engine=request.engine,
         nested_paging=request.nested_paging,
+        machine=request.machine,
         trace=request.outputs.trace,
     )
 
