@@ -1,11 +1,13 @@
 """The ACPI 1.0 tables of the board: RSDP, RSDT, FADT, DSDT, which are in ROM, and the FACS, which POST makes in RAM.
 
+A board with APICs has a MADT, too.
+
 All tables that nobody writes lie in the F-segment, where the search for the RSDP goes and which E820h reports as
 reserved. The FACS has words that the operating system writes; it lies in the extended BIOS data area, reserved too.
 
 The machine is always in ACPI mode: there is no SMI command port to enter it by, POST sets SCI_EN. The power button is
-the fixed one, S5 is the one sleep state, interrupts go through the 8259As, the timer has 24 bits. There are no
-general-purpose events and no processor states beyond HLT.
+the fixed one, S5 is the one sleep state, the timer has 24 bits. There are no general-purpose events and no processor
+states beyond HLT.
 
 Source: Advanced Configuration and Power Interface Specification 1.0b, "ACPI Software Programming Model".
 """
@@ -14,7 +16,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from firmware import aml, pci_routing
+from firmware import aml, mp, pci_routing
 from firmware.pci_routing import SCI_IRQ
 
 PM_BASE: Final = 0x600  # where POST puts the power management ports (PMBA)
@@ -37,7 +39,7 @@ _TABLE: Final = struct.Struct("<4sIBB6s8sI4sI")
 _TABLE_CHECKSUM: Final = 9
 _FADT: Final = struct.Struct("<IIBxHIBBBx8I6BBxHHHHBBBBB3xI")
 _FADT_REVISION: Final = 1
-_DUAL_PIC: Final = 0
+_DUAL_PIC, _MULTIPLE_APIC = 0, 1
 _NO_C2, _NO_C3 = 101, 1001  # microseconds: above 100 and 1000 means that there is no such state
 _CENTURY: Final = 0x32  # where CMOS has it
 _FLAGS: Final = 1 << 0 | 1 << 2 | 1 << 5 | 1 << 6
@@ -59,12 +61,18 @@ _ISA_DEVICES: Final[tuple[tuple[str, str, tuple[tuple[int, int], ...], int | Non
 )
 
 
-def tables(base: int) -> bytes:
-    """All static tables, the RSDP first, for physical address `base`, a multiple of 16 in the F-segment."""
+def tables(base: int, *, apic: bool = False) -> bytes:
+    """All static tables, the RSDP first, for physical address `base`, a multiple of 16 in the F-segment.
+
+    `apic` tells whether the board has APICs.
+    """
+    madts = (_table(b"APIC", mp.madt_content()),) if apic else ()
     rsdt_at = base + _up(_RSDP.size)
-    fadt_at = rsdt_at + _up(_TABLE.size + 4)
-    dsdt_at = fadt_at + _up(_TABLE.size + _FADT.size)
-    parts = (_rsdp(rsdt_at), _rsdt([fadt_at]), _fadt(dsdt_at), dsdt())
+    fadt_at = rsdt_at + _up(_TABLE.size + 4 * (1 + len(madts)))
+    madt_at = fadt_at + _up(_TABLE.size + _FADT.size)
+    dsdt_at = madt_at + sum(_up(len(madt)) for madt in madts)
+    addresses = [fadt_at, *(madt_at for _ in madts)]
+    parts = (_rsdp(rsdt_at), _rsdt(addresses), _fadt(dsdt_at, apic=apic), *madts, dsdt())
     return b"".join(part.ljust(_up(len(part)), b"\0") for part in parts)
 
 
@@ -122,16 +130,16 @@ def _isa_devices() -> Iterable[bytes]:
 
 
 def _rsdp(rsdt: int) -> bytes:
-    return _with_checksum(_RSDP.pack(b"RSD PTR ", 0, _OEM, 0, rsdt), _RSDP_CHECKSUM)
+    return mp.with_checksum(_RSDP.pack(b"RSD PTR ", 0, _OEM, 0, rsdt), _RSDP_CHECKSUM)
 
 
 def _rsdt(addresses: list[int]) -> bytes:
     return _table(b"RSDT", struct.pack(f"<{len(addresses)}I", *addresses))
 
 
-def _fadt(dsdt_address: int) -> bytes:
+def _fadt(dsdt_address: int, *, apic: bool) -> bytes:
     """The fixed ACPI description table, 116 bytes."""
-    addresses = (EBDA + FACS_OFFSET, dsdt_address, _DUAL_PIC, SCI_IRQ)
+    addresses = (EBDA + FACS_OFFSET, dsdt_address, _MULTIPLE_APIC if apic else _DUAL_PIC, SCI_IRQ)
     no_smi = (0, 0, 0, 0)  # command port, enable, disable, S4BIOS request
     # PM1a and PM1b event blocks, PM1a and PM1b control blocks, PM2 control, timer, GPE0, GPE1; then their lengths.
     blocks = (PM_BASE, 0, PM_BASE + 4, 0, 0, PM_BASE + 8, 0, 0)
@@ -150,12 +158,7 @@ def _fadt(dsdt_address: int) -> bytes:
 def _table(signature: bytes, content: bytes, revision: int = 1) -> bytes:
     length = _TABLE.size + len(content)
     header = _TABLE.pack(signature, length, revision, 0, _OEM, _OEM_TABLE, 1, _CREATOR, 1)
-    return _with_checksum(header + content, _TABLE_CHECKSUM)
-
-
-def _with_checksum(table: bytes, at: int) -> bytes:
-    """Set the byte at `at`, 0 so far, so that all bytes sum to zero modulo 256."""
-    return table[:at] + bytes([-sum(table) % 256]) + table[at + 1 :]
+    return mp.with_checksum(header + content, _TABLE_CHECKSUM)
 
 
 def _up(size: int) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from firmware import acpi, pci_routing
+from firmware import acpi, mp, pci_routing
 from firmware.vga import font_source
 from vmm.devices.font import FONT_8X8
 
@@ -28,14 +28,19 @@ OPTION_ROM_UNIT: Final = 512
 _MAX_OPTION_ROM: Final = 127 * OPTION_ROM_UNIT
 _LOW_FONT: Final = 0xFA6E  # where graphics modes of the CGA look for characters 00h-7Fh
 _STATIC_TABLES: Final = 0xD000  # where the ACPI and PCI tables go: a 16-byte boundary above all code that flows
+_MP_TABLES: Final = 0xC000  # and the MP tables, on a board that has them
 _TOOLS: Final = (
-    "acpi.py", "aml.py", "assembler.py", "build.py", "encode.py", "expression.py", "pci_routing.py", "source.py",
+    "acpi.py", "aml.py", "assembler.py", "build.py", "encode.py", "expression.py", "mp.py", "pci_routing.py",
+    "source.py",
 )  # fmt: skip
 
 
-def build_bios() -> bytes:
-    """Return the system BIOS, 64 KiB for F0000h; the sum of its bytes is zero modulo 256."""
-    return cached("bios", _make_bios)
+def build_bios(*, apic: bool = False) -> bytes:
+    """Return the system BIOS, 64 KiB for F0000h; the sum of its bytes is zero modulo 256.
+
+    `apic` tells whether the board has APICs, which then stand in its tables.
+    """
+    return cached("bios-apic" if apic else "bios", lambda: _make_bios(apic=apic))
 
 
 def build_vga_rom() -> bytes:
@@ -48,12 +53,13 @@ def build_kernel_rom() -> bytes:
     return cached("kernelrom", lambda: _make_option_rom(assemble_kernel_rom()))
 
 
-def assemble_bios() -> "Assembly":
+def assemble_bios(*, apic: bool = False) -> "Assembly":
     """Assemble the system BIOS: main.s first, then its other sources by name, then what is generated.
 
-    That is the glyphs 00h-7Fh, the PCI routing and the ACPI tables with the constants that they share with POST.
+    That is the glyphs 00h-7Fh, the PCI routing, the ACPI and MP tables with the constants that they share with POST.
     """
-    return _assembled(sources("bios"), _low_font_source() + _platform_source())
+    generated = _low_font_source() + _platform_source(apic=apic) + (_mp_source() if apic else "")
+    return _assembled(sources("bios"), generated)
 
 
 def assemble_vga() -> "Assembly":
@@ -104,19 +110,22 @@ def _low_font_source() -> str:
     return f".org {_LOW_FONT:#x}\nfont_8x8:\n{_bytes(FONT_8X8[: 128 * 8])}.flow\n"
 
 
-def _platform_source() -> str:
+def _platform_source(*, apic: bool) -> str:
     """What POST and the tables must agree on, and the tables that software finds by their signatures."""
     constants = {
         "PM_BASE": acpi.PM_BASE,
         "FACS_OFFSET": acpi.FACS_OFFSET,
         "FACS_SIZE": acpi.FACS_SIZE,
+        "LOCAL_APIC": mp.LOCAL_APIC,
+        "IO_APIC": mp.IO_APIC,
+        "IO_APIC_IDENTIFICATION": mp.IO_APIC_ID << 24,
         "PCI_MEMORY_START": acpi.PCI_MEMORY,
         "PCI_LEVEL_IRQS": sum(1 << line for line in {*pci_routing.PIRQ_IRQS, pci_routing.SCI_IRQ}),
     }
     irqs = bytes(pci_routing.irq(device, pin) for device in range(32) for pin in pci_routing.PINS)
     routing = pci_routing.routing_table()
     parts = {
-        "acpi_tables": acpi.tables(BIOS_ADDRESS + _STATIC_TABLES),
+        "acpi_tables": acpi.tables(BIOS_ADDRESS + _STATIC_TABLES, apic=apic),
         "pci_routing_table": routing,
         "pci_irqs": irqs,
         "pirq_irqs": bytes(pci_routing.PIRQ_IRQS),
@@ -126,13 +135,17 @@ def _platform_source() -> str:
     return f"{sets}.org {_STATIC_TABLES:#x}\n{data}.flow\n"
 
 
+def _mp_source() -> str:
+    return f".org {_MP_TABLES:#x}\nmp_tables:\n{_bytes(mp.mp_tables(BIOS_ADDRESS + _MP_TABLES))}.flow\n"
+
+
 def _bytes(content: bytes) -> str:
     """Source lines for data."""
     return "".join(f".byte {', '.join(map(str, content[at : at + 16]))}\n" for at in range(0, len(content), 16))
 
 
-def _make_bios() -> bytes:
-    assembly = assemble_bios()
+def _make_bios(*, apic: bool) -> bytes:
+    assembly = assemble_bios(apic=apic)
     return with_checksum(assembly.image(0, BIOS_SIZE), assembly.symbols["rom_checksum"])
 
 

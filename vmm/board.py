@@ -2,20 +2,23 @@
 
 The only place that knows ports, IRQ lines and addresses. A PC/AT-compatible board: two 8259As, an 8254, an MC146818
 with 128 bytes of CMOS, two 8237s, an 82077AA, an 8042 with a keyboard, two 16550As, a VGA, two ATA channels; its PCI
-side is in `board_pci`.
+side is in `board_pci`, what `--machine pc-test` has more in `board_apic`.
 
 Source: IBM PC/AT Technical Reference, "I/O Address Map", "Hardware Interrupt Listing".
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from vmm.arch.layout import HostPhysical
+from vmm.board_apic import ApicBoard, ApicSurroundings
 from vmm.board_pci import PciBoard, Surroundings
-from vmm.cpu.vcpu import Vcpu
+from vmm.chips import ByteTimedChip, Chip, InterruptController, TimedChip
+from vmm.cpu.msr import tsc_distance
+from vmm.cpu.vcpu import STALE_ALL, Vcpu
 from vmm.devices.a20 import A20Gate, A20Source
 from vmm.devices.ata import AtaDisk
 from vmm.devices.ata_channel import AtaChannel
@@ -61,27 +64,6 @@ FIRMWARE_CONSOLE_PORT: Final = 0x402  # where SeaBIOS and Bochs' BIOS write thei
 FLOPPY_DRIVES: Final = 4
 
 
-class Chip(Protocol):
-    """What every chip offers to be saved."""
-
-    def save(self) -> dict[str, Any]: ...
-    def load(self, state: dict[str, Any]) -> None: ...
-
-
-class TimedChip(Chip, Protocol):
-    """A chip that does something by itself."""
-
-    def advance(self, now: int) -> None: ...
-    def next_deadline(self) -> int | None: ...
-
-
-class ByteTimedChip(TimedChip, Protocol):
-    """A byte-wide one."""
-
-    def read(self, offset: int) -> int: ...
-    def write(self, offset: int, value: int) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Media:
     """What is in the drives: floppies A and B, disks (two on each channel), a CD on the second channel."""
@@ -112,7 +94,7 @@ class Board:
     """All chips of one VM, wired. It is the `Platform` of the virtual CPU's port instructions."""
 
     def __init__(self, vcpu: Vcpu, memory: GuestMemory, door: Door, media: Media, pins: BoardPins) -> None:
-        self._vcpu, self._pins = vcpu, pins
+        self._vcpu, self._memory, self._pins = vcpu, memory, pins
         self.clock = Clock(door)
         self.unmodelled: Counter[str] = Counter()
         self.strict = False
@@ -120,6 +102,8 @@ class Board:
         self.on_earlier_deadline: Callable[[int], None] = lambda _deadline: None
         self.bus = PortBus(lambda: None)
         self.pic = DualPic(self._on_intr, self._note)
+        self.interrupt_controller: InterruptController = self.pic
+        self.apic: ApicBoard | None = None
         self.lines = {irq: IrqLine(partial(self.pic.set_line, irq)) for irq in range(16) if irq != CASCADE_IRQ}
         self.a20 = A20Gate(pins.on_a20)
         self.pit = I8254(self._note, (self.lines[PIT_IRQ].source(), None, None))
@@ -197,6 +181,19 @@ class Board:
     def add_display(self, rom: HostPhysical, size: int) -> None:
         """Put in the PCI display adapter, with an expansion ROM of `size` bytes, a power of two of whole pages."""
         self.pci.add_display(rom, size)
+
+    def add_apics(self, items: Mapping[int, bytes]) -> None:
+        """Put in what `--machine pc-test` has more. `items` is what fw_cfg tells, by number."""
+        around = ApicSurroundings(
+            self._memory, self.pic, self.lines, self.exit_port, self._timed, self._tsc_delay, self._on_intr,
+            self._vcpu.raise_nmi,
+            lambda _address: self._vcpu.make_stale(STALE_ALL), self._note, items,
+        )  # fmt: skip
+        self.apic = apic = ApicBoard(around)
+        self.interrupt_controller = self._vcpu.apic = apic
+        self._timed_chips = (*self._timed_chips, apic.local)
+        for region in apic.regions():
+            self.bus.map(region)
 
     def map_exit_port(self) -> None:
         """Let the guest end the run through port F4h."""
@@ -278,11 +275,15 @@ class Board:
 
     def tsc(self) -> int:
         """The time-stamp counter: one count a virtual nanosecond."""
-        return self.clock.now() * TSC_HZ // 1_000_000_000
+        return _tsc_at(self.clock.now())
+
+    def _tsc_delay(self, count: int, now: int) -> int:
+        """Nanoseconds from `now` until the guest's time-stamp counter reaches `count`; 0: it has."""
+        return -(-tsc_distance(self._vcpu, count, _tsc_at(now)) * 1_000_000_000 // TSC_HZ)
 
     def acknowledge_interrupt(self) -> int:
         """The INTA cycle."""
-        return self.pic.acknowledge()
+        return self.interrupt_controller.acknowledge()
 
     def _on_intr(self, level: bool) -> None:
         self._vcpu.set_interrupt_pending(level)
@@ -328,6 +329,7 @@ class Board:
     def _chips(self) -> dict[str, Chip]:
         return {
             **self.pci.chips(),
+            **({} if self.apic is None else self.apic.chips()),
             "pic": self.pic, "a20": self.a20, "pit": self.pit, "rtc": self.rtc, "port61": self.port61,
             "port92": self.port92, "reset_control": self.reset_control, "keyboard": self.keyboard_controller,
             "fingers": self.fingers, "uart": self.uart, "uart2": self.uart2, "vga": self.vga, "dma": self.dma,
@@ -346,14 +348,21 @@ class Board:
             chip.load(state[name])
         self.clock.set(state["now"])
         self.deadline = None
-        self._vcpu.set_interrupt_pending(self.pic.has_interrupt())
+        self._vcpu.set_interrupt_pending(self.interrupt_controller.has_interrupt())
 
     def reset(self) -> None:
         """The reset line: what on a PC/AT is wired to it. RAM, CMOS and time stay; A20 comes up open."""
         for chip in (self.port92, self.reset_control, self.rtc, self.uart, self.uart2, self.pci.bus):
             chip.reset()
+        if self.apic is not None:
+            self.apic.reset()
         self.deadline = None
         self.a20.set_source(A20Source.I8042, True)
+
+
+def _tsc_at(now: int) -> int:
+    """What the time-stamp counter counts by itself, at `now` nanoseconds."""
+    return now * TSC_HZ // 1_000_000_000
 
 
 def _dram(memory: GuestMemory) -> HostPhysical:

@@ -14,16 +14,19 @@ from typing import Any, Final, Literal
 
 from firmware.bootimage import BootImage, MemoryRange, MemoryType, load_flat
 from firmware.build import build_bios, build_kernel_rom, build_vga_rom
+from firmware.fw_cfg import kernel_items
 from firmware.kernel import Kernel
 from firmware.pci_rom import pci_rom
 from vmm import cmos, kernel_entry
 from vmm.arch.layout import PAGE_MASK, PAGE_SIZE
 from vmm.board import Board, BoardPins, Media
+from vmm.boards import BoardName
 from vmm.cpu.hole import Hole
 from vmm.cpu.paging import A20_CLOSED, A20_OPEN, Mmu
 from vmm.cpu.vcpu import STALE_ALL, Vcpu
 from vmm.devices import pci_vga
 from vmm.devices.a20 import A20Source
+from vmm.devices.fw_cfg import machine_items
 from vmm.door import Door
 from vmm.engines.names import EngineName, Rings
 from vmm.errors import ConfigError
@@ -47,6 +50,7 @@ BIOS_SIZES: Final = (0x10000, 0x20000, 0x40000)
 VMM_FRAMES: Final = 112 << 20
 """Physical memory for hole, tables and caches; touched only as it is used."""
 MAX_FILE: Final = 1 << 30
+PROCESSORS: Final = 1
 _SAVE_VERSION: Final = 1
 
 
@@ -74,6 +78,12 @@ class MachineConfig:
     engine: EngineName = EngineName.TRANSLATE
     nested_paging: bool = False
     rings: Rings = Rings.THREE
+    machine: BoardName = BoardName.PC
+
+    @property
+    def has_apics(self) -> bool:
+        """Whether the board is one of those with a local APIC and an I/O APIC."""
+        return self.machine is BoardName.PC_TEST
 
 
 Sink = Callable[[bytes], None]
@@ -174,6 +184,7 @@ class Vm:
             "version": _SAVE_VERSION,
             "memory_size": self.memory.ram_size,
             "drives": len(self.images),
+            "machine": str(self.config.machine),
             "vcpu": self.vcpu.save(),
             "board": self.board.save(),
             "images": [image.save() for image in self.images],
@@ -185,10 +196,11 @@ class Vm:
     def load(self, saved: bytes) -> None:
         """Put back what `save` gave, into a VM of the same configuration. Raises: ConfigError."""
         state = _saved_state(saved)
-        found = tuple(state.get(name) for name in ("version", "memory_size", "drives"))
-        expected = (_SAVE_VERSION, self.memory.ram_size, len(self.images))
+        names = ("version", "memory_size", "drives", "machine")
+        found = tuple(({"machine": str(BoardName.PC)} | state).get(name) for name in names)
+        expected = (_SAVE_VERSION, self.memory.ram_size, len(self.images), str(self.config.machine))
         if found != expected:
-            raise ConfigError(f"saved machine: version, memory and images {found} given, {expected} expected")
+            raise ConfigError(f"saved machine: version, memory, images and board {found} given, {expected} expected")
         try:
             self._put_back(state)
         except KeyError as error:
@@ -257,10 +269,12 @@ def build_vm(config: MachineConfig, door: Door | None = None, power_on: bytes | 
     vm.board.a20.set_source(A20Source.I8042, True)
     cmos.configure(vm.board.rtc.cmos, config.memory, media, _boot_order(config))
     vm.board.rtc.set_clock(vm.door.wall_clock())
-    if config.exit_port:
-        vm.board.map_exit_port()
     _map_roms(vm)
-    _prepare_kernel(vm)
+    items = machine_items(config.memory, PROCESSORS) | _prepare_kernel(vm)
+    if config.has_apics:
+        vm.board.add_apics(items)
+    elif config.exit_port:
+        vm.board.map_exit_port()
     return vm
 
 
@@ -280,7 +294,8 @@ def _map_ram(vm: Vm) -> memoryview:
 
 
 def _map_roms(vm: Vm) -> None:
-    bios = build_bios() if vm.config.bios is None else _foreign_bios(vm.config.bios)
+    config = vm.config
+    bios = build_bios(apic=config.has_apics) if config.bios is None else _foreign_bios(config.bios)
     host = _put_rom(vm, bios)
     vm.memory.map(MemoryRegion("BIOS ROM", FOUR_GIB - len(bios), len(bios), host, read_only=True))
     low = min(len(bios), ROM_SHADOW_MAX)
@@ -358,18 +373,23 @@ def _boot_order(config: MachineConfig) -> tuple[str, ...]:
     return (config.boot, *(name for name in present if name != config.boot))
 
 
-def _prepare_kernel(vm: Vm) -> None:
-    """Read what was given instead of a medium, and lay it out once, so that what does not fit is refused at once."""
+def _prepare_kernel(vm: Vm) -> dict[int, bytes]:
+    """Read what was given instead of a medium, and lay it out once, so that what does not fit is refused at once.
+
+    Returns what fw_cfg tells about it, on a board that has that.
+    """
     config = vm.config
     if config.flat is not None:
         path, address = config.flat
         vm.loader = partial(load_flat, read_file(path, MAX_FILE), address)
-    elif config.kernel is not None:
-        initrd = None if config.initrd is None else read_file(config.initrd, MAX_FILE)
-        modules = tuple((read_file(path, MAX_FILE), text) for path, text in config.modules)
-        vm.loader = Kernel(read_file(config.kernel, MAX_FILE), config.append, initrd, modules).lay_out
-    if vm.loader is not None:
         vm.loader(memory_map(config.memory))
+    if config.kernel is None:
+        return {}
+    initrd = None if config.initrd is None else read_file(config.initrd, MAX_FILE)
+    modules = tuple((read_file(path, MAX_FILE), text) for path, text in config.modules)
+    kernel = Kernel(read_file(config.kernel, MAX_FILE), config.append, initrd, modules)
+    vm.loader = kernel.lay_out
+    return kernel_items(kernel, kernel.lay_out(memory_map(config.memory)))
 
 
 def memory_map(size: int) -> tuple[MemoryRange, ...]:

@@ -108,7 +108,8 @@ class Monitor:
     # --- idling ----------------------------------------------------------------------------------------
 
     def _is_idle(self, vm: Vm) -> bool:
-        return vm.vcpu.halted and not (vm.vcpu.is_interrupt_pending and vm.vcpu.interrupts_enabled)
+        vcpu = vm.vcpu
+        return vcpu.halted and not vcpu.is_nmi_due and not (vcpu.is_interrupt_pending and vcpu.interrupts_enabled)
 
     def _wait(self, vm: Vm, end: float) -> Outcome | None:
         """HLT: let time go by, or jump, until a device or the user does something."""

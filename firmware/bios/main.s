@@ -113,6 +113,7 @@ post:
 
     POST_CODE POST_PCI
     call pci_post
+    call apic_post
     call unmask_irqs
     sti
 

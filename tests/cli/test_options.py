@@ -156,6 +156,7 @@ MISTAKES = [
     pytest.param(["{img}", "--clock", "fast"], "--clock: expected realtime or warp", id="unknown_clock"),
     pytest.param(["{img}", "--rings", "0/3"], "--rings with --engine translate: only", id="rings"),
     pytest.param(["{img}", "--engine", "trap", "--rings", "1/3"], "--rings: expected 0/1/3 or 0/3", id="unknown_rings"),
+    pytest.param(["{img}", "--machine", "q35"], "--machine: expected pc or pc-test", id="unknown_machine"),
     pytest.param(["{img}", "--display", "x11"], "--display: expected text or none", id="unknown_display"),
     pytest.param(["{img}", "--on-reset", "stay"], "--on-reset: expected restart or exit", id="unknown_reset"),
     pytest.param(["{img}", "--timeout", "0"], "--timeout: expected a number of seconds above 0", id="no_time"),

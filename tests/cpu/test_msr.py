@@ -4,7 +4,7 @@ import pytest
 
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Cr4
-from vmm.cpu.msr import Msr, deposit_update_revision, rdmsr, rdpmc, rdtsc, wrmsr
+from vmm.cpu.msr import Msr, deposit_update_revision, rdmsr, rdpmc, rdtsc, tsc_distance, wrmsr
 from vmm.cpu.vcpu import STALE_ALL
 
 GP = int(Vector.GP)
@@ -104,3 +104,62 @@ def test_a_change_of_nxe_makes_all_translations_stale(world):
         world.vcpu.stale = 0
         wrmsr(world.vcpu, Msr.EFER, value, 0)
         assert (rdmsr(world.vcpu, Msr.EFER, 0), world.vcpu.efer, world.vcpu.stale) == (value, value, stale)
+
+
+class Apic:
+    """A local APIC as instructions see it, with one register in its present mode."""
+
+    is_enabled = True
+
+    def __init__(self):
+        self.written, self.told = [], 0
+
+    def read_msr(self, index):
+        return 0x5_0014 if index == 0x803 else None
+
+    def write_msr(self, index, value):
+        self.written.append((index, value))
+        return index == 0x808
+
+    def tsc_changed(self):
+        self.told += 1
+
+
+def test_the_local_apics_registers_are_asked_of_it_and_of_nobody_else(world):
+    world.protected()
+    world.vcpu.apic = apic = Apic()
+    assert rdmsr(world.vcpu, 0x803, 0) == 0x5_0014
+    wrmsr(world.vcpu, 0x808, 1 << 64 | 0x20, 0)
+    assert world.fault_of(lambda: rdmsr(world.vcpu, 0x804, 0)) == (GP, 0)
+    assert world.fault_of(lambda: wrmsr(world.vcpu, 0x803, 0, 0)) == (GP, 0)
+    assert world.fault_of(lambda: wrmsr(world.vcpu, 0x900, 0, 0)) == (GP, 0)
+    assert apic.written == [(0x808, 0x20), (0x803, 0)]
+
+
+@pytest.mark.parametrize("index", [0x1B, 0x6E0, 0x800, 0x8FF])
+def test_without_a_local_apic_its_registers_are_gp(world, index):
+    world.protected()
+    assert world.fault_of(lambda: rdmsr(world.vcpu, index, 0)) == (GP, 0)
+    assert world.fault_of(lambda: wrmsr(world.vcpu, index, 0, 0)) == (GP, 0)
+
+
+@pytest.mark.parametrize("cpl", [1, 3])
+def test_the_local_apics_registers_need_cpl_0(world, cpl):
+    world.protected(cpl)
+    world.vcpu.apic = Apic()
+    assert world.fault_of(lambda: rdmsr(world.vcpu, 0x803, 0)) == (GP, 0)
+    assert world.fault_of(lambda: wrmsr(world.vcpu, 0x808, 0, 0)) == (GP, 0)
+
+
+def test_a_local_apic_is_told_of_a_written_tsc(world):
+    world.protected()
+    world.vcpu.apic = apic = Apic()
+    wrmsr(world.vcpu, Msr.TSC, 5, 0)
+    assert apic.told == 1
+
+
+@pytest.mark.parametrize(("count", "distance"), [(1000, 300), (700, 0), (699, 0), (1 << 63, (1 << 63) - 700)])
+def test_distance_to_a_count_of_the_tsc(world, count, distance):
+    world.protected()
+    wrmsr(world.vcpu, Msr.TSC, 500, now_tsc=100)
+    assert tsc_distance(world.vcpu, count, 300) == distance

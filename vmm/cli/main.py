@@ -107,6 +107,10 @@ def run(
     rings: Annotated[
         Text, _option("--rings", "With --engine trap: the rings of VMM, kernel and users.", _MACHINE, "0/1/3|0/3")
     ] = None,
+    machine: Annotated[
+        str,
+        _option("--machine", "The board; pc-test adds APICs, fw_cfg, a test device.", _MACHINE, "pc|pc-test"),
+    ] = "pc",
     serial: Annotated[str, _option("--serial", "The first serial port.", _SHOW, "stdio|pty|none|FILE")] = "none",
     display: Annotated[
         Text, _option("--display", "The screen; text on a terminal, none elsewhere.", _SHOW, "text|none")
@@ -133,7 +137,8 @@ def run(
 
     Exit status: 0 the guest shut down, halted for good or asked for a reset, --until matched, the script ended;
     1 the guest ended before the script; 2 a mistake on the command line; 3 triple fault with --on-reset exit;
-    4 something that is not modelled; 124 time-out; with --exit-port (value << 1) | 1.
+    4 something that is not modelled; 124 time-out; with --exit-port or --machine pc-test
+    (value << 1) | 1 for what is written to port F4h.
     """
     words = {name: value for name, value in locals().items() if value is not None}
     from vmm.cli.options import Words, check

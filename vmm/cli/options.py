@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from vmm.boards import BoardName
 from vmm.cli.values import choice, input_file, output_file, parse_flat, parse_seconds, parse_size, parse_trace_kinds
 from vmm.engines.names import EngineName, Rings
 from vmm.errors import ConfigError
@@ -49,6 +50,7 @@ class Words:
     engine: str = "translate"
     npt: bool = False
     rings: str | None = None
+    machine: str = "pc"
     clock: str = "realtime"
     on_reset: str = "restart"
     serial: str = "none"
@@ -142,6 +144,7 @@ class RunRequest:
     engine: EngineName
     nested_paging: bool = False
     rings: Rings = Rings.THREE
+    machine: BoardName = BoardName.PC
 
 
 def check(words: Words) -> RunRequest:
@@ -168,6 +171,7 @@ def check(words: Words) -> RunRequest:
         engine=engine,
         nested_paging=words.npt,
         rings=_rings(words),
+        machine=BoardName(choice(words.machine, "--machine", tuple(BoardName))),
     )
 
 
@@ -196,6 +200,7 @@ def machine_config(request: RunRequest) -> "MachineConfig":
         engine=request.engine,
         nested_paging=request.nested_paging,
         rings=request.rings,
+        machine=request.machine,
         trace=request.outputs.trace,
     )
 

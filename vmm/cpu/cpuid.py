@@ -1,8 +1,9 @@
 """The virtual CPUID: a P6-class 32-bit processor, the same whatever the host is.
 
 Shown are only features that are modelled and that the engine executes. Not shown, so that guests leave them alone:
-VME, MCE, APIC, MTRR, MCA, PAT, PSE-36, ACPI (clock and thermal control), long mode, and the hypervisor bit (the guest
-is to see the bare processor).
+VME, MCE, MTRR, MCA, PAT, PSE-36, ACPI (clock and thermal control), long mode, and the hypervisor bit (the guest
+is to see the bare processor). A board with a local APIC adds its bits, of which that of leaf 1 EDX follows
+IA32_APIC_BASE.EN.
 
 Source: Intel SDM Vol. 2A, "CPUID - CPU Identification".
 """
@@ -10,6 +11,7 @@ Source: Intel SDM Vol. 2A, "CPUID - CPU Identification".
 from enum import IntFlag
 from typing import Final
 
+from vmm.cpu.apic import ProcessorApic
 from vmm.cpu.vcpu import CPU_SIGNATURE
 
 
@@ -23,6 +25,7 @@ class Feature(IntFlag):
     MSR = 1 << 5
     PAE = 1 << 6
     CX8 = 1 << 8
+    APIC = 1 << 9
     SEP = 1 << 11
     PGE = 1 << 13
     CMOV = 1 << 15
@@ -31,6 +34,13 @@ class Feature(IntFlag):
     FXSR = 1 << 24
     SSE = 1 << 25
     SSE2 = 1 << 26
+
+
+class FeatureEcx(IntFlag):
+    """CPUID.1 ECX (SDM table "Feature Information Returned in the ECX Register")."""
+
+    X2APIC = 1 << 21
+    TSC_DEADLINE = 1 << 24
 
 
 class ExtendedFeature(IntFlag):
@@ -62,6 +72,10 @@ BRAND: Final = b"Glassvisor virtual CPU".ljust(48, b"\0")
 MAX_BASIC: Final = 2
 EXTENDED: Final = 0x8000_0000
 MAX_EXTENDED: Final = EXTENDED + 4
+
+FEATURE_LEAF: Final = 1
+_APIC_EDX: Final = int(Feature.APIC)
+_APIC_ECX: Final = int(FeatureEcx.X2APIC | FeatureEcx.TSC_DEADLINE)
 
 CLFLUSH_LINE: Final = 64  # bytes, as the caches of leaf 2 have it
 
@@ -99,9 +113,16 @@ LEAVES: Final[dict[int, Answer]] = {
 }
 
 
-def cpuid(leaf: int) -> Answer:
+def cpuid(leaf: int, apic: ProcessorApic | None = None) -> Answer:
     """(EAX, EBX, ECX, EDX) for EAX = `leaf`, 32 bits; no leaf here looks at ECX.
 
-    A leaf beyond the highest basic or extended one answers as the highest basic leaf, as Intel processors do.
+    A leaf beyond the highest basic or extended one answers as the highest basic leaf, as Intel processors do. The
+    initial APIC identification, EBX 31:24 of leaf 1, is 0.
     """
-    return LEAVES.get(leaf, LEAVES[MAX_BASIC])
+    answer = LEAVES.get(leaf, LEAVES[MAX_BASIC])
+    return answer if apic is None or leaf != FEATURE_LEAF else _with_apic(answer, apic)
+
+
+def _with_apic(answer: Answer, apic: ProcessorApic) -> Answer:
+    eax, ebx, ecx, edx = answer
+    return eax, ebx, ecx | _APIC_ECX, edx | (_APIC_EDX if apic.is_enabled else 0)

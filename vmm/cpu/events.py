@@ -9,7 +9,7 @@ INT n, INT3 and INTO, the instructions, and external interrupts go to `deliver`;
 
 Source: Intel SDM Vol. 2A, "INT n/INTO/INT3/INT1 - Call to Interrupt Procedure"; Vol. 3A, "Interrupt and Exception
 Handling", "Interrupt 8 - Double Fault Exception (#DF)".
-Not modelled: virtual-8086 mode extensions (the CPUID does not show them), NMI blocking until IRET, #MC.
+Not modelled: virtual-8086 mode extensions (the CPUID does not show them), #MC.
 """
 
 from collections.abc import Sequence

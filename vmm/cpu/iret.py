@@ -1,7 +1,7 @@
 """IRET and IRETD: back from an interrupt, an exception, a nested task, and into V86.
 
 Source: Intel SDM Vol. 2A, "IRET/IRETD - Interrupt Return".
-Not modelled: unblocking of NMIs; VME and PVI.
+Whichever it is, NMIs are let through again, even if it faults. Not modelled: VME and PVI.
 """
 
 from typing import Final
@@ -47,7 +47,10 @@ def iret(vcpu: Vcpu, size: int, next_eip: int) -> None:
     Args:
         next_eip: the EIP of the next instruction, which a task return saves in the task it leaves.
     Raises: GuestFault #GP, #NP, #SS, #TS, #PF with nothing changed, but for a task return (see `tasks.switch`).
+    Source: SDM Vol. 3A, "Handling Multiple NMIs".
     """
+    if vcpu.nmi_blocked:
+        vcpu.unblock_nmis()
     if not vcpu.is_protected:
         _return_flat(vcpu, size, _REAL)
     elif vcpu.is_v86:

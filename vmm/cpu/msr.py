@@ -1,8 +1,8 @@
 """Model-specific registers, the time-stamp counter, and the performance counters that are not there.
 
-A register that is not in the table is #GP(0), as on a processor without it: no APIC, MTRRs, PAT, machine check,
-performance counters or last-branch records. The signature in CPUID is that of a model of which nobody expects more
-(docs/adr/0015).
+A register that is not in the table is #GP(0), as on a processor without it: no MTRRs, PAT, machine check, performance
+counters or last-branch records, and those of a local APIC only where the board has one. The signature in CPUID is that
+of a model of which nobody expects more (docs/adr/0015).
 
 Source: Intel SDM Vol. 2B, "RDMSR", "WRMSR", "RDTSC", "RDPMC"; Vol. 4, "Model-Specific Registers (MSRs)".
 """
@@ -14,6 +14,7 @@ from typing import Final
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Cr4, Efer
+from vmm.cpu.apic import is_apic_msr
 from vmm.cpu.vcpu import STALE_ALL, Vcpu
 
 _MASK64: Final = (1 << 64) - 1
@@ -43,6 +44,11 @@ def read_tsc(vcpu: Vcpu, now_tsc: int) -> int:
     return now_tsc + vcpu.msrs.get(_TSC, 0) & _MASK64
 
 
+def tsc_distance(vcpu: Vcpu, count: int, now_tsc: int) -> int:
+    """Counts from now until the guest's time-stamp counter reaches `count`, 64 bits; 0: it has."""
+    return max(0, count - read_tsc(vcpu, now_tsc))
+
+
 def rdtsc(vcpu: Vcpu, now_tsc: int) -> int:
     """RDTSC: 64 bits. Raises: GuestFault #GP(0) at CPL > 0 with CR4.TSD."""
     if vcpu.cpl and vcpu.cr4 & _TSD:
@@ -57,23 +63,35 @@ def rdpmc(vcpu: Vcpu, counter: int) -> int:
 
 def rdmsr(vcpu: Vcpu, index: int, now_tsc: int) -> int:
     """RDMSR: 64 bits. Raises: GuestFault #GP(0) at CPL > 0 and for an unknown register."""
-    read = _READ.get(index)
-    if vcpu.cpl or read is None:
+    if vcpu.cpl:
         raise gp()
-    return read(vcpu, now_tsc)
+    read = _READ.get(index)
+    value = _read_apic(vcpu, index) if read is None else read(vcpu, now_tsc)
+    if value is None:
+        raise gp()
+    return value
 
 
 def wrmsr(vcpu: Vcpu, index: int, value: int, now_tsc: int) -> None:
     """WRMSR: 64 bits. Raises: GuestFault #GP(0) at CPL > 0, for an unknown or read-only register, for reserved bits."""
-    write = _WRITE.get(index)
-    if vcpu.cpl or write is None:
+    if vcpu.cpl:
         raise gp()
-    write(vcpu, value & _MASK64, now_tsc)
+    write = _WRITE.get(index)
+    if write is not None:
+        write(vcpu, value & _MASK64, now_tsc)
+    elif vcpu.apic is None or not is_apic_msr(index) or not vcpu.apic.write_msr(index, value & _MASK64):
+        raise gp()
+
+
+def _read_apic(vcpu: Vcpu, index: int) -> int | None:
+    return vcpu.apic.read_msr(index) if vcpu.apic is not None and is_apic_msr(index) else None
 
 
 def _write_tsc(vcpu: Vcpu, value: int, now_tsc: int) -> None:
     """32 bits are taken, the upper half is cleared, as in all of the P6 family (SDM Vol. 3B, "Time-Stamp Counter")."""
     vcpu.msrs[_TSC] = (value & MASK32) - now_tsc & _MASK64
+    if vcpu.apic is not None:
+        vcpu.apic.tsc_changed()
 
 
 def deposit_update_revision(vcpu: Vcpu) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from vmm.arch.layout import MASK32, PAGE_MASK, Slot
 from vmm.arch.registers import ARITHMETIC, Cr0, Eflags, Reg, Seg
+from vmm.cpu.apic import ProcessorApic
 from vmm.hw import state as hw
 from vmm.hw.state import CpuState
 
@@ -153,6 +154,7 @@ class Vcpu:
     def __init__(self, page: memoryview, memory: LinearMemory, power_on: bytes | None = None) -> None:
         self.page = page.cast("B").cast("I")
         self.memory = memory
+        self.apic: ProcessorApic | None = None
         self._power_on = bytes(hw.STATE_SIZE) if power_on is None else power_on
         self.state = CpuState.blank()
         self.fold_flags: Callable[[], int] = self._fold_plain
@@ -167,6 +169,7 @@ class Vcpu:
         self.msrs: dict[int, int] = {}
         self.halted = False
         self.interrupt_shadow = False  # STI, MOV SS or POP SS was the last instruction
+        self.nmi_pending = self.nmi_blocked = False  # an NMI waits; one is being handled, until the next IRET
         self.efer = 0  # EFER, as far as there is one: NXE
         self.sysenter_cs = self.sysenter_esp = self.sysenter_eip = 0  # 32 bits each
         self.pdptes = [0, 0, 0, 0]  # as the last load of CR3 under PAE paging found them, 64 bits each
@@ -191,6 +194,7 @@ class Vcpu:
         self.eip = 0xFFF0
         self.halted = False
         self.interrupt_shadow = False
+        self.nmi_pending = self.nmi_blocked = False
         self.efer = 0
         self.sysenter_cs = self.sysenter_esp = self.sysenter_eip = 0
         self.pdptes[:] = [0, 0, 0, 0]
@@ -300,6 +304,23 @@ class Vcpu:
     def set_interrupt_pending(self, level: bool) -> None:
         """The INTR pin: cached code looks at it when it sets IF."""
         self.page[_PENDING_AT] = int(level)
+
+    def raise_nmi(self) -> None:
+        """An edge on the NMI pin: one more waits at the most (SDM Vol. 3A, "Handling Multiple NMIs")."""
+        self.nmi_pending = True
+
+    @property
+    def is_nmi_due(self) -> bool:
+        """Whether an NMI waits and none is being handled."""
+        return self.nmi_pending and not self.nmi_blocked
+
+    def take_nmi(self) -> None:
+        """The one that waits is delivered, and blocks others. Until the next IRET that is an affair of the engine's."""
+        self.nmi_pending, self.nmi_blocked, self.segments_changed = False, True, True
+
+    def unblock_nmis(self) -> None:
+        """IRET."""
+        self.nmi_blocked, self.segments_changed = False, True
 
     @property
     def iopl(self) -> int:
@@ -481,6 +502,7 @@ class Vcpu:
             "pdptes": list(self.pdptes),
             "halted": self.halted,
             "interrupt_shadow": self.interrupt_shadow,
+            "nmi": [self.nmi_pending, self.nmi_blocked],
             "fpu": [bytes(self.state.buffer[start:end]).hex() for start, end in hw.FPU_RANGES],
         }
 
@@ -500,6 +522,7 @@ class Vcpu:
         self.sysenter_cs, self.sysenter_esp, self.sysenter_eip = saved["sysenter"]
         self.pdptes[:] = saved["pdptes"]
         self.halted, self.interrupt_shadow = saved["halted"], saved["interrupt_shadow"]
+        self.nmi_pending, self.nmi_blocked = saved.get("nmi", (False, False))
         for (start, end), data in zip(hw.FPU_RANGES, saved["fpu"], strict=True):
             self.state.buffer[start:end] = bytes.fromhex(data)
         self.make_stale(STALE_ALL)

@@ -55,7 +55,7 @@ class BareEngine(NativeEngine):
         self._map.refresh()
 
     def _device_written(self) -> None:
-        if self._leave is not None or self._vcpu.is_interrupt_pending:
+        if self._leave is not None or self._vcpu.is_interrupt_pending or self._vcpu.is_nmi_due:
             self._phys.stop_at_next_block()
 
     def _on_exit(self, vector: int) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from vmm.arch.exceptions import GuestFault
+from vmm.arch.exceptions import GuestFault, Vector
 from vmm.arch.registers import Eflags, Seg
 from vmm.cpu import events
 from vmm.cpu.callouts import Plan
@@ -62,15 +62,27 @@ class Delivery:
     def acknowledge(self) -> int:
         """Ask the interrupt controller for the vector of what it wants to interrupt for."""
         vector = self._board.acknowledge_interrupt()
-        self._stats.interrupts[vector] += 1
-        if self.observer is not None:
-            self.observer.event("irq", vector, None)
+        self._count(vector)
         return vector
 
     def external(self, vector: int) -> bool:
         """Deliver an external interrupt; False: it ended in a triple fault."""
+        return self._interrupt(vector, EventKind.EXTERNAL)
+
+    def nmi(self) -> bool:
+        """Deliver the NMI that waits, and block others until the next IRET; False: it ended in a triple fault."""
+        self._vcpu.take_nmi()
+        self._count(Vector.NMI)
+        return self._interrupt(Vector.NMI, EventKind.NMI)
+
+    def _count(self, vector: int) -> None:
+        self._stats.interrupts[vector] += 1
+        if self.observer is not None:
+            self.observer.event("irq", vector, None)
+
+    def _interrupt(self, vector: int, kind: EventKind) -> bool:
         try:
-            events.deliver(self._vcpu, vector, kind=EventKind.EXTERNAL)
+            events.deliver(self._vcpu, vector, kind=kind)
         except GuestFault as fault:
             return self._raise(fault, EventKind.FAULT)
         return True

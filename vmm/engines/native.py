@@ -193,7 +193,8 @@ class NativeEngine:
         """Behind an instruction that has changed registers and memory alone, unless a device did more."""
         vcpu, state = self._vcpu, self._phys.state
         is_step = state.q[hw.Q_EFLAGS] & _TF
-        if is_step or self._leave is not None or vcpu.page[_PENDING] or vcpu.stale or vcpu.segments_changed:
+        waits = vcpu.page[_PENDING] or vcpu.nmi_pending
+        if is_step or self._leave is not None or waits or vcpu.stale or vcpu.segments_changed:
             self._resume()
             return
         state.q[hw.Q_EIP] = vcpu.eip
@@ -268,26 +269,26 @@ class NativeEngine:
     def _advance(self) -> None:
         """Enter the guest, or find that it is time to leave. Raises: GuestFault: an event that comes first."""
         vcpu = self._vcpu
-        wanted = vcpu.page[_PENDING]
-        if vcpu.halted and not (wanted and vcpu.page[_IF]):
+        wanted = vcpu.is_nmi_due or (vcpu.page[_PENDING] and vcpu.page[_IF])
+        if vcpu.halted and not wanted:
             self._leave = Leave.HALTED
             return
         if vcpu.pending_debug:
             vcpu.dr[_DR6] |= vcpu.pending_debug
             vcpu.pending_debug = 0
             raise GuestFault(_DB)
-        if wanted and vcpu.page[_IF]:
+        if wanted:
             if vcpu.interrupt_shadow:
                 self._step()
                 return
-            if not self._take_interrupt():
+            if not (self._delivery.nmi() if vcpu.is_nmi_due else self._take_interrupt()):
                 self._leave = Leave.SHUTDOWN
                 return
         if vcpu.dr[_DR7] & _DR7_ENABLES and vcpu.execution_breakpoints:
             self._look_for_breakpoint()
             self._step()
             return
-        self._push(has_window=bool(vcpu.page[_PENDING]), steps=False)
+        self._push(has_window=bool(vcpu.page[_PENDING]) or vcpu.nmi_blocked, steps=False)
 
     def _look_for_breakpoint(self) -> None:
         """The processor below has no breakpoints that we let it have: where the guest has some, each instruction is
@@ -311,8 +312,8 @@ class NativeEngine:
         self._push(has_window=True, steps=self._steps)
 
     def _push(self, *, has_window: bool, steps: bool) -> None:
-        """Put the guest back into the processor. With `has_window` what can set IF must leave; with `steps` also what
-        shows or changes TF."""
+        """Put the guest back into the processor. With `has_window` what can set IF or let NMIs through must leave; with
+        `steps` also what shows or changes TF."""
         raise NotImplementedError
 
     # --- reporting -------------------------------------------------------------------------------------

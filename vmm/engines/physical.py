@@ -150,9 +150,9 @@ def _tell_of_segments(vcpu: Vcpu) -> None:
     if vcpu.cpl == 0:
         cs = vcpu.segment(_CS_REGISTER)
         page = vcpu.page
-        page[_CS], page[_CS_LOW], page[_CS_HIGH] = _descriptor_of(
-            cs.selector, cs.base, cs.limit, cs.flags, vcpu.gdtr[1]
-        )
+        # An IRET that lets NMIs through is the VMM's: no selector is that of none.
+        selector = 0 if vcpu.nmi_blocked else cs.selector
+        page[_CS], page[_CS_LOW], page[_CS_HIGH] = _descriptor_of(selector, cs.base, cs.limit, cs.flags, vcpu.gdtr[1])
 
 
 @lru_cache(maxsize=64)

@@ -284,6 +284,7 @@ class TranslateEngine:
             or block.page not in self.code.cache.view.on
             or self._leave is not None
             or (vcpu.page[_PENDING] and vcpu.page[_IF])
+            or vcpu.nmi_pending
         ):
             self._resume()
 
@@ -479,7 +480,7 @@ class TranslateEngine:
     def _advance(self) -> None:
         """Enter the block or step at `vcpu.eip`, or find that it is time to leave. Raises: GuestFault: the event."""
         vcpu = self._vcpu
-        if vcpu.halted and not (vcpu.page[_PENDING] and vcpu.interrupts_enabled):
+        if vcpu.halted and not vcpu.is_nmi_due and not (vcpu.page[_PENDING] and vcpu.interrupts_enabled):
             self._leave = Leave.HALTED
             return
         if vcpu.pending_debug:
@@ -490,6 +491,9 @@ class TranslateEngine:
             vcpu.interrupt_shadow = False
             vcpu.field_flags &= ~_RF
             self._enter_step([], bool(vcpu.field_flags & _TF))
+            return
+        if vcpu.nmi_pending and not vcpu.nmi_blocked and not self._delivery.nmi():
+            self._leave = Leave.SHUTDOWN
             return
         if vcpu.page[_PENDING] and vcpu.interrupts_enabled and not self._delivery.interrupt():
             self._leave = Leave.SHUTDOWN
