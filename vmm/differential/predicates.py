@@ -103,9 +103,12 @@ def fetches_ahead(case: Case) -> bool:
 
 
 def blames_an_earlier_fetch(case: Case) -> bool:
-    """The reference met a page fault at the start of the second code page at an instruction that ends before it."""
+    """The reference met a page fault at the start of the second code page at an instruction that ends before it; or that
+    may be what both shut down at."""
     stops = _stops(case)
-    if stops is None or stops[1].vector not in _OF_PAGES:
+    if stops is None:
+        return case.got.ending is case.expected.ending is Ending.SHUTDOWN and fetches_ahead(case)
+    if stops[1].vector not in _OF_PAGES:
         return False
     other, behind = stops[1], CODE + PAGE_SIZE
     insn, last = _at_fault(other), behind - case.program.code_base
@@ -161,7 +164,9 @@ def minds_operands_of_nothing(case: Case) -> bool:
 
 
 def counts_nothing(case: Case) -> bool:
-    """REP INS or OUTS with a count of 0, of a port that is not allowed."""
+    """REP INS or OUTS with a count of 0, of a port that is not allowed; or there may be one where #GP is a shutdown."""
+    if case.got.ending is Ending.SHUTDOWN and {each.what for each in case.differences} == {"port accesses"}:
+        return any(insn.opcode in _STRING_PORTS and insn.repeat for insn in _instructions(case.program))
     found = _general_protection(case)
     if found is None or found[1].opcode not in _STRING_PORTS or not found[1].repeat:
         return False
