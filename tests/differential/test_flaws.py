@@ -10,12 +10,19 @@ from vmm.differential.case import Case
 from vmm.differential.flaws import FLAWS, judge
 from vmm.differential.modes import Paging
 from vmm.differential.outcome import compare
-from vmm.differential.program import Patch, Program, Step
+from vmm.differential.program import Fixup, Patch, Program, Step
 from vmm.differential.rig import SUBJECTS, Rig
 
 RAW = bytes.fromhex
 SECOND_PAGE = Patch(layout.entry_at(Paging.BITS_32, layout.CODE + 0x1000 >> 12)[0], bytes(4))
 PAGED = {"paging": Paging.BITS_32}
+
+OWN_DESCRIPTORS = Patch(layout.GDT + 0x180, RAW("ffff0000009e0000 ffff008000fc0000 0f00c65100dcc000 000000a0009e4000"))
+NEW_CODE = Step("mov", RAW("c6060000fa"), (Fixup(2, 2, 2, layout.DATA),))
+TASK_GATE = RAW("0000100100e50000")
+TASK_FOR_PAGE_FAULTS = Patch(layout.IDT + 8 * 14, TASK_GATE)
+TASK_FOR_NO_DEVICE = Patch(layout.IDT + 8 * 7, TASK_GATE)
+NO_GATE_FOR_PROTECTION = Patch(layout.IDT + 8 * 13, RAW("68700800000e0000"))
 
 CASES = [
     ("bit scans behind F3h", program("p32-ring0", RAW("f30fbdc2"), edx=8)),
@@ -36,6 +43,16 @@ CASES = [
     ("null selectors", program("p16-ring3", RAW("66b8030000008ee8"), RAW("e650"), eflags=0x200)),
     ("RET imm16", program("p32-ring0", RAW("6808010000c24cde"))),
     ("LTR", program("p32-ring0", RAW("0f00d9"))),
+    ("short fetch", program("p32-ring2", RAW("0f013d00110000"), patches=(SECOND_PAGE,), entry=0xAFFB, **PAGED)),
+    ("stack limits", program("p16-ring1", RAW("bc0100"), RAW("6807a1cf"))),
+    ("far branch limits", program("p32-ring1", RAW("6899010000680ba10000cf"), patches=(OWN_DESCRIPTORS,))),
+    ("accessed code", program("p16-ring1", RAW("68810168fff0cf"), patches=(OWN_DESCRIPTORS,))),
+    ("tasks that cannot start", program("p16-ring0", RAW("0f34"), patches=(TASK_FOR_PAGE_FAULTS,), **PAGED)),
+    ("RF", program("p32-ring3", RAW("d9e4"), patches=(TASK_FOR_NO_DEVICE, NO_GATE_FOR_PROTECTION), cr0=4)),
+    ("undefined opcodes", program("p32-ring1", RAW("c605 0721 0000 f9"), RAW("bec0f9ffffb964030000"), **PAGED)),
+    ("the hole", program("v86-iopl3", RAW("670f69b4e880000000"), ebp=0x3ECA_759C)),
+    ("x87 pointers", program("p16-ring0", RAW("dec7"), NEW_CODE, RAW("0f49dd"), RAW("b01a"))),
+    ("encodings in new code", program("p16-ring2", RAW("c6060521cc"), RAW("0f40df"), RAW("0f000ea907"))),
     ("reserved bits of CR0", program("real", RAW("0f22c0"), eax=0xFF)),
 ]
 

@@ -10,7 +10,7 @@ no run will ever show again.
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from vmm.differential import predicates, spellings
+from vmm.differential import memory_predicates, predicates, spellings
 from vmm.differential.case import Case
 from vmm.differential.neutral import Spelling, respelt
 from vmm.differential.program import Program
@@ -30,7 +30,7 @@ _EARLIER_FETCH: Final = Flaw(
     "fetch ahead",
     "a page fault of a fetch belongs to the instruction that is fetched, when those before it are done",
     'SDM Vol. 3A, "Exception Classifications"; "Page-Fault Exceptions"',
-    when=predicates.blames_an_earlier_fetch,
+    when=memory_predicates.blames_an_earlier_fetch,
 )
 
 FLAWS: Final = (
@@ -39,44 +39,50 @@ FLAWS: Final = (
         "short fetch",
         "an instruction is fetched as a whole before it can fault",
         'SDM Vol. 3A, "Priority Among Simultaneous Exceptions and Interrupts"',
-        when=predicates.fetches_less,
+        when=memory_predicates.fetches_less,
     ),
     Flaw(
         "supervisor's stack",
         "what a program at CPL 3 pushes and pops is subject to the rights of CPL 3",
         'SDM Vol. 3A, "Access Rights"',
-        when=predicates.pushes_as_supervisor,
+        when=memory_predicates.pushes_as_supervisor,
     ),
     Flaw(
         "undefined opcodes",
         "an undefined opcode has no effect but #UD: no operand is read, no MMX state entered",
         'SDM Vol. 3A, "Interrupt 6 - Invalid Opcode Exception (#UD)"',
-        when=predicates.minds_operands_of_nothing,
+        when=memory_predicates.minds_operands_of_nothing,
     ),
     Flaw(
         "the hole",
         "what the guest has not mapped faults, in the window of the VMM too",
         'docs/limits.md, "Paging and address space"; SDM Vol. 3A, "Page-Fault Exceptions"',
-        when=predicates.is_in_the_hole,
+        when=memory_predicates.is_in_the_hole,
     ),
     Flaw(
         "x87 pointers",
         "FNSTENV, FNSAVE and FXSAVE store the address of the last x87 instruction",
         'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Instruction and Operand (Data) Pointers"',
         spellings.environment,
-        predicates.memory_alone,
+        memory_predicates.memory_alone,
     ),
     Flaw(
         "x87 pointers",
         "FNSTENV, FNSAVE and FXSAVE store the address of the last x87 instruction",
         'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Instruction and Operand (Data) Pointers"',
-        when=predicates.writes_environment,
+        when=memory_predicates.writes_environment,
+    ),
+    Flaw(
+        "x87 errors without CR0.NE",
+        "an error is the board's business, not #MF",
+        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Exception Handling"',
+        when=predicates.errs_without_ne,
     ),
     Flaw(
         "accessed bits",
         "an entry that a translation uses becomes accessed; whether one does that ends in a fault is not said",
         'SDM Vol. 3A, "Accessed and Dirty Flags"',
-        when=predicates.ends_in_fault,
+        when=memory_predicates.ends_in_fault,
     ),
     Flaw(
         "reserved bits of CR0",
@@ -119,7 +125,7 @@ FLAWS: Final = (
         "memory is written when the RPL changes, else not",
         'SDM Vol. 2A, "ARPL - Adjust RPL Field of Segment Selector"',
         spellings.adjust_rpl,
-        predicates.memory_alone,
+        memory_predicates.memory_alone,
     ),
     Flaw(
         "code limits",
@@ -149,7 +155,7 @@ FLAWS: Final = (
         "accessed code",
         "a far transfer to code marks its descriptor as accessed",
         'SDM Vol. 3A, "Code- and Data-Segment Descriptor Types"',
-        when=predicates.marks_no_code,
+        when=memory_predicates.marks_no_code,
     ),
     Flaw(
         "RF",
@@ -265,7 +271,7 @@ FLAWS: Final = (
         _EARLIER_FETCH.rule,
         _EARLIER_FETCH.source,
         spellings.block_each,
-        predicates.fetches_ahead,
+        memory_predicates.fetches_ahead,
     ),
 )
 

@@ -10,7 +10,7 @@ from typing import Final
 from vmm.arch.layout import MASK32, Slot
 from vmm.arch.registers import Cr0, Cr4, Eflags, Seg
 from vmm.cpu.paging import Mmu
-from vmm.cpu.vcpu import DESC_B, DESC_TYPE_BUSY, LOADED_NATIVELY, NULL_SEGMENT, SegmentRegister, Vcpu
+from vmm.cpu.vcpu import DESC_B, DESC_TYPE_BUSY, LOADED_NATIVELY, SegmentRegister, Vcpu
 from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
 
@@ -132,7 +132,7 @@ class NativeState:
             vcpu.page[base_at] = d[at + hw.SEG_BASE]
             vcpu.page[limit_at] = d[at + hw.SEG_LIMIT] & 0xFFFF
         ldtr, tr = self._register(hw.D_LDT), self._register(hw.D_TR)
-        vcpu.ldtr = ldtr if ldtr.selector & _NULL or ldtr.limit else NULL_SEGMENT
+        vcpu.ldtr = ldtr if ldtr.selector & _NULL or ldtr.limit else SegmentRegister(ldtr.selector, 0, 0, 0)
         vcpu.tr = SegmentRegister(tr.selector, tr.base, tr.limit, tr.flags | DESC_TYPE_BUSY)
         self._system = bytes(self._phys.state.buffer[_SYSTEM])
         self._registers = self._system_registers()

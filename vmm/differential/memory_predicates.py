@@ -1,0 +1,155 @@
+"""Differences that are recognised by what they look like: those of fetches, pages and descriptor tables.
+
+Each function knows one; see `predicates.py`.
+"""
+
+from typing import Final
+
+from bt.decode import MAX_LENGTH, Insn
+from vmm.arch.descriptors import ACCESS_BYTE, DESCRIPTOR_SIZE
+from vmm.arch.exceptions import PageFault, Vector
+from vmm.arch.layout import MASK32, PAGE_SHIFT, PAGE_SIZE
+from vmm.cpu.hole import DEFAULT_HOLE, HOLE_SIZE
+from vmm.differential import spellings
+from vmm.differential.case import Case
+from vmm.differential.evidence import (
+    BASES,
+    GROUP_5,
+    OF_PAGES,
+    STACK_HELPERS,
+    WIDE,
+    at_fault,
+    both_stops,
+    error_code,
+    instructions,
+    new_code,
+)
+from vmm.differential.layout import CODE, GDT, IDT, LDT, PAGE_DIRECTORY, RAM, entry_at
+from vmm.differential.modes import Paging
+from vmm.differential.outcome import Ending
+
+_OF_OPERANDS: Final = (*OF_PAGES, Vector.NM)
+_OF_OPCODES: Final = (Vector.UD, Vector.NM, Vector.DF, Vector.GP)
+_HOLE: Final = range(DEFAULT_HOLE, DEFAULT_HOLE + HOLE_SIZE)
+_CR2: Final = 1
+_BLOCK: Final = 0x60  # bytes that a block of the engine may have
+_USER: Final = 3
+_FAR_CALL: Final = 3
+_TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
+_DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
+_CODE_ACCESSED, _CODE_FRESH = 0x19, 0x18  # S, the bit that says code, and the accessed bit
+
+
+def fetches_ahead(case: Case) -> bool:
+    """Code runs into a second page, which is not mapped as the first one is, or whose accessed bit may be all."""
+    program = case.program
+    crosses = program.entry < CODE + PAGE_SIZE <= program.assemble()[1][-1]
+    if program.paging is Paging.NONE or not crosses:
+        return False
+    second = entry_at(program.paging, CODE + PAGE_SIZE >> PAGE_SHIFT)[0]
+    is_odd = any(patch.at == second for patch in program.patches)
+    return is_odd or {difference.what for difference in case.differences} <= _TABLE_PAGES
+
+
+def blames_an_earlier_fetch(case: Case) -> bool:
+    """The reference met a page fault at the start of the second code page at an instruction that ends before it; or
+    that may be what both shut down at."""
+    stops = both_stops(case)
+    if stops is None:
+        return case.got.ending is case.expected.ending is Ending.SHUTDOWN and fetches_ahead(case)
+    if stops[1].vector not in OF_PAGES:
+        return False
+    other, behind = stops[1], CODE + PAGE_SIZE
+    insn, last = at_fault(other), behind - case.program.code_base
+    if insn is None or error_code(other) & PageFault.W or other.control[_CR2] != behind:
+        return False
+    return last - _BLOCK <= other.saved_eip <= last - len(insn.raw)
+
+
+def fetches_less(case: Case) -> bool:
+    """A fetch beyond the first code page was a page fault; the reference raised the fault of an instruction of which it
+    had seen the first bytes."""
+    stops = both_stops(case)
+    if stops is None or stops[0].vector not in OF_PAGES or stops[0].saved_eip != stops[1].saved_eip:
+        return False
+    left = CODE + PAGE_SIZE - case.program.code_base - stops[0].saved_eip
+    return stops[0].control[_CR2] == CODE + PAGE_SIZE and 0 < left < MAX_LENGTH and stops[1].vector in _OF_OPCODES
+
+
+def pushes_as_supervisor(case: Case) -> bool:
+    """A far CALL, RET or IRET, ENTER or INT at CPL 3 was #PF, with U set, for its stack."""
+    stops = both_stops(case)
+    if stops is None or stops[0].vector != Vector.PF or case.program.mode.ring != _USER:
+        return False
+    stop, insn = stops[0], at_fault(stops[0])
+    if insn is None or not error_code(stop) & PageFault.U:
+        return False
+    return insn.opcode in STACK_HELPERS or (insn.opcode == GROUP_5 and insn.modrm >> 3 & 7 == _FAR_CALL)
+
+
+def minds_operands_of_nothing(case: Case) -> bool:
+    """An undefined opcode was #UD, and accessed bits in the page tables differ, or the x87 registers' tags and top; or
+    the reference raised the fault of its operand, or of CR0.TS."""
+    stops = both_stops(case)
+    if stops is not None and stops[0].vector == Vector.UD and stops[0].saved_eip == stops[1].saved_eip:
+        return stops[1].vector in _OF_OPERANDS and at_fault(stops[0]) is None
+    what = {difference.what for difference in case.differences}
+    tables = case.program.paging is not Paging.NONE and what <= _TABLE_PAGES
+    undefined = (stop for stop in case.got.stops if stop.vector == Vector.UD)
+    return (tables or what == {"fpu"}) and any(at_fault(stop) is None for stop in undefined)
+
+
+def memory_alone(case: Case) -> bool:
+    """The engines agree about everything but memory."""
+    return all(difference.what.startswith("page ") for difference in case.differences)
+
+
+def is_in_the_hole(case: Case) -> bool:
+    """The reference met a page fault in the window that the VMM shares with the guest; or, without paging, a program
+    has an operand there."""
+    if case.program.paging is Paging.NONE:
+        return _has_operand_in_the_hole(case)
+    stops = both_stops(case)
+    return stops is not None and stops[1].vector == Vector.PF and stops[1].control[_CR2] in _HOLE
+
+
+def _has_operand_in_the_hole(case: Case) -> bool:
+    """With the registers of the start or of any stop."""
+    states = [case.program.registers, *(stop.general for stop in case.expected.stops)]
+    return any(
+        insn.has_modrm and not insn.is_register_form and any(_is_in_hole(insn, state) for state in states)
+        for insn in instructions(case.program)
+    )
+
+
+def _is_in_hole(insn: Insn, registers: tuple[int, ...]) -> bool:
+    memory = insn.memory
+    if memory.address_size != WIDE:
+        return False
+    base = 0 if memory.base is None else registers[memory.base]
+    index = 0 if memory.index is None else registers[memory.index] * memory.scale
+    return any(base + index + memory.displacement + start & MASK32 in _HOLE for start in BASES)
+
+
+def ends_in_fault(case: Case) -> bool:
+    """Both shut down, and accessed bits of entries on the way to a page that is not there differ."""
+    shut = case.got.ending is case.expected.ending is Ending.SHUTDOWN
+    return shut and {difference.what for difference in case.differences} <= _TABLE_PAGES
+
+
+def marks_no_code(case: Case) -> bool:
+    """The descriptor tables alone differ, and with paging their dirty bits; and a program's own entry there is of code
+    that is not marked as accessed."""
+    what = {difference.what for difference in case.differences}
+    if not what & _DESCRIPTOR_PAGES or not what <= _DESCRIPTOR_PAGES | _TABLE_PAGES:
+        return False
+    return any(_has_fresh_code(patch.data) for patch in case.program.patches if GDT <= patch.at < IDT)
+
+
+def _has_fresh_code(descriptors: bytes) -> bool:
+    return any(access & _CODE_ACCESSED == _CODE_FRESH for access in descriptors[ACCESS_BYTE::DESCRIPTOR_SIZE])
+
+
+def writes_environment(case: Case) -> bool:
+    """Memory alone differs, and in code that a program has written is an FNSTENV, FNSAVE or FXSAVE."""
+    return memory_alone(case) and any(spellings.environment(insn) is not None for insn in new_code(case.program))
