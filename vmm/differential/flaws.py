@@ -164,6 +164,12 @@ FLAWS: Final = (
         when=predicates.forgets_resume_flag,
     ),
     Flaw(
+        "accessed bit",
+        "which byte of a descriptor is written to mark it is not said",
+        'SDM Vol. 3A, "Code- and Data-Segment Descriptor Types"',
+        when=memory_predicates.marks_elsewhere,
+    ),
+    Flaw(
         "IRET and VM",
         "VM in the frame of an IRET counts at CPL 0 alone",
         'SDM Vol. 2A, "IRET/IRETD - Interrupt Return"',

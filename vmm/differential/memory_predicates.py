@@ -3,6 +3,7 @@
 Each function knows one; see `predicates.py`.
 """
 
+from itertools import chain
 from typing import Final
 
 from bt.decode import MAX_LENGTH, Insn
@@ -24,7 +25,7 @@ from vmm.differential.evidence import (
     instructions,
     new_code,
 )
-from vmm.differential.layout import CODE, GDT, IDT, LDT, PAGE_DIRECTORY, RAM, entry_at
+from vmm.differential.layout import CODE, GDT, IDT, LDT, LDT_LIMIT, PAGE_DIRECTORY, RAM, entry_at
 from vmm.differential.modes import Paging
 from vmm.differential.outcome import Ending
 
@@ -37,6 +38,8 @@ _USER: Final = 3
 _FAR_CALL: Final = 3
 _TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
 _DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
+_HIDDEN: Final = 4  # parts of a segment register, its attributes last
+_ACCESSED: Final = 0x100
 _CODE_ACCESSED, _CODE_FRESH = 0x19, 0x18  # S, the bit that says code, and the accessed bit
 
 
@@ -118,7 +121,7 @@ def _has_operand_in_the_hole(case: Case) -> bool:
     states = [case.program.registers, *(stop.general for stop in case.expected.stops)]
     return any(
         insn.has_modrm and not insn.is_register_form and any(_is_in_hole(insn, state) for state in states)
-        for insn in instructions(case.program)
+        for insn in chain(instructions(case.program), new_code(case.program))
     )
 
 
@@ -139,11 +142,33 @@ def ends_in_fault(case: Case) -> bool:
 
 def marks_no_code(case: Case) -> bool:
     """The descriptor tables alone differ, and with paging their dirty bits; and a program's own entry there is of code
-    that is not marked as accessed."""
+    that is not marked as accessed. Or the accessed bit in hidden attributes alone differs."""
     what = {difference.what for difference in case.differences}
+    stops = both_stops(case)
+    if stops is not None and what == {"segments"}:
+        pairs = zip(stops[0].segments, stops[1].segments, strict=True)
+        return all(mine == other or _is_marked(mine, other) for mine, other in pairs)
     if not what & _DESCRIPTOR_PAGES or not what <= _DESCRIPTOR_PAGES | _TABLE_PAGES:
         return False
     return any(_has_fresh_code(patch.data) for patch in case.program.patches if GDT <= patch.at < IDT)
+
+
+def _is_marked(mine: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return len(mine) == len(other) == _HIDDEN and mine[:-1] == other[:-1] and mine[-1] ^ other[-1] == _ACCESSED
+
+
+def marks_elsewhere(case: Case) -> bool:
+    """CR2 alone differs, and names another byte of the same descriptor."""
+    stops = both_stops(case)
+    if stops is None or {difference.what for difference in case.differences} != {"control"}:
+        return False
+    (cr0, mine, *rest), (other_cr0, other, *other_rest) = (stop.control for stop in stops)
+    tables = range(GDT, LDT + LDT_LIMIT + 1)
+    return (
+        (cr0, rest) == (other_cr0, other_rest)
+        and mine in tables
+        and mine // DESCRIPTOR_SIZE == other // DESCRIPTOR_SIZE
+    )
 
 
 def _has_fresh_code(descriptors: bytes) -> bool:

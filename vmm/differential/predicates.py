@@ -11,7 +11,7 @@ from bt.tables import waits
 from vmm.arch.descriptors import DESCRIPTOR_SIZE, SELECTOR_INDEX, SELECTOR_TI, Descriptor
 from vmm.arch.exceptions import HAS_ERROR_CODE, Vector
 from vmm.arch.layout import MASK32
-from vmm.arch.registers import Cr0, Eflags, Reg
+from vmm.arch.registers import Cr0, Eflags, Reg, Seg
 from vmm.cpu.control import CR4_BITS
 from vmm.differential.case import Case
 from vmm.differential.evidence import (
@@ -29,7 +29,7 @@ from vmm.differential.evidence import (
     own_stop,
     undefined_in_new_code,
 )
-from vmm.differential.layout import GDT, LDT, STACKS
+from vmm.differential.layout import GDT, HANDLER_CODE_16, LDT, STACKS
 from vmm.differential.modes import Kind
 from vmm.differential.outcome import Ending, Stop
 
@@ -54,6 +54,7 @@ _IRET: Final = 0xCF
 _RET: Final = (0xC2, 0xC3)
 _BIG_FRAME: Final = 40
 _V86_FRAMES: Final = (36, 40)
+_V86_FRAMES_16: Final = (18, 20)
 _TASK: Final = "task"  # the rig's name for its other task
 _OF_TASKS: Final = (Vector.TS, Vector.NP, Vector.SS, Vector.GP)
 _NO_FRAME: Final = "ff" * 40
@@ -66,7 +67,8 @@ def enters_v86(case: Case) -> bool:
     stops = both_stops(case)
     if stops is None or case.program.mode.kind is not Kind.PROTECTED or not case.program.mode.ring:
         return False
-    return STACKS[0] - stops[1].general[Reg.ESP] in _V86_FRAMES
+    frames = _V86_FRAMES_16 if stops[1].segments[Seg.CS][0] == HANDLER_CODE_16 else _V86_FRAMES
+    return STACKS[0] - stops[1].general[Reg.ESP] in frames
 
 
 def counts_nothing(case: Case) -> bool:
@@ -189,7 +191,7 @@ def runs_past_limit(case: Case) -> bool:
         return case.program.based and stop.saved_eip > _LIMIT_16 - MAX_LENGTH
     if (stops[0].saved_eip ^ stops[1].saved_eip) & _LIMIT_16 or not case.program.based:
         return False  # a frame may be one of words
-    return stops[1].saved_eip > _LIMIT_16 - MAX_LENGTH or (
+    return max(stop.saved_eip for stop in stops) > _LIMIT_16 - MAX_LENGTH or (
         case.program.mode.kind is Kind.REAL and any(map(_returns_far_off, instructions(case.program)))
     )
 
@@ -214,7 +216,10 @@ def spells_loosely(case: Case) -> bool:
     stops = both_stops(case)
     if stops is None or Vector.UD not in (stops[0].vector, stops[1].vector):
         return False
-    code = (stops[0] if stops[0].vector == Vector.UD else stops[1]).code.lstrip(_PREFIXES)
+    return any(stop.vector == Vector.UD and _is_loose(stop.code.lstrip(_PREFIXES)) for stop in stops)
+
+
+def _is_loose(code: bytes) -> bool:
     if len(code) > 1 and code[0] in _X87_MEMORY and code[1] < _REGISTER_FORM:
         return code[1] >> 3 & 7 == 1  # FISTTP
     return len(code) > 1 and code[0] in _GROUPS_OF_ONE and code[1] >> 3 & 7 in _GROUPS_OF_ONE[code[0]]
