@@ -141,7 +141,7 @@ FLAWS: Final = (
     ),
     Flaw(
         "encodings in new code",
-        "8F, C6 and C7 have one reg field; processors take F6 /1 and F7 /1 for TEST; FISTTP came with SSE3",
+        "8F, C6 and C7 have one reg field; processors take F6 /1 and F7 /1 for TEST; FISTTP came with SSE3; x87 has aliases",
         'SDM Vol. 2D, "Opcode Map", "Opcode Extensions For One- And Two-byte Opcodes"',
         when=predicates.spells_loosely,
     ),
@@ -217,6 +217,12 @@ FLAWS: Final = (
         'SDM Vol. 2A, "INS/INSB/INSW/INSD"; Vol. 2B, "OUTS/OUTSB/OUTSW/OUTSD"',
         spellings.string_port,
         predicates.string_port_is_refused,
+    ),
+    Flaw(
+        "string ports",
+        "INS and OUTS of a port that is not allowed touch no memory",
+        'SDM Vol. 2A, "INS/INSB/INSW/INSD"; Vol. 2B, "OUTS/OUTSB/OUTSW/OUTSD"',
+        when=predicates.string_port_was_refused,
     ),
     Flaw(
         "PUSHFD",

@@ -42,9 +42,14 @@ _TO_CR: Final = 0x0F22
 _CR4: Final = 4
 _NULLS: Final = ((1,), (2,), (3,))
 _PREFIXES: Final = bytes(sorted(LEGACY_PREFIXES))
-_GROUPS_OF_ONE: Final = {0x8F: range(1, 8), 0xC6: range(1, 8), 0xC7: range(1, 8), 0xF6: (1,), 0xF7: (1,)}
+_GROUPS_OF_ONE: Final = {
+    **dict.fromkeys((0x8F, 0xC6, 0xC7), range(1, 8)),
+    **dict.fromkeys((0xF6, 0xF7, 0xDB, 0xDD, 0xDF), (1,)),
+}
 """Opcodes, and the reg fields with which they do not exist, or exist unofficially."""
-_X87_MEMORY: Final = (0xDB, 0xDD, 0xDF)
+_X87_ALIASES: Final = {0xDB: (), 0xDC: (2, 3), 0xDD: (1,), 0xDE: (2,), 0xDF: (1, 2, 3)}
+"""The same for registers of x87: other names for FCOM, FCOMP, FXCH and FSTP."""
+_WITH_MODRM: Final = 2
 _REGISTER_FORM: Final = 0xC0
 _CR0: Final = int(Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG)
 _GROUP_6: Final = 0x0F00
@@ -179,6 +184,14 @@ def string_port_is_refused(case: Case) -> bool:
     return any(insn is not None and insn.opcode in _STRING_PORTS for insn in found)
 
 
+def string_port_was_refused(case: Case) -> bool:
+    """An INS or OUTS that a program wrote was refused, and memory alone differs."""
+    if not all(difference.what.startswith("page ") for difference in case.differences):
+        return False
+    refused = (at_fault(stop) for stop in case.got.stops if stop.vector in OF_PORTS)
+    return any(insn is not None and insn.opcode in _STRING_PORTS for insn in refused)
+
+
 def runs_past_limit(case: Case) -> bool:
     """#GP at code that is not inside its segment; the reference is at the same place and goes on. At the end of the
     linear addresses there is no doubt."""
@@ -220,9 +233,10 @@ def spells_loosely(case: Case) -> bool:
 
 
 def _is_loose(code: bytes) -> bool:
-    if len(code) > 1 and code[0] in _X87_MEMORY and code[1] < _REGISTER_FORM:
-        return code[1] >> 3 & 7 == 1  # FISTTP
-    return len(code) > 1 and code[0] in _GROUPS_OF_ONE and code[1] >> 3 & 7 in _GROUPS_OF_ONE[code[0]]
+    if len(code) < _WITH_MODRM:
+        return False
+    groups = _X87_ALIASES if code[1] >= _REGISTER_FORM and code[0] in _X87_ALIASES else _GROUPS_OF_ONE
+    return code[1] >> 3 & 7 in groups.get(code[0], ())
 
 
 def keeps_reserved_bits(case: Case) -> bool:
@@ -274,7 +288,7 @@ def drops_negative(case: Case) -> bool:
     if stops is None:
         return False
     what = {difference.what for difference in case.differences}
-    if what == {"esp"}:
+    if "esp" in what and what <= {"esp", "frame"}:
         return stops[0].general[_ESP] - stops[1].general[_ESP] == _LIMIT_16 + 1
     if what != {"frame"}:
         return False
