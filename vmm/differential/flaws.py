@@ -141,7 +141,7 @@ FLAWS: Final = (
     ),
     Flaw(
         "encodings in new code",
-        "8F, C6 and C7 have one reg field; processors take F6 /1 and F7 /1 for TEST; FISTTP came with SSE3; x87 has aliases",
+        "8F, C6, C7 have one reg field; processors take F6 /1, F7 /1 for TEST; FISTTP came with SSE3; aliases in x87",
         'SDM Vol. 2D, "Opcode Map", "Opcode Extensions For One- And Two-byte Opcodes"',
         when=predicates.spells_loosely,
     ),

@@ -29,7 +29,7 @@ from vmm.differential.evidence import (
     own_stop,
     undefined_in_new_code,
 )
-from vmm.differential.layout import GDT, HANDLER_CODE_16, LDT, STACKS
+from vmm.differential.layout import GDT, HANDLER_CODE_16, LDT, STACKS, TASK
 from vmm.differential.modes import Kind
 from vmm.differential.outcome import Ending, Stop
 
@@ -170,9 +170,6 @@ def _has_misplaced_lock(code: bytes) -> bool:
 
 def string_port_is_refused(case: Case) -> bool:
     """INS or OUTS may have been refused, and memory alone differs, or was and the reference met a page fault."""
-    program = case.program
-    if program.mode.ring <= program.eflags >> 12 & 3 and program.mode.kind is not Kind.V86:
-        return False
     if all(difference.what.startswith(("page ", "fpu")) for difference in case.differences):
         return True
     stops = both_stops(case)
@@ -196,6 +193,8 @@ def runs_past_limit(case: Case) -> bool:
     """#GP at code that is not inside its segment; the reference is at the same place and goes on. At the end of the
     linear addresses there is no doubt."""
     stops, stop = both_stops(case), own_stop(case)
+    if stops is not None and stops[0].where == _TASK:  # a task gate may be there for #GP
+        return case.program.based and stops[1].saved_eip > _LIMIT_16
     if stop is None or stop.vector not in OF_PORTS:
         return False
     if stop.saved_eip > MASK32 - MAX_LENGTH:
@@ -299,8 +298,10 @@ def drops_negative(case: Case) -> bool:
 
 
 def loses_the_new_task(case: Case) -> bool:
-    """A task that could not start has its fault, and the reference shut down at that."""
-    got, expected = case.got, case.expected
+    """A task that could not start has its fault; the reference has the old task's EIP there, or shut down."""
+    got, expected, stops = case.got, case.expected, both_stops(case)
+    if stops is not None:
+        return stops[0].vector in _OF_TASKS and stops[1].saved_eip == TASK + 1 != stops[0].saved_eip
     if expected.ending is not Ending.SHUTDOWN or not 0 < len(expected.stops) < len(got.stops):
         return False
     return expected.stops[-1].where == _TASK and got.stops[len(expected.stops)].vector in _OF_TASKS

@@ -52,7 +52,7 @@ blocks that all check their own source."""
 
 STOPS: Final = 40
 BLOCKS: Final = 1000
-_PATIENCE: Final = 48
+_PATIENCE: Final = 80
 _ENGINE_FRAMES: Final = 96 << 20
 _PAGE: Final = 4096
 _KEPT_FLAGS: Final = ARITHMETIC | int(Eflags.DF | Eflags.IF | Eflags.AC | Eflags.ID)
@@ -332,7 +332,8 @@ class Rig:
         except GuestFault:
             return -1, b"", False
         selector &= 0xFFFF
-        if self.vcpu.is_real or flags & int(Eflags.VM):
+        is_v86 = flags & int(Eflags.VM) or (handler.width == 2 and self._program.mode.kind is Kind.V86)
+        if self.vcpu.is_real or is_v86:
             base, code32 = selector << 4, False
         else:
             found = layout.segment_of(selector)

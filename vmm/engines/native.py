@@ -207,6 +207,8 @@ class NativeEngine:
         la = vcpu.base(_CS) + vcpu.eip & MASK32
         at = self._mmu.translate(la, False, vcpu.cpl == 3, fetch=True)
         raw = self._memory.read(at, min(MAX_LENGTH, PAGE_SIZE - (la & PAGE_MASK)))
+        if len(raw) < MAX_LENGTH and LEGACY_PREFIXES.issuperset(raw):  # the rest lies in the next page
+            raw += vcpu.memory.read_bytes(la + len(raw) & MASK32, MAX_LENGTH - len(raw), vcpu.cpl == 3)
         return next((byte for byte in raw if byte not in LEGACY_PREFIXES), raw[0])
 
     # --- instructions ----------------------------------------------------------------------------------
