@@ -135,7 +135,7 @@ def _is_in_hole(insn: Insn, registers: tuple[int, ...]) -> bool:
 
 
 def ends_in_fault(case: Case) -> bool:
-    """Both shut down, or had page faults, and accessed bits of entries on the way to a page that is not there differ."""
+    """Both shut down, or had page faults; accessed bits of entries on the way to a page that is not there differ."""
     shut = case.got.ending is case.expected.ending is Ending.SHUTDOWN
     faulted = any(stop.vector in OF_PAGES for stop in case.got.stops)
     return (shut or faulted) and {difference.what for difference in case.differences} <= _TABLE_PAGES

@@ -6,6 +6,7 @@ from vmm.arch.registers import Cr0, Cr4, Reg
 from vmm.differential import layout
 from vmm.differential.flow import any_selector
 from vmm.differential.instructions import Writer
+from vmm.differential.modes import Kind
 from vmm.differential.program import Step
 
 _EAX, _ECX, _EDX, _ESP = (int(reg) for reg in (Reg.EAX, Reg.ECX, Reg.EDX, Reg.ESP))
@@ -67,13 +68,16 @@ def load_pointer(writer: Writer, name: str, number: int) -> Step:
 
 
 def load_table(writer: Writer, name: str, number: int) -> Step:
-    """LGDT and LIDT from the pool."""
+    """LGDT and LIDT from the pool. In real mode the vectors stay where they are: elsewhere they lead to anything."""
     good = 0 if name == "lgdt" else 1
     index = good if writer.chance.random() < 0.9 else writer.chance.randrange(len(layout.POOL_TABLES))
+    if name == "lidt" and writer.mode.kind is Kind.REAL:
+        index = _REAL_VECTORS
     memory = writer.operands.at(layout.POOL + 8 * index)
     return Step(name, writer.sized(4) + memory.encode(b"\x0f\x01", 2 if name == "lgdt" else 3))
 
 
+_REAL_VECTORS: Final = 2
 SELECTOR_TESTS: Final = {"lldt": (b"\x0f\x00", 2), "ltr": (b"\x0f\x00", 3), "verr": (b"\x0f\x00", 4),
                           "verw": (b"\x0f\x00", 5)}  # fmt: skip
 SELECTOR_READS: Final = {"lar": b"\x0f\x02", "lsl": b"\x0f\x03"}
