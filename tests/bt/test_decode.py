@@ -216,3 +216,22 @@ def test_what_only_begins_like_a_store_is_none(name: str) -> None:
     insn = decoder.one(assemble(name, True), 0, True)
     assert insn is not None
     assert not decoder.writes_memory(insn)
+
+
+FENCES = [
+    ("0faee8", "lfence"),
+    ("0faeef", "lfence"),
+    ("660faef0", "mfence"),
+    ("f30faef1", "mfence"),
+    ("f20faeff", "sfence"),
+    ("660faef8", ""),  # PCOMMIT
+    ("f00faee8", ""),
+    ("660fae", ""),
+]
+
+
+@pytest.mark.parametrize(("raw", "name"), FENCES)
+def test_fences_mind_neither_prefixes_nor_rm(raw: str, name: str) -> None:
+    """SDM Vol. 2A, "LFENCE - Load Fence": the r/m field is ignored."""
+    found = Decoder().one(bytes.fromhex(raw), 0, True)
+    assert ("" if found is None else found.name) == name

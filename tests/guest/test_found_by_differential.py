@@ -1,7 +1,7 @@
 """What random programs found: each the smallest program that showed it."""
 
 import pytest
-from guest_bench import CELL, DATA, GDT, P16, P32, PAGE_TABLE, REAL, V86_3, Bench, asm
+from guest_bench import ARITHMETIC, CELL, DATA, GDT, P16, P32, PAGE_TABLE, REAL, V86_3, Bench, asm
 
 OSFXSR = 1 << 9
 ZF, PF, ACCESSED = 0x40, 4, 0x20
@@ -43,3 +43,27 @@ def test_iretd_of_a_nested_task_reads_no_frame(bench: Bench):
     bench.map_pages()
     assert bench.run()["fault"] == (10, 0)
     assert not bench.word(PAGE_TABLE + 4 * 0x3FF) & ACCESSED
+
+
+@pytest.mark.parametrize("mode", [REAL, V86_3, P16[0], P32[3]], ids=str)
+@pytest.mark.parametrize("code", ["660faee8", "f20faef0", "f30faef8", "0faee9", "660faef7"])
+def test_a_fence_minds_neither_prefix_nor_rm(run_guest, mode, code):
+    """WAITPKG and CET came later; a P6 ignores the prefix, and every processor the r/m field."""
+    before, after = run_guest(bytes.fromhex(code), mode, cr4=OSFXSR)
+    assert after == before
+
+
+@pytest.mark.parametrize("store", ["mov [0x3ff000], ecx", "setc byte ptr [0x3ff000]"])
+def test_a_page_fault_leaves_the_flags_of_the_instruction_before_it(bench: Bench, store: str):
+    """STC works all flags out, AND after it leaves them where they were: an older set, which is not to be taken."""
+    bench.start(P32[0], asm(f"sub eax, eax; sub eax, 1; stc; mov ecx, 1; and ecx, ecx; {store}", True))
+    bench.map_pages(missing=[0x3FF000])
+    picture = bench.run()
+    assert picture["fault"][0] == 14
+    assert picture["eflags"] & ARITHMETIC == 0
+
+
+def test_a_null_selector_in_ldtr_is_kept(bench: Bench):
+    """LLDT of 1 to 3 makes the LDT unusable; SLDT shows the selector all the same."""
+    bench.start(P32[0], "mov eax, 2; lldt ax; sldt ebx")
+    assert bench.run()["ebx"] == 2
