@@ -24,7 +24,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 check: lint $(COMPILED)
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not boot and not slow'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not boot and not long and not slow'
 
 images: $(COMPILED)
 	$(BIN)/python -m tools.fetch_images

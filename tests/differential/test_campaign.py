@@ -37,6 +37,13 @@ def test_translation_does_what_the_processor_does() -> None:
     assert tally.explained
 
 
+@pytest.mark.long
+def test_translation_does_what_the_processor_does_in_20_000_programs() -> None:
+    tally = Campaign(Plan(Source(33), ("translate",), "bare"), 0, 20_000, 2).run()
+    assert tally.failures == []
+    assert tally.total == 20_000
+
+
 @pytest.mark.slow
 def test_translation_and_emulation_agree_on_20_000_programs() -> None:
     tally = Campaign(Plan(Source(21), ("translate", "self-checking"), "callouts"), 0, 20_000, 2).run()
