@@ -76,7 +76,9 @@ def test_a_flaw_shows_and_is_recognised(translate: Rig, bare: Rig, name: str, ma
     assert flaw.name == name
 
 
-SPELT = [(name, made) for name, made in CASES if name in {flaw.name for flaw in FLAWS if flaw.spelling is not None}]
+SPELLINGS = {flaw.name for flaw in FLAWS if flaw.spelling is not None} - {"fetch ahead"}
+"""What is behind a fetch that faults is in a page that is not there: it never runs."""
+SPELT = [(name, made) for name, made in CASES if name in SPELLINGS]
 
 
 @pytest.mark.parametrize(("name", "made"), SPELT, ids=[name for name, _ in SPELT])
