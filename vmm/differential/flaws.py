@@ -170,6 +170,12 @@ FLAWS: Final = (
         when=memory_predicates.marks_elsewhere,
     ),
     Flaw(
+        "patience",
+        "how many events in a row make a program endless depends on how often an engine looks",
+        "docs/differential.md",
+        when=predicates.faults_without_end,
+    ),
+    Flaw(
         "IRET and VM",
         "VM in the frame of an IRET counts at CPL 0 alone",
         'SDM Vol. 2A, "IRET/IRETD - Interrupt Return"',

@@ -29,7 +29,7 @@ from vmm.differential.evidence import (
     own_stop,
     undefined_in_new_code,
 )
-from vmm.differential.layout import GDT, HANDLER_CODE_16, LDT, STACKS, TASK
+from vmm.differential.layout import GDT, HANDLER_CODE_16, IDT, IDT_LIMIT, LDT, STACKS, TASK
 from vmm.differential.modes import Kind
 from vmm.differential.outcome import Ending, Stop
 
@@ -310,6 +310,13 @@ def drops_negative(case: Case) -> bool:
     pairs = [(int.from_bytes(mine[at : at + 4], "little"), int.from_bytes(other[at : at + 4], "little"))
              for at in range(0, len(mine), 4)]  # fmt: skip
     return sum(a != b for a, b in pairs) == 1 and all(a == b or a - b == _LIMIT_16 + 1 for a, b in pairs)
+
+
+def faults_without_end(case: Case) -> bool:
+    """One engine was stopped in handlers of a program's own gates, which may fault before their first instruction."""
+    endless = Ending.ENDLESS in (case.got.ending, case.expected.ending)
+    gates = range(IDT, IDT + IDT_LIMIT + 1)
+    return endless and both_stops(case) is None and any(patch.at in gates for patch in case.program.patches)
 
 
 def loses_the_new_task(case: Case) -> bool:

@@ -52,7 +52,7 @@ blocks that all check their own source."""
 
 STOPS: Final = 40
 BLOCKS: Final = 1000
-_PATIENCE: Final = 80
+_PATIENCE: Final = 4
 _ENGINE_FRAMES: Final = 96 << 20
 _PAGE: Final = 4096
 _KEPT_FLAGS: Final = ARITHMETIC | int(Eflags.DF | Eflags.IF | Eflags.AC | Eflags.ID)
