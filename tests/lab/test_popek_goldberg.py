@@ -7,7 +7,7 @@ import pytest
 
 from vmm.cli.main import main
 from vmm.engines.names import EngineName
-from vmm.lab import control, efficiency
+from vmm.lab import control, efficiency, equivalence
 from vmm.lab.attacks.guest import Attack, attempt
 from vmm.lab.attacks.rig import Result
 from vmm.lab.machine import engines
@@ -81,14 +81,29 @@ def test_a_host_that_dies_is_a_failure_and_the_rest_goes_on(monkeypatch: pytest.
     assert (deadly.damage, last.is_right) == (("the engine ended its process: SIGKILL",), True)
 
 
+def test_equivalence_is_measured_against_bare() -> None:
+    found = {each.engine: each for each in equivalence.on_every_engine(44)}
+    assert set(found) == {str(engine) for engine in engines()} - {"bare"}
+    assert {each.same + each.explained + each.different for each in found.values()} == {44}
+    assert (found["translate"].different, found["svm"].different) == (0, 0)
+    assert found["trap"].different > 10  # what does not trap shows
+
+
+def test_differences_are_failures_where_equivalence_is_promised() -> None:
+    compared = [equivalence.Equivalence(engine, 10, 8, 1, 1) for engine in ("trap", "svm")]
+    assert equivalence.failures(compared) == ["svm: 1 of 10 programs differ: vmm differential --engine svm"]
+
+
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """JSON has both lists; status 1 when control was lost."""
     good = Attack("good", "nothing", attempt("nop"), ((0x80, 0),))
     monkeypatch.setattr(control, "suite", lambda: (good,))
+    monkeypatch.setattr(equivalence, "PROGRAMS", 11)
     assert main(["lab", "popek-goldberg", "--json", "-"]) == 0
     written = json.loads(capsys.readouterr().out)
     assert {row["engine"] for row in written["control"]} == {str(engine) for engine in engines()}
     assert {row["right"] for row in written["control"]} == {True}
+    assert {row["programs"] for row in written["equivalence"]} == {11}
     assert {"guest", "engine", "instructions", "left", "share"} <= set(written["efficiency"][0])
     monkeypatch.setattr(control, "suite", lambda: (replace(good, expected=((13, 0),)),))
     assert main(["lab", "popek-goldberg"]) == 1

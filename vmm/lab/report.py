@@ -11,6 +11,7 @@ from vmm.lab.attacks.rig import Result
 from vmm.lab.control import UNPROTECTED
 from vmm.lab.deviations import DEVIATIONS
 from vmm.lab.efficiency import Efficiency
+from vmm.lab.equivalence import Equivalence
 from vmm.lab.rings import Step
 from vmm.lab.rows import Row
 
@@ -51,6 +52,26 @@ CONTROL: Final = (
     "its page tables, its descriptors. 'mad' are attempts that touched the VMM's window in the guest's linear space "
     "and saw it, or changed state of the guest's own there: docs/limits.md."
 )
+
+EQUIVALENCE: Final = (
+    "Equivalence: a program does what it does on the bare machine. Random programs in every mode, with faults, "
+    "interrupts, descriptor tables, page tables and code that changes itself, run on each engine and on the bare "
+    "processor; registers, flags, memory, faults and port traffic are compared. Explained are programs where the "
+    "processor below breaks the manual, or a limit shows that docs/limits.md names; vmm differential tells which."
+)
+
+
+def show_equivalence(console: Console, compared: Sequence[Equivalence]) -> None:
+    """A line for each engine."""
+    numbers = ("programs", "the same", "explained", "different")
+    table = _table("engine", *numbers, right=numbers)
+    for each in compared:
+        row = (each.engine, f"{each.programs:,}", f"{each.same:,}", f"{each.explained:,}", f"{each.different:,}")
+        table.add_row(*row, style="bold red" if each.different else "")
+    console.print("Equivalence: random programs, against the bare processor", style="bold")
+    console.print(table)
+    _explain(console, EQUIVALENCE)
+    console.print()
 
 
 def show_efficiency(console: Console, measured: Sequence[Efficiency]) -> None:
