@@ -48,8 +48,6 @@ DEVIATIONS = [
     Deviation("test_control_registers_that_do_not_exist_are_undefined",
               r"(v86_iopl\d|p(16|32)_(based_)?ring[123](_iopl\d)?)-3[24]-\d",
               'Vol. 2B, "MOV - Move to/from Control Registers": #GP instead of #UD outside CPL 0'),
-    Deviation("test_lldt_loads_an_ldt_or_nothing", rf"3-None-{_MODE}",
-              'Vol. 2A, "LLDT": the RPL of a null selector is lost'),
     Deviation("test_ltr_loads_a_free_tss_and_makes_it_busy", rf"0-fault1-{_MODE}",
               'Vol. 2A, "LTR": a null selector is accepted'),
     Deviation("test_mov_to_a_control_register", rf"{_MODE}-(cr4_top|cr4_umip|cr4_vme|nw_without_cd|reserved_bits_ignored)-.*",

@@ -14,7 +14,6 @@ _LACKING: Final = "test_an_opcode_that_this_processor_lacks_is_undefined"
 _EMULATED: Final = {
     "test_a_contributory_fault_without_its_gate_is_a_double_fault_and_without_that_a_shutdown": ".*",
     "test_cmpxchg8b_changes_zf_alone": ".*",
-    "test_lldt_loads_an_ldt_or_nothing": ".*",
     "test_ltr_loads_a_free_tss_and_makes_it_busy": ".*",
     "test_mov_to_a_control_register": ".*",
     "test_paging_without_protection_is_refused": ".*",
