@@ -176,6 +176,12 @@ FLAWS: Final = (
         when=predicates.faults_without_end,
     ),
     Flaw(
+        "SMSW",
+        "the upper half of a 32-bit register is undefined",
+        'SDM Vol. 2B, "SMSW"',
+        when=predicates.shows_half_of_cr0,
+    ),
+    Flaw(
         "IRET and VM",
         "VM in the frame of an IRET counts at CPL 0 alone",
         'SDM Vol. 2A, "IRET/IRETD - Interrupt Return"',

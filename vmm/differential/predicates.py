@@ -31,7 +31,7 @@ from vmm.differential.evidence import (
 )
 from vmm.differential.layout import GDT, HANDLER_CODE_16, IDT, IDT_LIMIT, LDT, STACKS, TASK
 from vmm.differential.modes import Kind
-from vmm.differential.outcome import Ending, Stop
+from vmm.differential.outcome import GENERAL, Ending, Stop
 
 _ECX: Final = int(Reg.ECX)
 _ESP: Final = int(Reg.ESP)
@@ -317,6 +317,15 @@ def faults_without_end(case: Case) -> bool:
     endless = Ending.ENDLESS in (case.got.ending, case.expected.ending)
     gates = range(IDT, IDT + IDT_LIMIT + 1)
     return endless and both_stops(case) is None and any(patch.at in gates for patch in case.program.patches)
+
+
+def shows_half_of_cr0(case: Case) -> bool:
+    """One register has CR0, and its lower half in the reference: SMSW in code of another width than the program's."""
+    stops = both_stops(case)
+    if stops is None or len(case.differences) != 1:
+        return False
+    mine, other = case.differences[0].got, case.differences[0].expected
+    return case.differences[0].what in GENERAL and mine == stops[0].control[0] and other == mine & _LIMIT_16
 
 
 def loses_the_new_task(case: Case) -> bool:
