@@ -28,7 +28,7 @@ DEVIATIONS = [
     Deviation("test_an_opcode_that_this_processor_lacks_is_undefined",
               rf"({_MODE}-(0f05|0f3800c1|0f381cc1|0f38f000|0f38f0c0|0f3a0fc100|0fc7f0|0fc7f8|660f3810c1|660f3840c1"
               r"|660f3a0ac100|660f7cc1|660f7dc1|660fd0c1|8fc8|8fd0|8fe878a2c100|c6f800|c7f800000000|db08|dd08|df08"
-              r"|f20f12c1|f20f38f0c0|f20f7cc1|f20fd0c1|f20ff000|f30f12c1|f30f16c1|f30faee8|f30fb8c0)"
+              r"|f20f12c1|f20f38f0c0|f20f7cc1|f20fd0c1|f20ff000|f30f12c1|f30f16c1|f30fb8c0)"
               r"|real-0f07|p32_ring[03]-c5f858c1|(p32_ring3|p16_ring3|v86_iopl3)-0f01d1)", _NEWER),
     Deviation("test_odd_encodings_that_exist_are_executed", "test_f6_1|test_f7_1|rep_bsr_is_bsr",
               'Vol. 2D, "Opcode Map": TEST has no second encoding, and REP BSR is LZCNT'),

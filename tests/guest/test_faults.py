@@ -314,7 +314,7 @@ LACKING = """
     0fffc0 0f01d0 0f01d1 0f01c1 0f01c2 0f01c3 0f01c8 0f01c9 0f01d8 0f01d9 0f01f9 0f01f8 0f78c0 0f79c0 0fc7f0 0fc7f8
     0fc730 f30fc730 660fc730 f20f7cc1 660f7cc1 660f7dc1 f20ff000 f20f12c1 f30f12c1 f30f16c1 f20fd0c1 660fd0c1 dd08 df08
     db08 0f3800c1 0f381cc1 660f3810c1 660f3840c1 f20f38f0c0 660f3a0ac100 c5f858c1 c4e27918c1 62f17c4858c1 8fe878a2c100
-    0fae20 f30faec0 f30faee8 fed0 fed8 fee0 fee8 fef0 fef8 ffff 8fc8 8fd0 c6c8 c7c8 c6f800 c7f800000000
+    0fae20 f30faec0 fed0 fed8 fee0 fee8 fef0 fef8 ffff 8fc8 8fd0 c6c8 c7c8 c6f800 c7f800000000
 """.split()
 """SSE3 and later, AVX, SYSENTER, SYSCALL, VMX, SVM, MOVBE, POPCNT, 3DNow!, XSAVE, RDRAND, TSX; holes in the groups."""
 
