@@ -213,6 +213,13 @@ class Vcpu:
         self.gdtr = (0, 0xFFFF)
         self.set_reg32(Reg.EDX, CPU_SIGNATURE)
 
+    def move_into(self, state: CpuState, fold_flags: Callable[[], int]) -> None:
+        """From now on the registers live in another state, a physical CPU's; `fold_flags` is how that tells the
+        arithmetic flags and DF."""
+        state.buffer[:] = self.state.buffer
+        self.state = state
+        self.fold_flags = fold_flags
+
     # --- modes -----------------------------------------------------------------------------------------
 
     @property

@@ -17,12 +17,11 @@ from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SIZE, Slot
 from vmm.arch.registers import Eflags, Seg
 from vmm.cpu import callouts
 from vmm.cpu.callouts import Plan
-from vmm.cpu.events import EventKind
-from vmm.engines.delivery import Delivery
 from vmm.engines.engine import Leave
 from vmm.engines.machine import Machine
 from vmm.engines.native_state import NativeState
 from vmm.engines.observer import Observer
+from vmm.engines.runner import GuestRunner
 from vmm.engines.stats import EngineStats
 from vmm.hw import flags
 from vmm.hw import state as hw
@@ -39,43 +38,23 @@ _PF: Final = int(Vector.PF)
 _DR6: Final = 6
 _DR7: Final = 7
 _DR7_ENABLES: Final = 0xFF  # L0 G0 to L3 G3
-_DR6_BS: Final = 1 << 14
-_EVENTS_IN_A_ROW: Final = 64
 _PLANS_MAX: Final = 1 << 14
 _LIGHT: Final = frozenset(("in", "out", "insb", "insw", "insd", "outsb", "outsw", "outsd", "cpuid", "rdtsc", "rdmsr"))
 """What changes nothing but general registers and memory, unless a device reaches for the processor."""
 
 
-class NativeEngine:
+class NativeEngine(GuestRunner):
     """The engine of one virtual CPU whose guest sits in the physical one. See `vmm.engines.engine.Engine`."""
 
     def __init__(self, machine: Machine, phys: PhysicalCpu, native: NativeState) -> None:
-        self.phys = phys
-        self.stats = EngineStats()
-        self.preempted_after = 0
+        super().__init__(machine, phys, EngineStats())
         self._phys, self._native = phys, native
-        self._vcpu, self._mmu, self._board, self._memory = machine.vcpu, machine.mmu, machine.board, machine.memory
-        self._delivery = Delivery(machine.vcpu, machine.board, self.stats)
-        self._leave: Leave | None = None
+        self._mmu, self._memory = machine.mmu, machine.memory
         self._steps = False  # one instruction runs under a TF that is ours
         self._is_preempted = False  # to leave behind that instruction
         self._decoder = Decoder()
         self._plans: dict[tuple[int, bytes, bool], Plan] = {}
         phys.on_exit = self._exit
-
-    @property
-    def observer(self) -> Observer | None:
-        """Who watches, or None."""
-        return self._delivery.observer
-
-    @observer.setter
-    def observer(self, observer: Observer | None) -> None:
-        self._delivery.observer = observer
-
-    @property
-    def shutdown_detail(self) -> str:
-        """How a triple fault came about."""
-        return self._delivery.shutdown_detail
 
     # --- running ---------------------------------------------------------------------------------------
 
@@ -97,10 +76,6 @@ class NativeEngine:
             if self._phys.run():
                 self._stopped()
         return self._leave
-
-    def request_leave(self) -> None:
-        """From a callout: leave after the current instruction."""
-        self._leave = Leave.REQUESTED
 
     def _before_entry(self) -> None:
         """The engine is about to be entered: the last chance for what cannot be done in an exit."""
@@ -158,16 +133,13 @@ class NativeEngine:
 
     def _exception(self, vector: int) -> None:
         """The processor raised an exception of the guest's: deliver it, and go on."""
-        vcpu = self._vcpu
         code = self._phys.state.d[hw.D_ERROR_CODE] & 0xFFFF if vector in HAS_ERROR_CODE else None
         if self.observer is not None:
             self._observe_fault(self.observer, vector, code)
         if vector == _DB:
-            vcpu.dr[_DR6] |= _DR6_BS
-            self._deliver(GuestFault(vector), EventKind.TRAP)
+            self._trap_behind()
         else:
-            self._deliver(GuestFault(vector, code, vcpu.cr2 if vector == Vector.PF else None))
-        self._resume()
+            self._inject(GuestFault(vector, code, self._vcpu.cr2 if vector == Vector.PF else None))
 
     def _emulate(self) -> None:
         """Carry the instruction at EIP out, or deliver its fault, and go on."""
@@ -177,13 +149,10 @@ class NativeEngine:
             plan = self.plan()
             self._delivery.carry_out(plan)
         except GuestFault as fault:
-            self._deliver(fault)
-            self._resume()
+            self._inject(fault)
             return
         if is_traced and not callouts.hides_trap(plan.name, vcpu):
-            vcpu.dr[_DR6] |= _DR6_BS
-            self._deliver(GuestFault(_DB), EventKind.TRAP)
-            self._resume()
+            self._trap_behind()
         elif plan.name in _LIGHT:
             self._carry_on()
         else:
@@ -241,32 +210,11 @@ class NativeEngine:
 
     # --- events ----------------------------------------------------------------------------------------
 
-    def _deliver(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> None:
-        """Deliver what the guest has earned; a triple fault is for the monitor."""
-        if not self._delivery.exception(fault, kind):
-            self._leave = Leave.SHUTDOWN
-
     def _take_interrupt(self) -> bool:
         """The interrupt that waits; False: it ended in a triple fault."""
         return self._delivery.interrupt()
 
     # --- back to the guest -----------------------------------------------------------------------------
-
-    def _resume(self) -> None:
-        """Go on at `vcpu.eip`, or leave: interrupts, shadows and single steps first.
-
-        A guest whose handlers fault before their first instruction makes events without end: it is preempted between
-        them.
-        """
-        for _ in range(_EVENTS_IN_A_ROW):
-            if self._leave is not None:
-                return
-            try:
-                self._advance()
-                return
-            except GuestFault as fault:
-                self._deliver(fault, EventKind.TRAP if fault.vector == _DB else EventKind.FAULT)
-        self._leave = self._leave or Leave.PREEMPTED
 
     def _advance(self) -> None:
         """Enter the guest, or find that it is time to leave. Raises: GuestFault: an event that comes first."""
@@ -276,9 +224,7 @@ class NativeEngine:
             self._leave = Leave.HALTED
             return
         if vcpu.pending_debug:
-            vcpu.dr[_DR6] |= vcpu.pending_debug
-            vcpu.pending_debug = 0
-            raise GuestFault(_DB)
+            self._raise_pending_debug()
         if wanted:
             if vcpu.interrupt_shadow:
                 self._step()

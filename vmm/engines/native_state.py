@@ -73,10 +73,7 @@ class NativeState:
 
     def attach(self) -> None:
         """Share the physical state with the virtual CPU, whose values move into it."""
-        vcpu, phys = self._vcpu, self._phys
-        phys.state.buffer[:] = vcpu.state.buffer
-        vcpu.state = phys.state
-        vcpu.fold_flags = phys.fold_flags
+        self._vcpu.move_into(self._phys.state, self._phys.fold_flags)
         self.distrust()
 
     def distrust(self) -> None:

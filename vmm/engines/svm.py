@@ -172,8 +172,7 @@ class SvmEngine(NativeEngine):
         if fault is not None:
             if self.observer is not None:
                 self._observe_fault(self.observer, fault.vector, fault.error_code)
-            self._deliver(fault)
-            self._resume()
+            self._inject(fault)
             return
         address, write = self._paging.access()
         self._pages = [self._devices.map_device(address, write, [])]

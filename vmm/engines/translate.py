@@ -24,13 +24,14 @@ from vmm.cpu.shadow_gdt import ShadowGdt
 from vmm.cpu.vcpu import STALE_ALL
 from vmm.engines import physical
 from vmm.engines.code import TranslatedCode
-from vmm.engines.delivery import Delivery, place_of
+from vmm.engines.delivery import place_of
 from vmm.engines.device_pages import DevicePage, DevicePages, locate_linear
 from vmm.engines.engine import Leave
 from vmm.engines.machine import Machine
 from vmm.engines.observer import Observer
 from vmm.engines.options import DEFAULT_ENGINE_OPTIONS, EngineOptions
 from vmm.engines.preemption import again_soon
+from vmm.engines.runner import GuestRunner
 from vmm.engines.steps import Step, Stepper
 from vmm.engines.system_calls import SYSTEM_CALLS, SystemCalls
 from vmm.errors import Unmodelled
@@ -47,7 +48,6 @@ _CR0: Final = Slot.CR0 >> 2
 _CR4: Final = Slot.CR4 >> 2
 _FLAGS: Final = Slot.FLAGS >> 2
 _VM: Final = int(Eflags.VM)
-_DR6_BS: Final = 1 << 14
 _DR6: Final = 6
 _DR7: Final = 7
 _IOPL: Final = int(Eflags.IOPL)
@@ -56,28 +56,21 @@ _OF: Final = int(Eflags.OF)
 _LAHF: Final = int(Eflags.SF | Eflags.ZF | Eflags.AF | Eflags.PF | Eflags.CF)
 _ESP: Final = int(Reg.ESP)
 _JUMPS_AND_CALL: Final = frozenset((0xE8, 0xE9, 0xEB, *range(0x70, 0x80), *range(0x0F80, 0x0F90)))
-_EVENTS_IN_A_ROW: Final = 64
 
 
-class TranslateEngine:
+class TranslateEngine(GuestRunner):
     """The engine of one virtual CPU. `observer` is told what happens; TRACE sites are there if `options` asks."""
 
     def __init__(self, machine: Machine, phys: PhysicalCpu, options: EngineOptions = DEFAULT_ENGINE_OPTIONS) -> None:
-        self.phys = phys
-        self._phys, self._vcpu, self._mmu = phys, machine.vcpu, machine.mmu
-        self._board, self._hole = machine.board, machine.hole
         self.code = TranslatedCode(machine, phys, options.translation)
+        super().__init__(machine, phys, self.code.stats)
+        self._phys, self._mmu, self._hole = phys, machine.mmu, machine.hole
         self._stepper = Stepper(machine.vcpu, self.code)
         self._devices = DevicePages(machine, phys, self.code.shadow, locate_linear(machine), self.code.memory_width)
         self._shadow_gdt = ShadowGdt(machine.physical, machine.hole)
         self._system_calls = SystemCalls(machine.vcpu, self.code)
-        self.stats = self.code.stats
-        self._delivery = Delivery(machine.vcpu, machine.board, self.stats)
         self._step: Step | None = None
-        self._leave: Leave | None = None
         self._in_force: tuple[int, ...] | None = None
-        self.preempted_after = 0
-        """How many blocks had started when the block limit struck in the latest run."""
         self._audited = False
         handlers = {
             SiteKind.LINK: self._link,
@@ -104,21 +97,13 @@ class TranslateEngine:
     def observer(self, observer: Observer | None) -> None:
         self.code.observer = self._delivery.observer = observer
 
-    @property
-    def shutdown_detail(self) -> str:
-        """How a triple fault came about."""
-        return self._delivery.shutdown_detail
-
     # --- running ---------------------------------------------------------------------------------------
 
     def attach(self) -> None:
         """Take the physical CPU: the virtual CPU's registers move into its state."""
-        vcpu, phys = self._vcpu, self._phys
-        phys.state.buffer[:] = vcpu.state.buffer
-        vcpu.state = phys.state
-        vcpu.fold_flags = phys.fold_flags
+        self._vcpu.move_into(self._phys.state, self._phys.fold_flags)
         self._in_force = None
-        phys.set_service_root(self.code.shadow.service_root)
+        self._phys.set_service_root(self.code.shadow.service_root)
         self.code.begin()
 
     def run(self) -> Leave:
@@ -134,10 +119,6 @@ class TranslateEngine:
                 self.preempted_after = self.preempted_after or self._phys.blocks
                 self._preempted()
         return self._leave
-
-    def request_leave(self) -> None:
-        """From a callout: leave after the current instruction."""
-        self._leave = Leave.REQUESTED
 
     def _preempted(self) -> None:
         """The block limit stopped the engine. Only the start of a guest instruction without a shadow is a boundary."""
@@ -441,41 +422,18 @@ class TranslateEngine:
         if step.repeated is not None:
             self._stepper.count_iteration(step.repeated)
         if step.trap:
-            self._vcpu.dr[_DR6] |= _DR6_BS
-            self._inject(GuestFault(Vector.DB), EventKind.TRAP)
+            self._trap_behind()
         else:
             self._resume()
 
     # --- back to the guest -----------------------------------------------------------------------------
-
-    def _inject(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> None:
-        """Deliver what the guest has earned, then go on."""
-        self._deliver(fault, kind)
-        self._resume()
 
     def _deliver(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> None:
         """Deliver what the guest has earned; a triple fault is for the monitor."""
         if self._step is not None:
             self._devices.unmap(self._step.pages)
             self._step = None
-        if not self._delivery.exception(fault, kind):
-            self._leave = Leave.SHUTDOWN
-
-    def _resume(self) -> None:
-        """Go on at `vcpu.eip`, or leave: interrupts, shadows and single steps first.
-
-        A guest whose handlers fault before their first instruction makes events without end: it is preempted between
-        them.
-        """
-        for _ in range(_EVENTS_IN_A_ROW):
-            if self._leave is not None:
-                return
-            try:
-                self._advance()
-                return
-            except GuestFault as fault:
-                self._deliver(fault, EventKind.TRAP if fault.vector == Vector.DB else EventKind.FAULT)
-        self._leave = self._leave or Leave.PREEMPTED
+        super()._deliver(fault, kind)
 
     def _advance(self) -> None:
         """Enter the block or step at `vcpu.eip`, or find that it is time to leave. Raises: GuestFault: the event."""
@@ -484,9 +442,7 @@ class TranslateEngine:
             self._leave = Leave.HALTED
             return
         if vcpu.pending_debug:
-            vcpu.dr[_DR6] |= vcpu.pending_debug
-            vcpu.pending_debug = 0
-            raise GuestFault(Vector.DB)
+            self._raise_pending_debug()
         if vcpu.interrupt_shadow:
             vcpu.interrupt_shadow = False
             vcpu.field_flags &= ~_RF

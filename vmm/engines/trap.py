@@ -24,14 +24,15 @@ from vmm.cpu import callouts
 from vmm.cpu.events import EventKind
 from vmm.cpu.shadow import Fill
 from vmm.cpu.vcpu import STALE_ALL
-from vmm.engines.delivery import Delivery, place_of
+from vmm.engines.delivery import place_of
 from vmm.engines.deprivileged import Deprivileged
 from vmm.engines.engine import Leave
 from vmm.engines.in_place import InPlaceMemory
 from vmm.engines.machine import Machine
-from vmm.engines.observer import Observer, mode_name
+from vmm.engines.observer import mode_name
 from vmm.engines.options import DEFAULT_ENGINE_OPTIONS, EngineOptions
 from vmm.engines.preemption import again_soon
+from vmm.engines.runner import GuestRunner
 from vmm.engines.single_steps import SingleSteps
 from vmm.engines.stats import EngineStats
 from vmm.errors import Unmodelled
@@ -45,10 +46,8 @@ _FAULT_W: Final = int(PageFault.W)
 _FAULT_I: Final = int(PageFault.I)
 _PENDING: Final = int(Slot.PENDING) >> 2
 _USER_RING: Final = 3
-_DR6, _DR7 = 6, 7
-_DR6_BS: Final = 1 << 14
+_DR7: Final = 7
 _BREAKPOINT_ENABLES: Final = 0xFF
-_EVENTS_IN_A_ROW: Final = 64
 _EVERYWHERE: Final = (0, 1 << 32)
 _NOWHERE: Final = (0, 0)
 _FAR_IN_GROUP_5: Final = (3, 5)
@@ -56,20 +55,16 @@ _BY_SELECTOR: Final = frozenset(int(vector) for vector in (Vector.TS, Vector.NP,
 _MAY_BE_SENSITIVE: Final = _BY_SELECTOR | {int(Vector.UD)}
 
 
-class TrapEngine:
+class TrapEngine(GuestRunner):
     """The engine of one virtual CPU. `observer` is told what happens."""
 
     def __init__(self, machine: Machine, phys: PhysicalCpu, options: EngineOptions = DEFAULT_ENGINE_OPTIONS) -> None:
-        self.phys = phys
-        self._vcpu, self._board, self._hole = machine.vcpu, machine.board, machine.hole
+        super().__init__(machine, phys, EngineStats())
+        self._hole = machine.hole
         self._rings = options.rings
         self._memory = InPlaceMemory(machine, phys)
         self._cpu = Deprivileged(machine.vcpu, machine.hole, self._memory.descriptors, options.rings)
         self._steps = SingleSteps(machine, phys, self._memory)
-        self.stats = EngineStats()
-        self._delivery = Delivery(machine.vcpu, machine.board, self.stats)
-        self.preempted_after = 0
-        self._leave: Leave | None = None
         self._audited = False
         self._kernel_is_shown = False
         phys.on_exit = self._on_exit
@@ -80,20 +75,6 @@ class TrapEngine:
         return cls(machine, PhysicalCpu(machine.physical), options)
 
     @property
-    def observer(self) -> Observer | None:
-        """Who watches, or None."""
-        return self._delivery.observer
-
-    @observer.setter
-    def observer(self, observer: Observer | None) -> None:
-        self._delivery.observer = observer
-
-    @property
-    def shutdown_detail(self) -> str:
-        """How a triple fault came about."""
-        return self._delivery.shutdown_detail
-
-    @property
     def roots(self) -> tuple[int, ...]:
         """Those of all address spaces."""
         return self._memory.shadow.spaces.roots
@@ -102,12 +83,9 @@ class TrapEngine:
 
     def attach(self) -> None:
         """Take the physical CPU: the virtual CPU's registers move into its state."""
-        vcpu, phys = self._vcpu, self.phys
-        phys.state.buffer[:] = vcpu.state.buffer
-        vcpu.state = phys.state
-        vcpu.fold_flags = phys.fold_flags
+        self._vcpu.move_into(self.phys.state, self.phys.fold_flags)
         self._memory.begin()
-        self._cpu.put_fixed(phys)
+        self._cpu.put_fixed(self.phys)
 
     def run(self) -> Leave:
         """Run until the block limit, HLT, shutdown or a request."""
@@ -122,10 +100,6 @@ class TrapEngine:
                 self.preempted_after = self.preempted_after or self.phys.blocks
                 self._preempted()
         return self._leave
-
-    def request_leave(self) -> None:
-        """From a callout: leave after the current instruction."""
-        self._leave = Leave.REQUESTED
 
     def _preempted(self) -> None:
         """The block limit stopped the engine, which is between two instructions, but perhaps in the shadow of one."""
@@ -198,11 +172,6 @@ class TrapEngine:
         else:
             self._resume()
 
-    def _trap_behind(self) -> None:
-        """The guest's own single-step trap, behind an instruction."""
-        self._vcpu.dr[_DR6] |= _DR6_BS
-        self._inject(GuestFault(Vector.DB), EventKind.TRAP)
-
     # --- page faults ------------------------------------------------------------------------------------
 
     def _page_fault(self) -> None:
@@ -256,28 +225,10 @@ class TrapEngine:
 
     # --- back to the guest ------------------------------------------------------------------------------
 
-    def _inject(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> None:
-        """Deliver what the guest has earned, then go on."""
-        self._deliver(fault, kind)
-        self._resume()
-
     def _deliver(self, fault: GuestFault, kind: EventKind = EventKind.FAULT) -> None:
         """Deliver what the guest has earned; a triple fault is for the monitor."""
         self._steps.drop()
-        if not self._delivery.exception(fault, kind):
-            self._leave = Leave.SHUTDOWN
-
-    def _resume(self) -> None:
-        """Go on at `vcpu.eip`, or leave: debug traps, interrupts and shadows first."""
-        for _ in range(_EVENTS_IN_A_ROW):
-            if self._leave is not None:
-                return
-            try:
-                self._advance()
-                return
-            except GuestFault as fault:
-                self._deliver(fault, EventKind.TRAP if fault.vector == Vector.DB else EventKind.FAULT)
-        self._leave = self._leave or Leave.PREEMPTED
+        super()._deliver(fault, kind)
 
     def _advance(self) -> None:
         """Enter the guest at `vcpu.eip`, or find that it is time to leave. Raises: GuestFault: the event."""
@@ -287,9 +238,7 @@ class TrapEngine:
             self._leave = Leave.HALTED
             return
         if vcpu.pending_debug:
-            vcpu.dr[_DR6] |= vcpu.pending_debug
-            vcpu.pending_debug = 0
-            raise GuestFault(Vector.DB)
+            self._raise_pending_debug()
         if vcpu.dr[_DR7] & _BREAKPOINT_ENABLES and vcpu.execution_breakpoints:
             raise Unmodelled("breakpoints in DR0-DR3, which this engine does not have", self._describe())
         if waits and vcpu.interrupt_shadow:
