@@ -21,7 +21,7 @@ from vmm import cmos, kernel_entry
 from vmm.arch.layout import PAGE_MASK, PAGE_SIZE
 from vmm.board import Board, BoardPins, Media
 from vmm.boards import BoardName
-from vmm.cpu.hole import Hole
+from vmm.cpu.hole import VMM_FRAMES, Hole
 from vmm.cpu.paging import A20_CLOSED, A20_OPEN, Mmu
 from vmm.cpu.vcpu import STALE_ALL, Vcpu
 from vmm.devices import pci_vga
@@ -47,8 +47,6 @@ HIGH_RAM: Final = 0x100000
 FOUR_GIB: Final = 1 << 32
 ROM_SHADOW_MAX: Final = 0x20000
 BIOS_SIZES: Final = (0x10000, 0x20000, 0x40000)
-VMM_FRAMES: Final = 112 << 20
-"""Physical memory for hole, tables and caches; touched only as it is used."""
 MAX_FILE: Final = 1 << 30
 PROCESSORS: Final = 1
 _SAVE_VERSION: Final = 1

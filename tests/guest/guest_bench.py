@@ -19,17 +19,12 @@ from bt.translate import DEFAULT_OPTIONS, Options
 from vmm.arch.descriptors import Descriptor, Gate, SystemType
 from vmm.arch.exceptions import HAS_ERROR_CODE
 from vmm.arch.registers import Cr0, Eflags, Reg, Seg
-from vmm.cpu.hole import Hole
-from vmm.cpu.paging import Mmu
-from vmm.cpu.vcpu import DESC_B, DESC_G, STALE_ALL, SegmentRegister, Vcpu
+from vmm.cpu.vcpu import DESC_B, DESC_G, STALE_ALL, SegmentRegister
 from vmm.engines.choice import ENGINES
 from vmm.engines.engine import Leave
-from vmm.engines.machine import Machine
 from vmm.engines.names import EngineName, Rings
 from vmm.engines.options import EngineOptions
-from vmm.hw.cpu import power_on_state
-from vmm.hw.memory import PhysicalMemory
-from vmm.memory import GuestMemory, MemoryRegion
+from vmm.engines.plain import plain_machine
 
 RAM = 4 << 20
 LOW = 0x5_0000  # the memory that a picture compares
@@ -212,18 +207,11 @@ class Bench:
         nested_paging: bool = False,
         rings: Rings = Rings.THREE,
     ) -> None:
-        physical = PhysicalMemory(RAM + (96 << 20))
-        host = physical.allocate(RAM)
-        self.physical = physical
-        self.memory = GuestMemory(physical, RAM)
-        self.memory.map(MemoryRegion("ram", 0, RAM, host))
-        self.mmu = Mmu(self.memory)
-        self.hole = hole = Hole.build(physical)
-        self.vcpu = Vcpu(physical.window(hole.parts["vcpu_page"].host, 4096), self.mmu, power_on_state())
-        self.mmu.registers = self.vcpu
         self.board = FakeBoard()
-        self._host = physical.window(host, RAM)
-        machine = Machine(physical, self.memory, self.mmu, self.vcpu, self.board, hole)
+        machine = plain_machine(RAM, lambda _vcpu: self.board)
+        self.physical, self.memory, self.mmu = machine.physical, machine.memory, machine.mmu
+        self.vcpu, self.hole = machine.vcpu, machine.hole
+        self._host = self.physical.window(0, RAM)
         self.engine = ENGINES[engine](machine, EngineOptions(options, nested_paging, rings))
         self.phys = self.engine.phys
         self.board.on_done = self.engine.request_leave

@@ -30,6 +30,8 @@ from vmm.hw.memory import PhysicalMemory
 
 HOLE_SIZE: Final = 64 << 20
 DEFAULT_HOLE: Final = 0xF400_0000
+VMM_FRAMES: Final = 112 << 20
+"""Physical memory for hole, tables and caches; touched only as it is used."""
 
 KERNEL_CACHE_SIZE: Final = 24 << 20
 USER_CACHE_SIZE: Final = 12 << 20

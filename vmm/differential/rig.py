@@ -15,8 +15,6 @@ from bt.translate import Options
 from vmm.arch.descriptors import TSS32, Descriptor
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, Vector
 from vmm.arch.registers import ARITHMETIC, Eflags, Reg, Seg
-from vmm.cpu.hole import Hole
-from vmm.cpu.paging import Mmu
 from vmm.cpu.vcpu import STALE_ALL, SegmentRegister, Vcpu
 from vmm.differential import layout
 from vmm.differential.board import Flood, PortBoard
@@ -25,14 +23,11 @@ from vmm.differential.outcome import Ending, Outcome, Stop
 from vmm.differential.program import Program
 from vmm.engines.choice import ENGINES
 from vmm.engines.engine import Leave
-from vmm.engines.machine import Machine
 from vmm.engines.names import EngineName
 from vmm.engines.options import EngineOptions
+from vmm.engines.plain import plain_machine
 from vmm.errors import VmmError
 from vmm.hw import state as hw
-from vmm.hw.cpu import power_on_state
-from vmm.hw.memory import PhysicalMemory
-from vmm.memory import GuestMemory, MemoryRegion
 
 
 class Subject(NamedTuple):
@@ -53,7 +48,6 @@ blocks that all check their own source."""
 STOPS: Final = 40
 BLOCKS: Final = 1000
 _PATIENCE: Final = 4
-_ENGINE_FRAMES: Final = 96 << 20
 _PAGE: Final = 4096
 _KEPT_FLAGS: Final = ARITHMETIC | int(Eflags.DF | Eflags.IF | Eflags.AC | Eflags.ID)
 _FAULTS: Final = frozenset(
@@ -96,23 +90,19 @@ class Rig:
     """One virtual machine and the engine that runs it."""
 
     def __init__(self, subject: Subject) -> None:
-        physical = PhysicalMemory(layout.RAM + _ENGINE_FRAMES)
-        host = physical.allocate(layout.RAM)
-        self.memory = GuestMemory(physical, layout.RAM)
-        self.memory.map(MemoryRegion("ram", 0, layout.RAM, host))
-        self._ram = physical.window(host, layout.RAM)
-        self._mmu = Mmu(self.memory)
-        hole = Hole.build(physical)
-        self.vcpu = Vcpu(physical.window(hole.parts["vcpu_page"].host, _PAGE), self._mmu, power_on_state())
-        self._mmu.registers = self.vcpu
-        self.board = PortBoard(self.vcpu.set_interrupt_pending)
-        machine = Machine(physical, self.memory, self._mmu, self.vcpu, self.board, hole)
+        machine = plain_machine(layout.RAM, self._board_for)
+        self.memory, self.vcpu, self._mmu = machine.memory, machine.vcpu, machine.mmu
+        self._ram = machine.physical.window(0, layout.RAM)
         self.engine = ENGINES[subject.engine](machine, subject.options)
         self.engine.attach()
         self._stops: list[Stop] = []
         self._program: Program
         self._starts: tuple[int, ...] = ()
         self._next = 0
+
+    def _board_for(self, vcpu: Vcpu) -> PortBoard:
+        self.board = PortBoard(vcpu.set_interrupt_pending)
+        return self.board
 
     # --- running ---------------------------------------------------------------------------------------
 

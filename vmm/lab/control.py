@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from vmm.cpu.hole import Hole
+from vmm.cpu.hole import VMM_FRAMES, Hole
 from vmm.engines.names import EngineName
 from vmm.hw.memory import PhysicalMemory
 from vmm.lab.attacks import rig
@@ -12,7 +12,6 @@ from vmm.lab.attacks.rig import Result
 from vmm.lab.attacks.suite import attacks
 from vmm.lab.children import each_case
 from vmm.lab.machine import engines
-from vmm.machine import VMM_FRAMES
 
 UNPROTECTED: Final = {
     "bare": "nothing stands between the guest and the machine, and the processor checks less than the manual says",

@@ -8,22 +8,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vmm.arch.exceptions import HAS_ERROR_CODE, Vector
-from vmm.arch.layout import PAGE_SIZE
 from vmm.arch.registers import Reg, Seg
-from vmm.cpu.hole import Hole
-from vmm.cpu.paging import Mmu
 from vmm.cpu.vcpu import STALE_ALL, Vcpu
 from vmm.engines.choice import ENGINES
 from vmm.engines.engine import Engine, Leave
-from vmm.engines.machine import Machine
 from vmm.engines.names import EngineName
 from vmm.engines.options import DEFAULT_ENGINE_OPTIONS
-from vmm.hw.cpu import power_on_state
-from vmm.hw.memory import PhysicalMemory
+from vmm.engines.plain import plain_machine
 from vmm.lab import setting as at
 from vmm.lab.setting import Setting
-from vmm.machine import VMM_FRAMES
-from vmm.memory import GuestMemory, MemoryRegion
+from vmm.memory import GuestMemory
 
 RAM: Final = 4 << 20
 BLOCKS_MAX: Final = 100_000
@@ -94,16 +88,9 @@ class LabMachine:
     engine: Engine = field(init=False)
 
     def __post_init__(self) -> None:
-        physical = PhysicalMemory(RAM + VMM_FRAMES)
-        host = physical.allocate(RAM)
-        self.memory = GuestMemory(physical, RAM)
-        self.memory.map(MemoryRegion("RAM", 0, RAM, host))
-        mmu = Mmu(self.memory)
-        hole = Hole.build(physical)
-        self.vcpu = Vcpu(physical.window(hole.parts["vcpu_page"].host, PAGE_SIZE), mmu, power_on_state())
-        mmu.registers = self.vcpu
         self.board = LabBoard()
-        machine = Machine(physical, self.memory, mmu, self.vcpu, self.board, hole)
+        machine = plain_machine(RAM, lambda _vcpu: self.board)
+        self.memory, self.vcpu = machine.memory, machine.vcpu
         self.engine = ENGINES[self.engine_name](machine, DEFAULT_ENGINE_OPTIONS)
         self.board.on_done = self.engine.request_leave
 
