@@ -126,6 +126,17 @@ def test_an_interrupted_campaign_goes_on_where_it_was(tmp_path: Path) -> None:
     assert resumed.run().to_json() == Campaign(PLAN, 0, 150, 1).run().to_json()
 
 
+def test_what_failed_is_run_again(tmp_path: Path, monkeypatch) -> None:
+    state = tmp_path / "campaign.json"
+    plan = Plan(Source(2), ("translate",), "callouts")
+    with monkeypatch.context() as broken:
+        _pushf_shows_the_physical_flags(broken)
+        assert Campaign(plan, 0, 220, 2, state).run().failures
+    done = Campaign(plan, 0, 220, 2, state).run()
+    assert done.failures == []
+    assert done.to_json() == Campaign(plan, 0, 220, 2).run().to_json()
+
+
 def test_the_state_of_another_campaign_is_refused(tmp_path: Path) -> None:
     state = tmp_path / "campaign.json"
     Campaign(PLAN, 0, 5, 1, state).run()

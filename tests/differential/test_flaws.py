@@ -7,7 +7,8 @@ from programs import program
 
 from vmm.differential import layout
 from vmm.differential.case import Case
-from vmm.differential.flaws import FLAWS, judge
+from vmm.differential.flaws import FLAWS
+from vmm.differential.judge import judge
 from vmm.differential.modes import Paging
 from vmm.differential.outcome import compare
 from vmm.differential.program import Fixup, Patch, Program, Step
@@ -18,6 +19,7 @@ SECOND_PAGE = Patch(layout.entry_at(Paging.BITS_32, layout.CODE + 0x1000 >> 12)[
 PAGED = {"paging": Paging.BITS_32}
 
 OWN_DESCRIPTORS = Patch(layout.GDT + 0x180, RAW("ffff0000009e0000 ffff008000fc0000 0f00c65100dcc000 000000a0009e4000"))
+READ_ONLY_GDT = Patch(layout.entry_at(Paging.BITS_32, layout.GDT >> 12)[0], RAW("01100000"))
 NEW_CODE = Step("mov", RAW("c6060000fa"), (Fixup(2, 2, 2, layout.DATA),))
 TASK_GATE = RAW("0000100100e50000")
 TASK_FOR_PAGE_FAULTS = Patch(layout.IDT + 8 * 14, TASK_GATE)
@@ -54,6 +56,11 @@ CASES = [
     ("x87 pointers", program("p16-ring0", RAW("dec7"), NEW_CODE, RAW("0f49dd"), RAW("b01a"))),
     ("encodings in new code", program("p16-ring2", RAW("c6060521cc"), RAW("0f40df"), RAW("0f000ea907"))),
     ("reserved bits of CR0", program("real", RAW("0f22c0"), eax=0xFF)),
+    ("far CALL", program("p32-ring2", RAW("9a0000bf71b200"))),
+    ("16-bit tasks", program("p32-ring0", RAW("ea000000002001"))),
+    ("REP over itself", program("real", RAW("bf0421"), RAW("b90800"), RAW("f3aa"), eax=0x90)),
+    ("accessed bit", program("p32-ring0", RAW("66b878018ed8"), patches=(READ_ONLY_GDT,), cr0=0x1_0000, **PAGED)),
+    ("x87 errors without CR0.NE", program("p32-ring0", RAW("0f20c083e0df0f22c0"), RAW("def2"), RAW("d9f2"))),
 ]
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from vmm.differential.forms import forms
 from vmm.differential.tally import Tally
-from vmm.differential.worker import Place, Plan, run
+from vmm.differential.worker import Place, Plan, Range, run
 from vmm.errors import ConfigError
 
 _CHUNK: Final = 50
@@ -24,8 +24,6 @@ _PATIENCE_S: Final = 60.0
 _LOOK_S: Final = 1.0
 _SAVE_S: Final = 20.0
 
-Range = tuple[int, int]
-"""Program numbers from the first up to, and not including, the second."""
 Progress = Callable[[Tally], None]
 
 
@@ -43,7 +41,8 @@ class _Worker:
 
 @dataclass(slots=True)
 class Campaign:
-    """`programs` programs from number `first` on, by `jobs` processes. With `state`, a file, it can be interrupted."""
+    """`programs` programs from number `first` on, by `jobs` processes. With `state`, a file, it can be interrupted;
+    what failed before is then run again."""
 
     plan: Plan
     first: int
@@ -56,7 +55,7 @@ class Campaign:
 
     def run(self, progress: Progress = lambda _tally: None) -> Tally:
         """Run all that is left. Raises: ConfigError: the state file belongs to another campaign."""
-        self._todo = [(self.first, self.first + self.programs)]
+        self._todo = [Range(self.first, self.first + self.programs)]
         self._load()
         forms(False), forms(True)  # once, before the processes part
         saved = time.monotonic()
@@ -88,11 +87,11 @@ class Campaign:
         return any(worker.numbers is not None for worker in self._workers)
 
     def _next_chunk(self) -> Range:
-        first, end = self._todo.pop()
+        first, end, is_again = self._todo.pop()
         if end - first > _CHUNK:
-            self._todo.append((first + _CHUNK, end))
+            self._todo.append(Range(first + _CHUNK, end, is_again))
             end = first + _CHUNK
-        return first, end
+        return Range(first, end, is_again)
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("fork")
@@ -127,14 +126,16 @@ class Campaign:
         self._workers.remove(worker)
         if worker.numbers is None:
             return
-        first, end = worker.numbers
+        first, end, is_again = worker.numbers
         number, subject = worker.place.get()
         if not first <= number < end:
             raise ConfigError(f"differential: a worker ended before its first program: {why}")
-        self._todo += [each for each in ((number + 1, end), (first, number)) if each[0] < each[1]]
+        parts = (Range(number + 1, end, is_again), Range(first, number, is_again))
+        self._todo += [each for each in parts if each.first < each.end]
         program = self.plan.source.program(number)
-        self.tally.programs[program.mode.name] += 1
-        self.tally.endings["lost"] += 1
+        if not is_again:
+            self.tally.programs[program.mode.name] += 1
+            self.tally.endings["lost"] += 1
         self.tally.failures.append(
             {
                 "number": number,
@@ -165,7 +166,10 @@ class Campaign:
         if saved["campaign"] != self._identity():
             raise ConfigError(f"--resume: {self.state} belongs to another campaign: {saved['campaign']}")
         self.tally = Tally.from_json(saved["tally"])
-        self._todo = [(first, end) for first, end in saved["todo"]]
+        failed = dict.fromkeys(failure["number"] for failure in self.tally.failures)
+        self.tally.failures.clear()
+        again = [Range(number, number + 1, is_again=True) for number in failed]
+        self._todo = [*(Range(*each) for each in saved["todo"]), *again]
 
     def _save(self) -> None:
         if self.state is None:

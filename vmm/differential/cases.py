@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from vmm.differential.case import Case
-from vmm.differential.flaws import Flaw, judge
-from vmm.differential.outcome import compare
+from vmm.differential.flaws import Flaw
+from vmm.differential.judge import judge
+from vmm.differential.pair import Pair
 from vmm.differential.program import Program
 from vmm.differential.rig import SUBJECTS, Rig
 from vmm.errors import ConfigError
@@ -23,11 +24,6 @@ def read_case(path: Path) -> Program:
 
 def replay(program: Program, engine: str, against: str) -> tuple[Case, Flaw | None]:
     """A program on two machines of its own, and what explains a difference."""
-    reference, tested = Rig(SUBJECTS[against]), Rig(SUBJECTS[engine])
-
-    def both(each: Program) -> Case:
-        expected, got = reference.run(each), tested.run(each)
-        return Case(each, engine, against, got, expected, tuple(compare(got, expected)))
-
-    case = both(program)
-    return case, judge(case, both).flaw if case.differences else None
+    pair = Pair(engine, Rig(SUBJECTS[engine]), against, Rig(SUBJECTS[against]))
+    case = pair.compare(program)
+    return case, judge(case, pair.compare).flaw if case.differences else None

@@ -12,8 +12,7 @@ from typing import Final, NamedTuple
 
 from vmm.differential import memory_predicates, predicates, spellings
 from vmm.differential.case import Case
-from vmm.differential.neutral import Spelling, respelt
-from vmm.differential.program import Program
+from vmm.differential.neutral import Spelling
 
 
 class Flaw(NamedTuple):
@@ -65,12 +64,6 @@ FLAWS: Final = (
         'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Instruction and Operand (Data) Pointers"',
         spellings.environment,
         memory_predicates.memory_alone,
-    ),
-    Flaw(
-        "x87 pointers",
-        "FNSTENV, FNSAVE and FXSAVE store the address of the last x87 instruction",
-        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Instruction and Operand (Data) Pointers"',
-        when=memory_predicates.writes_environment,
     ),
     Flaw(
         "x87 errors without CR0.NE",
@@ -170,12 +163,6 @@ FLAWS: Final = (
         when=memory_predicates.marks_elsewhere,
     ),
     Flaw(
-        "patience",
-        "how many events in a row make a program endless depends on how often an engine looks",
-        "docs/differential.md",
-        when=predicates.faults_without_end,
-    ),
-    Flaw(
         "SMSW",
         "the upper half of a 32-bit register is undefined",
         'SDM Vol. 2B, "SMSW"',
@@ -204,6 +191,24 @@ FLAWS: Final = (
         "a branch beyond the limit of CS is #GP",
         'SDM Vol. 2A, "Jcc"; "JMP"; "CALL"',
         when=predicates.branches_too_far,
+    ),
+    Flaw(
+        "far CALL",
+        "beyond the limit of the new CS is #GP(0), without its selector",
+        'SDM Vol. 2A, "CALL"',
+        when=predicates.blames_a_selector,
+    ),
+    Flaw(
+        "16-bit tasks",
+        "the selectors in a 16-bit TSS are two bytes apart",
+        'SDM Vol. 3A, "16-Bit Task-State Segment (TSS)"',
+        when=predicates.reads_small_task_wrong,
+    ),
+    Flaw(
+        "REP over itself",
+        "whether a repetition that has begun minds stores to its own code is not said",
+        'SDM Vol. 3A, "Self-Modifying Code"',
+        when=predicates.changes_its_own_repetition,
     ),
     Flaw(
         "far branch limits",
@@ -270,8 +275,8 @@ FLAWS: Final = (
     Flaw("LOOPcc", "LOOPE and LOOPNE affect no flags", 'SDM Vol. 2A, "LOOP/LOOPcc"', spellings.loop_on_zf),
     Flaw(
         "lazy flags",
-        "CMPXCHG8B affects ZF alone",
-        'SDM Vol. 2A, "CMPXCHG8B - Compare and Exchange Bytes"',
+        "CMPXCHG8B affects ZF alone; a task switch saves and loads all flags",
+        'SDM Vol. 2A, "CMPXCHG8B - Compare and Exchange Bytes"; Vol. 3A, "Task Switching"',
         spellings.flags_first,
     ),
     Flaw(
@@ -298,37 +303,3 @@ FLAWS: Final = (
         memory_predicates.fetches_ahead,
     ),
 )
-
-Compare = Callable[[Program], Case]
-
-
-class Verdict(NamedTuple):
-    """What explains a case, or None; and the program, spelt anew as far as that went, that still differs."""
-
-    flaw: Flaw | None
-    case: Case
-
-
-def judge(case: Case, compare: Compare) -> Verdict:
-    """Explain a case, if it can be: `compare` runs a program on both engines.
-
-    Spellings come first, since they leave the rest of the program to be compared. Where one changes what differs, but
-    not all of it, the rest is looked at in the same way.
-    """
-    flaws = sorted(FLAWS, key=lambda flaw: flaw.spelling is None)
-    while True:
-        for flaw in flaws:
-            if flaw.when is not None and not flaw.when(case):
-                continue
-            if flaw.spelling is None:
-                return Verdict(flaw, case)
-            program = respelt(case.program, flaw.spelling)
-            if program == case.program:
-                continue
-            case = compare(program)
-            if not case.differences:
-                return Verdict(flaw, case)
-            flaws.remove(flaw)
-            break
-        else:
-            return Verdict(None, case)

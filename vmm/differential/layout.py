@@ -55,6 +55,8 @@ FREE_COUNT: Final = 8
 LOCAL: Final = 4  # the first selector of the LDT
 
 STACK_BASE: Final = STACK - 0x800
+BASES: Final = (0, DATA, CODE, STACK_BASE)
+"""Where segments of a program begin."""
 
 
 def first_selector(ring: int) -> int:

@@ -3,7 +3,6 @@
 Each function knows one; see `predicates.py`.
 """
 
-from itertools import chain
 from typing import Final
 
 from bt.decode import MAX_LENGTH, Insn
@@ -11,10 +10,8 @@ from vmm.arch.descriptors import ACCESS_BYTE, DESCRIPTOR_SIZE
 from vmm.arch.exceptions import PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT, PAGE_SIZE
 from vmm.cpu.hole import DEFAULT_HOLE, HOLE_SIZE
-from vmm.differential import spellings
 from vmm.differential.case import Case
 from vmm.differential.evidence import (
-    BASES,
     GROUP_5,
     OF_PAGES,
     STACK_HELPERS,
@@ -23,9 +20,8 @@ from vmm.differential.evidence import (
     both_stops,
     error_code,
     instructions,
-    new_code,
 )
-from vmm.differential.layout import CODE, GDT, IDT, LDT, LDT_LIMIT, PAGE_DIRECTORY, RAM, entry_at
+from vmm.differential.layout import BASES, CODE, GDT, IDT, LDT, LDT_LIMIT, PAGE_DIRECTORY, RAM, entry_at
 from vmm.differential.modes import Paging
 from vmm.differential.outcome import Ending
 
@@ -35,6 +31,7 @@ _HOLE: Final = range(DEFAULT_HOLE, DEFAULT_HOLE + HOLE_SIZE)
 _CR2: Final = 1
 _BLOCK: Final = 0x60  # bytes that a block of the engine may have
 _USER: Final = 3
+_3DNOW: Final = 0x0F0F
 _FAR_CALL: Final = 3
 _TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
 _DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
@@ -98,8 +95,8 @@ def minds_operands_of_nothing(case: Case) -> bool:
         return stops[1].vector in _OF_OPERANDS and at_fault(stops[0]) is None
     what = {difference.what for difference in case.differences}
     tables = case.program.paging is not Paging.NONE and what <= _TABLE_PAGES
-    undefined = (stop for stop in case.got.stops if stop.vector == Vector.UD)
-    return (tables or what == {"fpu"}) and any(at_fault(stop) is None for stop in undefined)
+    undefined = (at_fault(stop) for stop in case.got.stops if stop.vector == Vector.UD)
+    return (tables or what == {"fpu"}) and any(insn is None or insn.opcode == _3DNOW for insn in undefined)
 
 
 def memory_alone(case: Case) -> bool:
@@ -121,7 +118,7 @@ def _has_operand_in_the_hole(case: Case) -> bool:
     states = [case.program.registers, *(stop.general for stop in case.expected.stops)]
     return any(
         insn.has_modrm and not insn.is_register_form and any(_is_in_hole(insn, state) for state in states)
-        for insn in chain(instructions(case.program), new_code(case.program))
+        for insn in instructions(case.program)
     )
 
 
@@ -174,8 +171,3 @@ def marks_elsewhere(case: Case) -> bool:
 
 def _has_fresh_code(descriptors: bytes) -> bool:
     return any(access & _CODE_ACCESSED == _CODE_FRESH for access in descriptors[ACCESS_BYTE::DESCRIPTOR_SIZE])
-
-
-def writes_environment(case: Case) -> bool:
-    """Memory alone differs, and in code that a program has written is an FNSTENV, FNSAVE or FXSAVE."""
-    return memory_alone(case) and any(spellings.environment(insn) is not None for insn in new_code(case.program))

@@ -6,9 +6,11 @@ that was spelt anew: nothing else has changed, and nothing behind it is hidden.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
-from bt.decode import LEGACY_PREFIXES, Decoder, Insn
+from bt.decode import LEGACY_PREFIXES, Insn
+from vmm.differential.evidence import DECODER
 from vmm.differential.program import Fixup, Program, Step
 
 _LOCK: Final = 0xF0
@@ -18,18 +20,14 @@ Spelling = Callable[[Insn], bytes | None]
 
 def respelt(program: Program, spelling: Spelling) -> Program:
     """The program with every instruction of its steps as `spelling` has it."""
-    decoder = Decoder()
-    steps = tuple(_respelt_step(decoder, program.mode.code32, step, spelling) for step in program.steps)
+    steps = tuple(_respelt_step(program.mode.code32, step, spelling) for step in program.steps)
     return program if steps == program.steps else replace(program, steps=steps)
 
 
-def _respelt_step(decoder: Decoder, code32: bool, step: Step, spelling: Spelling) -> Step:
+def _respelt_step(code32: bool, step: Step, spelling: Spelling) -> Step:
     made, moved, at = bytearray(), [], 0
     fixups = list(step.fixups)
-    while at < len(step.code):
-        insn = _decode(decoder, step.code[at:], code32)
-        if insn is None:
-            break
+    for insn in _decode(step.code, code32):
         end = at + len(insn.raw)
         new = spelling(insn)
         # what a fixup names lies at the end of its instruction, which stays as it is when bytes come in front
@@ -42,13 +40,22 @@ def _respelt_step(decoder: Decoder, code32: bool, step: Step, spelling: Spelling
     return Step(step.name, bytes(made) + step.code[at:], tuple(moved))
 
 
-def _decode(decoder: Decoder, code: bytes, code32: bool) -> Insn | None:
-    """The first instruction; where a LOCK is all that is wrong with it, too."""
-    insn = decoder.one(code, 0, code32)
+@lru_cache(maxsize=256)
+def _decode(code: bytes, code32: bool) -> tuple[Insn, ...]:
+    """The instructions of a step; where a LOCK is all that is wrong with one, too."""
+    found, at = [], 0
+    while at < len(code) and (insn := _decode_one(code[at:], code32)) is not None:
+        found.append(insn)
+        at += len(insn.raw)
+    return tuple(found)
+
+
+def _decode_one(code: bytes, code32: bool) -> Insn | None:
+    insn = DECODER.one(code, 0, code32)
     end = next((at for at, byte in enumerate(code) if byte not in LEGACY_PREFIXES), len(code))
     if insn is not None or _LOCK not in code[:end]:
         return insn
-    without = decoder.one(code[:end].replace(b"\xf0", b"") + code[end:], 0, code32)
+    without = DECODER.one(code[:end].replace(b"\xf0", b"") + code[end:], 0, code32)
     if without is None:
         return None
     size = len(without.raw) + code[:end].count(_LOCK)

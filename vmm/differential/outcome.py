@@ -62,7 +62,7 @@ class Stop(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Everything that a program did. `memory`: a checksum for each page of RAM that changed; `fpu`: x87, MMX and SSE
-    registers as hexadecimal text."""
+    registers as hexadecimal text; `last`: the processor when it shut down, which is not compared."""
 
     ending: Ending
     stops: tuple[Stop, ...]
@@ -71,6 +71,7 @@ class Outcome:
     fpu: str
     interrupts: int = 0
     broken: str = ""
+    last: Stop | None = None
 
     @property
     def vectors(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ They look at the first stop that differs: what the engine under test found there
 instruction, as it lies in memory.
 """
 
+from itertools import pairwise
 from typing import Final
 
 from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Insn
@@ -15,6 +16,7 @@ from vmm.arch.registers import Cr0, Eflags, Reg, Seg
 from vmm.cpu.control import CR4_BITS
 from vmm.differential.case import Case
 from vmm.differential.evidence import (
+    DECODER,
     FAR,
     GROUP_5,
     OF_PAGES,
@@ -27,9 +29,8 @@ from vmm.differential.evidence import (
     general_protection,
     instructions,
     own_stop,
-    undefined_in_new_code,
 )
-from vmm.differential.layout import GDT, HANDLER_CODE_16, IDT, IDT_LIMIT, LDT, STACKS, TASK
+from vmm.differential.layout import GDT, HANDLER_CODE_16, LDT, SPARE_TSS16, STACKS, TASK
 from vmm.differential.modes import Kind
 from vmm.differential.outcome import GENERAL, Ending, Stop
 
@@ -56,12 +57,21 @@ _GROUP_6: Final = 0x0F00
 _LTR: Final = 0xD8
 _SELECTOR: Final = 0xFFFC
 _IRET: Final = 0xCF
+_FAR_CALL: Final = 0x9A
+_FAR_CALL_EXTENSION: Final = 3
+_HIDDEN_BASE, _HIDDEN_LIMIT = 1, 2  # parts of a segment register as a stop has it
+_STRING_STORES: Final = (0x6C, 0x6D, 0xA4, 0xA5, 0xAA, 0xAB)
+_VEX: Final = (0xC4, 0xC5)
+_SHIFTS: Final = (0x71, 0x72, 0x73)
+_TWO_BYTES: Final = 0x0F
+_DESCRIPTOR: Final = 0xFFF8
 _RET: Final = (0xC2, 0xC3)
 _BIG_FRAME: Final = 40
 _V86_FRAMES: Final = (36, 40)
 _V86_FRAMES_16: Final = (18, 20)
 _TASK: Final = "task"  # the rig's name for its other task
 _OF_TASKS: Final = (Vector.TS, Vector.NP, Vector.SS, Vector.GP)
+_TASK_REGISTER: Final = 3  # in `Stop.tables`
 _NO_FRAME: Final = "ff" * 40
 _SAVED_FLAGS: Final = 8 * 12  # bits from the top of the stack, behind error code, EIP and CS
 _NEAR: Final = frozenset((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEB, *range(0x0F80, 0x0F90)))
@@ -137,8 +147,21 @@ def goes_far_beyond(case: Case) -> bool:
     )
 
 
+def blames_a_selector(case: Case) -> bool:
+    """A far CALL beyond the limit of the new CS is #GP(0), and #GP with the new selector in the reference."""
+    found, stops = general_protection(case), both_stops(case)
+    if found is None or stops is None or {each.what for each in case.differences} != {"frame"}:
+        return False
+    insn = found[1]
+    is_call = insn.opcode == _FAR_CALL or (insn.opcode == GROUP_5 and insn.modrm >> 3 & 7 == _FAR_CALL_EXTENSION)
+    return is_call and not error_code(stops[0]) and bool(error_code(stops[1]))
+
+
 def _is_beyond_limit(case: Case, stop: Stop) -> bool:
-    """Did a handler of 32 bits find a program in protected mode beyond the limit of its code?"""
+    """Did a handler of 32 bits find a program in protected mode beyond the limit of its code, or is it there itself?"""
+    if stop.vector < 0:
+        limits = stop.segments[Seg.CS][_HIDDEN_LIMIT:]
+        return stop.eip - 1 > (limits[0] if limits else _LIMIT_16)
     saved = bytes.fromhex(stop.frame)[4 if stop.vector in HAS_ERROR_CODE else 0 :]
     selector = int.from_bytes(saved[4:6], "little")
     at = (LDT if selector & SELECTOR_TI else GDT) + (selector & SELECTOR_INDEX)
@@ -166,11 +189,9 @@ def is_v86(case: Case) -> bool:
 
 
 def overlooks_lock(case: Case) -> bool:
-    """Code that a program has written: #UD for a LOCK that may not stand there, if only to shut down."""
-    stops = both_stops(case)
-    if stops is None and case.got.ending is Ending.SHUTDOWN is not case.expected.ending:
-        return any(map(_has_misplaced_lock, undefined_in_new_code(case.program)))
-    return stops is not None and stops[0].vector == Vector.UD and _has_misplaced_lock(stops[0].code)
+    """Code that is in nobody's listing: #UD for a LOCK that may not stand there."""
+    stop = own_stop(case)
+    return stop is not None and stop.vector == Vector.UD and _has_misplaced_lock(stop.code)
 
 
 def _has_misplaced_lock(code: bytes) -> bool:
@@ -212,7 +233,7 @@ def runs_past_limit(case: Case) -> bool:
         return case.program.based and later[0].saved_eip > _LIMIT_16
     if stop is None or stop.vector not in OF_PORTS:
         return False
-    if stop.saved_eip > MASK32 - MAX_LENGTH:
+    if stop.saved_eip > MASK32 - MAX_LENGTH or (case.program.mode.is_segmented and _is_beyond_limit(case, stop)):
         return True
     if stops is None:
         return case.program.based and stop.saved_eip > _LIMIT_16 - MAX_LENGTH
@@ -247,8 +268,12 @@ def spells_loosely(case: Case) -> bool:
 
 
 def _is_loose(code: bytes) -> bool:
-    if len(code) < _WITH_MODRM:
+    if len(code) <= _WITH_MODRM:
         return False
+    if code[0] in _VEX:  # LDS and LES of a register
+        return code[1] >= _REGISTER_FORM
+    if code[0] == _TWO_BYTES:  # shifts of MMX registers by a byte, with a register in memory
+        return code[1] in _SHIFTS and code[2] < _REGISTER_FORM
     groups = _X87_ALIASES if code[1] >= _REGISTER_FORM and code[0] in _X87_ALIASES else _GROUPS_OF_ONE
     return code[1] >> 3 & 7 in groups.get(code[0], ())
 
@@ -282,17 +307,19 @@ def enters_v86_far(case: Case) -> bool:
 
 
 def pushes_past_limit(case: Case) -> bool:
-    """Shut down with ESP beyond the limit of a stack segment with a base; or #SS(0) at an instruction with a frame of
-    several words, or where a frame would go round the end of the linear addresses."""
-    got, stops = case.got, both_stops(case)
+    """One engine alone shut down, with a stack segment with a base and no room for a frame in it; or #SS(0) at an
+    instruction with a frame of several words, or where a frame would go round the end of the linear addresses."""
+    stops = both_stops(case)
     if stops is not None and stops[0].vector == Vector.SS:
         if stops[0].general[_ESP] > MASK32 - _BIG_FRAME:
             return True
         insn = at_fault(stops[0])
         is_frame = insn is not None and insn.opcode in STACK_HELPERS
         return case.program.based and is_frame and not error_code(stops[0])
-    pointer = got.stops[-1].general[Reg.ESP] if got.stops else 0
-    return case.program.based and got.ending is Ending.SHUTDOWN and pointer > _LIMIT_16
+    if not case.program.based or case.got.ending is case.expected.ending:
+        return False
+    ends = (outcome.last for outcome in (case.got, case.expected))
+    return any(last is not None and not _BIG_FRAME <= last.general[_ESP] <= _LIMIT_16 for last in ends)
 
 
 def drops_negative(case: Case) -> bool:
@@ -312,13 +339,6 @@ def drops_negative(case: Case) -> bool:
     return sum(a != b for a, b in pairs) == 1 and all(a == b or a - b == _LIMIT_16 + 1 for a, b in pairs)
 
 
-def faults_without_end(case: Case) -> bool:
-    """One engine was stopped in handlers of a program's own gates, which may fault before their first instruction."""
-    endless = Ending.ENDLESS in (case.got.ending, case.expected.ending)
-    gates = range(IDT, IDT + IDT_LIMIT + 1)
-    return endless and both_stops(case) is None and any(patch.at in gates for patch in case.program.patches)
-
-
 def shows_half_of_cr0(case: Case) -> bool:
     """One register has CR0, and its lower half in the reference: SMSW in code of another width than the program's."""
     stops = both_stops(case)
@@ -336,6 +356,36 @@ def loses_the_new_task(case: Case) -> bool:
     if expected.ending is not Ending.SHUTDOWN or not 0 < len(expected.stops) < len(got.stops):
         return False
     return expected.stops[-1].where == _TASK and got.stops[len(expected.stops)].vector in _OF_TASKS
+
+
+def reads_small_task_wrong(case: Case) -> bool:
+    """A task with a TSS of 16 bits began; in the reference it did not."""
+    stop = own_stop(case)
+    return stop is not None and stop.where == _TASK and stop.tables[_TASK_REGISTER] & _DESCRIPTOR == SPARE_TSS16
+
+
+def changes_its_own_repetition(case: Case) -> bool:
+    """A REP wrote over itself, and what it had begun went on to the end; in the reference it ended there."""
+    stops, program = both_stops(case), case.program
+    if stops is None:
+        return False
+    raw, starts = program.assemble()
+    for first, end in pairwise(start - program.entry for start in starts):
+        at = program.entry + first
+        for insn in DECODER.decode(raw[first:end], 0, program.mode.code32):
+            if insn.repeat and insn.opcode in _STRING_STORES and _has_just_stored(stops[1], insn, at):
+                return True
+            at += len(insn.raw)
+    return False
+
+
+def _has_just_stored(stop: Stop, insn: Insn, at: int) -> bool:
+    """Does EDI point behind a store to the instruction's own bytes?"""
+    width = insn.operand_size if insn.opcode & 1 else 1
+    step = -width if stop.eflags & Eflags.DF else width
+    offset = stop.general[Reg.EDI] - step & (1 << 8 * insn.address_size) - 1
+    stored = stop.segments[Seg.ES][_HIDDEN_BASE] + offset if len(stop.segments[Seg.ES]) > _HIDDEN_BASE else -1
+    return at - width < stored < at + len(insn.raw)
 
 
 def forgets_resume_flag(case: Case) -> bool:

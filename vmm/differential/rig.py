@@ -99,6 +99,7 @@ class Rig:
         self._program: Program
         self._starts: tuple[int, ...] = ()
         self._next = 0
+        self._patience = _PATIENCE
 
     def _board_for(self, vcpu: Vcpu) -> PortBoard:
         self.board = PortBoard(vcpu.set_interrupt_pending)
@@ -106,9 +107,10 @@ class Rig:
 
     # --- running ---------------------------------------------------------------------------------------
 
-    def run(self, program: Program) -> Outcome:
-        """Run a program from its start to its end, or as far as it gets."""
+    def run(self, program: Program, patience: int = 1) -> Outcome:
+        """Run a program from its start to its end, or as far as it gets; `patience` times as far as usual."""
         before = self._prepare(program)
+        self._patience = patience * _PATIENCE
         broken = ""
         try:
             ending = self._run_to_end()
@@ -126,6 +128,7 @@ class Rig:
             "" if broken else self._fpu(),
             len(self.board.taken),
             broken,
+            self._seen("shutdown") if ending is Ending.SHUTDOWN else None,
         )
 
     def _run_to_end(self) -> Ending:
@@ -142,7 +145,7 @@ class Rig:
 
     def _run_on(self) -> Leave:
         """Run until there is something to see, for a while. An engine may also leave when nobody has asked it to."""
-        for _ in range(_PATIENCE):
+        for _ in range(self._patience):
             self.engine.phys.set_block_limit(BLOCKS)
             leave = self.engine.run()
             if leave is not Leave.PREEMPTED:
@@ -284,28 +287,29 @@ class Rig:
     # --- what there is to see --------------------------------------------------------------------------
 
     def _take_down(self, where: str, handler: Handler | None = None) -> None:
+        self._stops.append(self._seen(where, handler))
+
+    def _seen(self, where: str, handler: Handler | None = None) -> Stop:
         vcpu = self.vcpu
         try:
             frame = self._mmu.read_bytes(self._stack_top(), _FRAME, False).hex()
         except GuestFault as fault:
             frame = str(fault)
         segmented = vcpu.is_protected and not vcpu.is_v86
-        self._stops.append(
-            Stop(
-                where,
-                vcpu.eip,
-                vcpu.eflags,
-                vcpu.cpl,
-                tuple(vcpu.reg32(reg) for reg in range(8)),
-                tuple(_visible(vcpu.segment(seg), segmented) for seg in range(6)),
-                (vcpu.cr0, vcpu.cr2, vcpu.cr3, vcpu.cr4),
-                (vcpu.gdtr, vcpu.idtr, vcpu.ldtr.selector, vcpu.tr.selector),
-                tuple(vcpu.dr),
-                frame,
-                len(self.board.traffic),
-                self._x87_errors(),
-                *(self._interrupted(handler) if handler is not None else ()),
-            )
+        return Stop(
+            where,
+            vcpu.eip,
+            vcpu.eflags,
+            vcpu.cpl,
+            tuple(vcpu.reg32(reg) for reg in range(8)),
+            tuple(_visible(vcpu.segment(seg), segmented) for seg in range(6)),
+            (vcpu.cr0, vcpu.cr2, vcpu.cr3, vcpu.cr4),
+            (vcpu.gdtr, vcpu.idtr, vcpu.ldtr.selector, vcpu.tr.selector),
+            tuple(vcpu.dr),
+            frame,
+            len(self.board.traffic),
+            self._x87_errors(),
+            *(self._interrupted(handler) if handler is not None else ()),
         )
 
     def _x87_errors(self) -> int:

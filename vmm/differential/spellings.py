@@ -32,6 +32,9 @@ _LOCK: Final = 0xF0
 _REP: Final = 0xF3
 _BIT_SCANS: Final = (0x0FBC, 0x0FBD)
 _LOOPS: Final = (0xE0, 0xE1)
+_GROUP_5: Final = 0xFF
+_FAR_EXTENSIONS: Final = (3, 5)
+_TASK_SWITCHES: Final = (0x9A, 0xCD, 0xCF, 0xEA)
 _TESTS: Final = (0xF6, 0xF7)
 _TO_MEMORY: Final = frozenset(
     [row | low for row in (0x00, 0x08, 0x10, 0x18, 0x20, 0x28, 0x30) for low in (0, 1)]
@@ -64,8 +67,10 @@ def loop_on_zf(insn: Insn) -> bytes | None:
 
 
 def flags_first(insn: Insn) -> bytes | None:
-    """CMPXCHG8B once no flag is lazy."""
-    if insn.opcode == 0x0FC7 and not insn.is_register_form and insn.modrm >> 3 & 7 == 1:
+    """CMPXCHG8B, and what may switch tasks, once no flag is lazy."""
+    is_exchange = insn.opcode == 0x0FC7 and not insn.is_register_form and insn.modrm >> 3 & 7 == 1
+    is_far = insn.opcode == _GROUP_5 and not insn.is_register_form and insn.modrm >> 3 & 7 in _FAR_EXTENSIONS
+    if is_exchange or is_far or insn.opcode in _TASK_SWITCHES:
         return _CMC_TWICE + _NEXT_BLOCK + insn.raw
     return None
 

@@ -2,16 +2,15 @@
 
 import faulthandler
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from vmm.differential.case import Case
-from vmm.differential.flaws import Compare, judge
 from vmm.differential.generator import Source
-from vmm.differential.outcome import Outcome, compare
+from vmm.differential.judge import judge
+from vmm.differential.pair import Pair
 from vmm.differential.program import Program
 from vmm.differential.rig import SUBJECTS, Rig
 from vmm.differential.shrink import shrink
@@ -56,47 +55,41 @@ class Differ:
 
     def __init__(self, plan: Plan, place: Place) -> None:
         self.plan, self.place = plan, place
-        self._rigs = [Rig(SUBJECTS[name]) for name in plan.subjects]
+        rigs = [Rig(SUBJECTS[name]) for name in plan.subjects]
+        self._reference = rigs[0]
+        self._pairs = [Pair(name, rig, plan.against, rigs[0]) for name, rig in zip(plan.engines, rigs[1:], strict=True)]
         self._shrunk = 0
 
     def examine(self, number: int, tally: Tally) -> None:
         """Run one program everywhere; count it, and what differs."""
         program = self.plan.source.program(number)
         self.place.set(number, 0)
-        expected = self._rigs[0].run(program)
+        expected = self._reference.run(program)
         tally.count(program, expected)
-        for index, name in enumerate(self.plan.engines, 1):
+        for index, pair in enumerate(self._pairs, 1):
             self.place.set(number, index)
-            case = self.compare(program, expected, index)
+            case = pair.compare(program, expected)
             if not case.differences:
                 continue
-            flaw, case = judge(case, self._comparer(index))
+            flaw, case = judge(case, pair.compare)
             if flaw is not None:
-                tally.explained[f"{name}/{flaw.name}"] += 1
+                tally.explained[f"{pair.engine}/{flaw.name}"] += 1
                 continue
             if self._shrunk < SHRUNK_MAX:
                 self._shrunk += 1
-                case = self._smaller(case, index)
+                case = _smaller(case, pair)
             tally.failures.append(failure(number, case))
 
-    def compare(self, program: Program, expected: Outcome, index: int) -> Case:
-        """A program as engine number `index` runs it, and as the reference did."""
-        got = self._rigs[index].run(program)
-        plan = self.plan
-        return Case(program, plan.engines[index - 1], plan.against, got, expected, tuple(compare(got, expected)))
 
-    def _comparer(self, index: int) -> Compare:
-        return lambda program: self.compare(program, self._rigs[0].run(program), index)
+def _smaller(case: Case, pair: Pair) -> Case:
+    """The smallest program found that differs in the same way, without an explanation."""
+    kind = _kind(case)
 
-    def _smaller(self, case: Case, index: int) -> Case:
-        """The smallest program found that differs in the same way, without an explanation."""
-        both, kind = self._comparer(index), _kind(case)
+    def fails(program: Program) -> bool:
+        trial = pair.compare(program)
+        return bool(trial.differences) and _kind(trial) == kind and judge(trial, pair.compare).flaw is None
 
-        def fails(program: Program) -> bool:
-            trial = both(program)
-            return bool(trial.differences) and _kind(trial) == kind and judge(trial, both).flaw is None
-
-        return both(shrink(case.program, fails))
+    return pair.compare(shrink(case.program, fails))
 
 
 def _kind(case: Case) -> str:
@@ -115,17 +108,21 @@ def failure(number: int, case: Case) -> dict[str, Any]:
     }
 
 
+class Range(NamedTuple):
+    """Programs from number `first` up to, and not including, `end`; `is_again`: they have been counted before."""
+
+    first: int
+    end: int
+    is_again: bool = False
+
+
 def run(plan: Plan, chunks: Connection, cell: "Synchronized[Any]") -> None:
-    """A worker's life: take ranges of program numbers from the pipe, answer each with a tally; None ends it."""
+    """A worker's life: take ranges from the pipe, answer each with a tally; None ends it."""
     faulthandler.disable()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what an engine says before it aborts
     differ = Differ(plan, Place(cell))
     while (numbers := chunks.recv()) is not None:
         tally = Tally()
-        for number in _range(numbers):
+        for number in range(numbers.first, numbers.end):
             differ.examine(number, tally)
-        chunks.send(tally)
-
-
-def _range(numbers: tuple[int, int]) -> Iterable[int]:
-    return range(*numbers)
+        chunks.send(Tally(explained=tally.explained, failures=tally.failures) if numbers.is_again else tally)
