@@ -9,6 +9,7 @@ from vmm.arch.registers import Cr4, Efer
 from vmm.cpu.vcpu import STALE_ALL
 
 POINTERS, DIRECTORY, TABLES = 0x20_0000, 0x20_1000, 0x20_2000
+ALIAS = 0x28_0000
 PAGE_RIGHTS = int(Pte.P | Pte.W | Pte.U)
 NX, NXE, PAE = int(Pte.NX), int(Efer.NXE), int(Cr4.PAE)
 FP, FU, FRSVD, FI = (int(bit) for bit in (PageFault.P, PageFault.U, PageFault.RSVD, PageFault.I))
@@ -90,6 +91,47 @@ def test_nxe_can_change_under_way(bench):
     bench.poke(CODE + ENTRY + 2, bytes([0xC6, 0x05]) + entry.to_bytes(4, "little") + b"\x80" + program[2:])
     after = bench.run()
     assert (after["fault"], after["eip"], after["ebx"]) == ((Vector.PF, FP | FI), DATA, 1)
+
+
+def map_also(bench: Bench, la: int, page: int, bits: int) -> None:
+    """Another page of the first 4 MiB, at the place of its own."""
+    bench.poke(TABLES + 8 * (la >> 12), page | PAGE_RIGHTS | bits, 8)
+
+
+@pytest.mark.parametrize(("mode", "user"), BOTH)
+def test_a_page_that_runs_elsewhere_does_not_run_where_it_is_nx(bench, mode, user):
+    alias = ALIAS
+    bench.start(mode, f"call edx; mov ecx, [{alias + 0x100}]; call ebx")
+    bench.poke(DATA, b"\x40\xc3")  # inc eax; ret
+    bench.set(eax=0, edx=DATA, ebx=alias)
+    map_pae(bench)
+    map_also(bench, alias, DATA, NX)
+    after = bench.run()
+    assert (after["fault"], after["eip"], after["eax"]) == ((Vector.PF, FP | FI | user), alias, 1)
+
+
+@pytest.mark.parametrize(("mode", "user"), BOTH)
+def test_code_that_was_written_through_an_nx_address_runs_as_written(bench, mode, user):
+    alias = ALIAS
+    bench.start(mode, f"call edx; mov byte ptr [{alias}], 0x48; call edx; mov byte ptr [{alias}], 0x43; call edx")
+    bench.poke(DATA, b"\x40\xc3")  # inc eax; ret; then DEC EAX, then INC EBX
+    bench.set(eax=5, ebx=0, edx=DATA)
+    map_pae(bench)
+    map_also(bench, alias, DATA, NX)
+    after = bench.run()
+    assert (after["eip"], after["eax"], after["ebx"]) == ("end", 5, 1)
+
+
+def test_a_page_that_writes_to_itself_through_an_nx_address_goes_on(bench):
+    alias = ALIAS
+    bench.start(P32[0], "jmp edx")
+    store = bytes.fromhex("c605") + (alias + 7).to_bytes(4, "little") + b"\x43"  # mov byte [behind it], inc ebx
+    bench.poke(DATA, store + b"\x40\x0f\x0b")
+    bench.set(eax=0, ebx=0, edx=DATA)
+    map_pae(bench)
+    map_also(bench, alias, DATA, NX)
+    after = bench.run()
+    assert (after["eip"], after["eax"], after["ebx"]) == (DATA + 8, 0, 1)
 
 
 @pytest.mark.parametrize(("bits", "fault"), [(0, None), (1 << 1, 13), (1 << 5, 13), (1 << 63, 13), (0x18, None)])

@@ -97,7 +97,6 @@ class ShadowTables:
         self.spaces = AddressSpaces(physical, memory, mmu, hole, view)
         self.executed: set[int] = set()
         self.extra = 0
-        self._heeds_nx = hole is not None
         self._service: HoleRoot | None = None
         if hole is None or view is not CACHE_VIEW:
             self.read_only: set[int] = set()
@@ -156,7 +155,7 @@ class ShadowTables:
         trace = self._mmu.trace(la, write, user)
         table = self.note(la, trace)
         gpa, rights = trace[0], trace[1]
-        nx = self._guest_nx(trace) if self.executed and self._heeds_nx else 0
+        nx = self._guest_nx(trace) if self.executed else 0
         if write and not rights & _W:  # CR0.WP is clear: the supervisor may, so the user must not come near
             return self._fill_page(table, la, gpa, write, _W | nx)
         given = (rights & _WU if rights & _D else rights & _U) | nx
@@ -379,6 +378,12 @@ class ShadowTables:
         if self._service is not None:
             self._service.reset()
         self.spaces.select()
+
+    def retire(self, page: int) -> None:
+        """Code ran from a guest-physical page in place: it does so no more. The caller flushes the TLB."""
+        self.executed.discard(page)
+        self._memory.watched.discard(page)
+        self.drop_all()
 
     def forget_code(self) -> None:
         """No code page is on any more, in any space. The caller flushes the TLB."""

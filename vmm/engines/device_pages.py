@@ -39,7 +39,8 @@ def locate_linear(machine: Machine) -> Callable[[int, bool], int]:
 class DevicePage:
     """A frame of ours at address `la` of the tables, under a page that RAM does not answer, for one instruction.
 
-    With a `region` it stands for one access of `width` bytes to a device at `gpa`; without, for ROM or nothing.
+    With a `region` it stands for one access of `width` bytes to a device at `gpa`; without, for ROM or nothing. Where
+    RAM must not change unseen, the frame is its own.
     """
 
     la: int
@@ -70,6 +71,11 @@ class DevicePages:
         """Put a frame of ours under an access that no RAM answers, holding what a read would give."""
         gpa = self._locate(la, write)
         region = self._memory.region_at(gpa >> PAGE_SHIFT)
+        if write and region is not None and region.host is not None and not region.read_only:
+            page = DevicePage(la, region.host + gpa - region.base & ~PAGE_MASK)
+            self._tables.map_once(la, page.frame, True)
+            self._phys.flush_tlb()
+            return page
         page = DevicePage(la, self._spare_frames[len(pages) % _OPERANDS_MAX])
         frame = self._physical.window(page.frame, PAGE_SIZE)
         self._phys.map.written(self._physical.address + page.frame, PAGE_SIZE)  # code in ROM has perhaps run from it

@@ -10,10 +10,11 @@ the VMM to such pages is a watched one.
 
 from typing import Final, Protocol
 
+from bt.decode import MAX_LENGTH
 from vmm.arch import vmcb as block
-from vmm.arch.exceptions import PageFault, Vector
-from vmm.arch.layout import MASK32, Slot
-from vmm.arch.registers import Cr0, Cr4, Efer
+from vmm.arch.exceptions import GuestFault, PageFault, Vector
+from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
+from vmm.arch.registers import Cr0, Cr4, Efer, Seg
 from vmm.arch.vmcb import ExitCode, Vmcb
 from vmm.cpu.nested import NestedTables
 from vmm.cpu.shadow import Fill, ShadowTables
@@ -36,6 +37,7 @@ _SHADOW_CR0: Final = int(Cr0.ET | Cr0.NE | Cr0.WP | Cr0.PG)
 _GUEST_CR0: Final = int(Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS)
 _SHADOW_CR4: Final = int(Cr4.PAE | Cr4.OSXMMEXCPT)
 _OSFXSR: Final = int(Cr4.OSFXSR)
+_CS_BASE: Final = hw.D_SEGS + Seg.CS * hw.SEG_WORDS + hw.SEG_BASE
 _NXE: Final = int(Efer.NXE)
 
 
@@ -84,7 +86,7 @@ class ShadowMemory:
         self._vcpu, self._mmu, self._phys, self._vmcb = machine.vcpu, machine.mmu, phys, vmcb
         self.tables = ShadowTables(machine.physical, machine.memory, machine.mmu, None)
         self.state: NativeState = ShadowedState(machine, phys, self.tables)
-        machine.memory.on_watched_write = CodeWrites(machine.memory, phys)
+        self._forget_code = machine.memory.on_watched_write = CodeWrites(machine.memory, phys)
         machine.memory.on_map_change = lambda: machine.vcpu.make_stale(STALE_ALL)
 
     @property
@@ -94,12 +96,39 @@ class ShadowMemory:
     def fill(self) -> Fill:
         la, code = self._vmcb.get(block.EXIT_INFO_2) & MASK32, self._phys.state.d[hw.D_ERROR_CODE]
         if not code & _I:
-            return self.tables.fill(la, bool(code & _W), bool(code & _U))
+            result = self.tables.fill(la, bool(code & _W), bool(code & _U))
+            return self._store_to_code(la) if result is Fill.WATCHED else result
         result = self.tables.fetch(la, bool(code & _U))
         if result is Fill.DEVICE:
             raise Unmodelled(f"code in device memory, at linear address {la:#x}")
         self._phys.flush_tlb()
         return result
+
+    def _store_to_code(self, la: int) -> Fill:
+        """A store, where the guest forbids fetches, to a page that runs elsewhere or ran before.
+
+        The engine does not look for code in its way there. So nothing may run from the page any more; where the store
+        itself does, its instruction has to run alone.
+        """
+        user = bool(self._phys.state.d[hw.D_ERROR_CODE] & _U)
+        page = self._mmu.translate(la, True, user) >> PAGE_SHIFT
+        self._forget_code(page)
+        if page in self._running_pages(user):
+            return Fill.WATCHED
+        self.tables.retire(page)
+        self._phys.flush_tlb()
+        return self.tables.fill(la, True, user)
+
+    def _running_pages(self, user: bool) -> set[int]:
+        """The guest-physical pages that the instruction at EIP can lie on."""
+        state, found = self._phys.state, set()
+        start = state.q[hw.Q_EIP] + state.d[_CS_BASE]
+        for at in (start, start + MAX_LENGTH - 1):
+            try:
+                found.add(self._mmu.translate(at & MASK32, False, user, fetch=True) >> PAGE_SHIFT)
+            except GuestFault:
+                continue  # the instruction ends before
+        return found
 
     def access(self) -> tuple[int, bool]:
         return self._vmcb.get(block.EXIT_INFO_2) & MASK32, bool(self._phys.state.d[hw.D_ERROR_CODE] & _W)
