@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 KINDS: Final = ("block", "exit", "critical", "io", "irq", "exception", "mode")
 
+OF_TRANSLATION: Final = frozenset(("block", "critical"))
+"""What is there to see where guest code is rewritten."""
+
 # What each kind reports, as docs/trace.md has it.
 KIND_MEANING: Final[Mapping[str, str]] = {
     "block": "a block was translated",

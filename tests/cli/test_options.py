@@ -11,6 +11,7 @@ import pytest
 from vmm.cli.main import main
 from vmm.cli.options import Words, check
 from vmm.cli.values import parse_flat, parse_size, parse_trace_kinds
+from vmm.engines.names import EngineName
 from vmm.errors import ConfigError
 
 MIB = 1 << 20
@@ -58,11 +59,20 @@ def test_an_impossible_size_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["blocks", "block,ioo", "", ",", "all,foo"])
 def test_an_unknown_trace_kind_lists_the_known_ones(text: str) -> None:
     with pytest.raises(ConfigError, match="block, exit, critical, io, irq, exception, mode, or all"):
-        parse_trace_kinds(text)
+        parse_trace_kinds(text, EngineName.TRANSLATE)
 
 
 def test_all_is_every_trace_kind() -> None:
-    assert parse_trace_kinds("all") == parse_trace_kinds("block,exit,critical,io,irq,exception,mode")
+    every = parse_trace_kinds("block,exit,critical,io,irq,exception,mode", EngineName.TRANSLATE)
+    assert parse_trace_kinds("all", EngineName.TRANSLATE) == every
+
+
+@pytest.mark.parametrize("engine", [EngineName.BARE, EngineName.TRAP, EngineName.SVM])
+def test_a_trace_of_what_is_rewritten_needs_an_engine_that_rewrites(engine: EngineName) -> None:
+    for kind in ("block", "critical"):
+        with pytest.raises(ConfigError, match=f"^--trace {kind} with --engine {engine}: nothing is rewritten there"):
+            parse_trace_kinds(f"exit,{kind}", engine)
+    assert parse_trace_kinds("all", engine) == parse_trace_kinds("exit,io,irq,exception,mode", engine)
 
 
 @pytest.fixture

@@ -19,13 +19,9 @@ from guest_bench import (
     flat_code,
 )
 
-from bt.translate import Options
 from vmm.cpu.paging import A20_CLOSED
 from vmm.cpu.vcpu import STALE_ALL
-from vmm.engines.choice import ENGINES
-from vmm.engines.machine import Machine
 from vmm.engines.names import EngineName
-from vmm.engines.options import EngineOptions
 from vmm.errors import ConfigError, Unmodelled
 from vmm.hw import state as hw
 from vmm.memory import MemoryRegion
@@ -227,9 +223,3 @@ def test_instructions_that_leave_are_looked_at_for_breakpoints_like_others(bare)
 def test_the_audit_of_the_cache_is_refused(bare):
     with pytest.raises(ConfigError, match=r"^--audit with --engine bare"):
         bare.engine.audit()
-
-
-def test_a_trace_of_rewritten_instructions_is_refused(bare):
-    machine = Machine(bare.physical, bare.memory, bare.mmu, bare.vcpu, bare.board, bare.hole)
-    with pytest.raises(ConfigError, match=r"^--trace critical with --engine bare"):
-        ENGINES[EngineName.BARE](machine, EngineOptions(Options(probe_critical=True)))

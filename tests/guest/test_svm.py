@@ -35,12 +35,7 @@ from test_bare import (
     test_what_a_device_raises_surfaces_from_the_run,
 )
 
-from bt.translate import Options
-from vmm.engines.choice import ENGINES
 from vmm.engines.engine import Leave
-from vmm.engines.machine import Machine
-from vmm.engines.names import EngineName
-from vmm.engines.options import EngineOptions
 from vmm.errors import ConfigError
 from vmm.memory import MemoryRegion
 
@@ -257,9 +252,3 @@ def test_the_tables_that_there_are(svm):
 def test_the_audit_of_the_cache_is_refused(svm):
     with pytest.raises(ConfigError, match=r"^--audit with --engine svm"):
         svm.engine.audit()
-
-
-def test_a_trace_of_rewritten_instructions_is_refused(svm):
-    machine = Machine(svm.physical, svm.memory, svm.mmu, svm.vcpu, svm.board, svm.hole)
-    with pytest.raises(ConfigError, match=r"^--trace critical with --engine svm"):
-        ENGINES[EngineName.SVM](machine, EngineOptions(Options(probe_critical=True)))

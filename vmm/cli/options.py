@@ -326,7 +326,7 @@ def _script(name: str | None) -> tuple[Step, ...] | None:
 
 
 def _outputs(words: Words) -> Outputs:
-    trace = parse_trace_kinds(words.trace)
+    trace = parse_trace_kinds(words.trace, _engine(words))
     if words.trace_file and not trace:
         raise ConfigError(f"--trace-file needs --trace KINDS, any of {', '.join(KINDS)}, or all")
     display = _display(words)

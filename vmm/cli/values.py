@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from vmm.engines.names import EngineName
 from vmm.errors import ConfigError
-from vmm.trace import KINDS
+from vmm.trace import KINDS, OF_TRANSLATION
 
 MIB: Final = 1 << 20
 MEMORY_MIN: Final = MIB
@@ -50,18 +51,23 @@ def parse_flat(text: str) -> tuple[Path, int]:
     return input_file(name, "--flat"), value
 
 
-def parse_trace_kinds(text: str | None) -> frozenset[str]:
-    """A comma-separated list of trace kinds; `all` stands for every one.
+def parse_trace_kinds(text: str | None, engine: EngineName) -> frozenset[str]:
+    """A comma-separated list of trace kinds; `all` stands for every one that the engine has.
 
-    Raises: ConfigError: an unknown kind; the message lists them.
+    Raises: ConfigError: an unknown kind, or one that the engine does not have; the message lists them.
     """
     if text is None:
         return frozenset()
+    kinds = [kind for kind in KINDS if engine.has_translation or kind not in OF_TRANSLATION]
     given = {word.strip() for word in text.split(",")} - {""}
     if given == {"all"}:
-        return frozenset(KINDS)
+        return frozenset(kinds)
     if unknown := sorted(given - set(KINDS)):
         raise ConfigError(f"--trace: unknown kind {unknown[0]!r}; known are {', '.join(KINDS)}, or all")
+    if missing := sorted(given - set(kinds)):
+        raise ConfigError(
+            f"--trace {missing[0]} with --engine {engine}: nothing is rewritten there; --engine translate expected"
+        )
     if not given:
         raise ConfigError(f"--trace: expected any of {', '.join(KINDS)}, or all")
     return frozenset(given)

@@ -20,6 +20,7 @@ from vmm.differential.evidence import (
     both_stops,
     error_code,
     instructions,
+    own_stop,
 )
 from vmm.differential.layout import BASES, CODE, GDT, IDT, LDT, LDT_LIMIT, PAGE_DIRECTORY, RAM, entry_at
 from vmm.differential.modes import Paging
@@ -78,10 +79,10 @@ def fetches_less(case: Case) -> bool:
 
 def pushes_as_supervisor(case: Case) -> bool:
     """A far CALL, RET or IRET, ENTER or INT at CPL 3 was #PF, with U set, for its stack."""
-    stops = both_stops(case)
-    if stops is None or stops[0].vector != Vector.PF or case.program.mode.ring != _USER:
+    stop = own_stop(case)
+    if stop is None or stop.vector != Vector.PF or case.program.mode.ring != _USER:
         return False
-    stop, insn = stops[0], at_fault(stops[0])
+    insn = at_fault(stop)
     if insn is None or not error_code(stop) & PageFault.U:
         return False
     return insn.opcode in STACK_HELPERS or (insn.opcode == GROUP_5 and insn.modrm >> 3 & 7 == _FAR_CALL)

@@ -38,11 +38,7 @@ class BareEngine(NativeEngine):
 
     @classmethod
     def on_a_cpu(cls, machine: Machine, options: EngineOptions) -> "BareEngine":
-        """An engine with a physical CPU of its own. Raises: ConfigError: an option that asks for translation."""
-        if options.translation.probe_critical:
-            raise ConfigError(
-                "--trace critical with --engine bare: nothing is rewritten there; --engine translate expected"
-            )
+        """An engine with a physical CPU of its own."""
         return cls(machine, PhysicalCpu())
 
     def audit(self) -> None:

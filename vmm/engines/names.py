@@ -17,6 +17,11 @@ class EngineName(StrEnum):
         return self is EngineName.SVM
 
     @property
+    def has_translation(self) -> bool:
+        """Is guest code rewritten?"""
+        return self is EngineName.TRANSLATE
+
+    @property
     def has_rings(self) -> bool:
         """Is there a choice of the rings that the guest runs in?"""
         return self is EngineName.TRAP

@@ -56,11 +56,7 @@ class SvmEngine(NativeEngine):
 
     @classmethod
     def on_a_cpu(cls, machine: Machine, options: EngineOptions) -> "SvmEngine":
-        """An engine with a physical CPU of its own. Raises: ConfigError: an option that asks for translation."""
-        if options.translation.probe_critical:
-            raise ConfigError(
-                "--trace critical with --engine svm: nothing is rewritten there; --engine translate expected"
-            )
+        """An engine with a physical CPU of its own."""
         return cls(machine, PhysicalCpu(machine.physical), options.nested_paging)
 
     def audit(self) -> None:
