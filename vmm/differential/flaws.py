@@ -275,8 +275,8 @@ FLAWS: Final = (
     Flaw("LOOPcc", "LOOPE and LOOPNE affect no flags", 'SDM Vol. 2A, "LOOP/LOOPcc"', spellings.loop_on_zf),
     Flaw(
         "lazy flags",
-        "CMPXCHG8B affects ZF alone; a task switch saves and loads all flags",
-        'SDM Vol. 2A, "CMPXCHG8B - Compare and Exchange Bytes"; Vol. 3A, "Task Switching"',
+        "CMPXCHG8B affects ZF alone; task switches save all flags; SETcc, RCL and RCR may write to code",
+        'SDM Vol. 2A, "CMPXCHG8B"; Vol. 3A, "Task Switching", "Self-Modifying Code"',
         spellings.flags_first,
     ),
     Flaw(

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from vmm.differential.case import Case
 from vmm.differential.flaws import FLAWS, Flaw
 from vmm.differential.neutral import respelt
+from vmm.differential.outcome import TASK
 from vmm.differential.plainer import SIMPLIFY
 from vmm.differential.program import Program
 
@@ -47,9 +48,14 @@ def _simpler(case: Case, compare: Compare, place: int) -> Case | None:
         program = simplify(case.program)
         if program != case.program:
             trial = compare(program)
-            if trial.differences and _place(trial) == place:
+            if trial.differences and (_place(trial) == place or _was_hidden(case, _place(trial))):
                 return trial
     return None
+
+
+def _was_hidden(case: Case, place: int) -> bool:
+    """Is that a stop before the one that differs, in a task, which shows little of where it came from?"""
+    return 0 <= place < _place(case) and case.expected.stops[place].where == TASK
 
 
 def _place(case: Case) -> int:

@@ -94,10 +94,10 @@ def minds_operands_of_nothing(case: Case) -> bool:
     stops = both_stops(case)
     if stops is not None and stops[0].vector == Vector.UD and stops[0].saved_eip == stops[1].saved_eip:
         return stops[1].vector in _OF_OPERANDS and at_fault(stops[0]) is None
-    what = {difference.what for difference in case.differences}
+    what = {difference.what for difference in case.differences} - {"fpu"}
     tables = case.program.paging is not Paging.NONE and what <= _TABLE_PAGES
     undefined = (at_fault(stop) for stop in case.got.stops if stop.vector == Vector.UD)
-    return (tables or what == {"fpu"}) and any(insn is None or insn.opcode == _3DNOW for insn in undefined)
+    return (tables or not what) and any(insn is None or insn.opcode == _3DNOW for insn in undefined)
 
 
 def memory_alone(case: Case) -> bool:

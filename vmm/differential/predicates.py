@@ -4,6 +4,7 @@ They look at the first stop that differs: what the engine under test found there
 instruction, as it lies in memory.
 """
 
+import struct
 from itertools import pairwise
 from typing import Final
 
@@ -12,6 +13,7 @@ from bt.tables import waits
 from vmm.arch.descriptors import DESCRIPTOR_SIZE, SELECTOR_INDEX, SELECTOR_TI, Descriptor
 from vmm.arch.exceptions import HAS_ERROR_CODE, Vector
 from vmm.arch.layout import MASK32
+from vmm.arch.paging import RESERVED_PDPTE, Pte
 from vmm.arch.registers import Cr0, Eflags, Reg, Seg
 from vmm.cpu.control import CR4_BITS
 from vmm.differential.case import Case
@@ -30,9 +32,10 @@ from vmm.differential.evidence import (
     instructions,
     own_stop,
 )
-from vmm.differential.layout import GDT, HANDLER_CODE_16, LDT, SPARE_TSS16, STACKS, TASK
-from vmm.differential.modes import Kind
-from vmm.differential.outcome import GENERAL, Ending, Stop
+from vmm.differential.layout import GDT, HANDLER_CODE_16, LDT, MAIN_TSS, SPARE_TSS16, STACKS
+from vmm.differential.layout import TASK as TASK_CODE
+from vmm.differential.modes import Kind, Paging
+from vmm.differential.outcome import GENERAL, TASK, Ending, Stop
 
 _ECX: Final = int(Reg.ECX)
 _ESP: Final = int(Reg.ESP)
@@ -40,7 +43,8 @@ _LIMIT_16: Final = 0xFFFF
 _STRING_PORTS: Final = range(0x6C, 0x70)
 _LOCK: Final = 0xF0
 _TO_CR: Final = 0x0F22
-_CR4: Final = 4
+_CR2, _CR3, _CR4 = 1, 3, 4  # CR2 has that place in `Stop.control`
+_POINTER_TABLE: Final = 32  # bytes
 _NULLS: Final = ((1,), (2,), (3,))
 _PREFIXES: Final = bytes(sorted(LEGACY_PREFIXES))
 _GROUPS_OF_ONE: Final = {
@@ -64,12 +68,14 @@ _STRING_STORES: Final = (0x6C, 0x6D, 0xA4, 0xA5, 0xAA, 0xAB)
 _VEX: Final = (0xC4, 0xC5)
 _SHIFTS: Final = (0x71, 0x72, 0x73)
 _TWO_BYTES: Final = 0x0F
+_SYSTEM_CALLS_OF_AMD: Final = (0x05, 0x07)
+_WORDS: Final = 0x66
+_REPEATS: Final = (0xF2, 0xF3)
 _DESCRIPTOR: Final = 0xFFF8
 _RET: Final = (0xC2, 0xC3)
 _BIG_FRAME: Final = 40
 _V86_FRAMES: Final = (36, 40)
 _V86_FRAMES_16: Final = (18, 20)
-_TASK: Final = "task"  # the rig's name for its other task
 _OF_TASKS: Final = (Vector.TS, Vector.NP, Vector.SS, Vector.GP)
 _TASK_REGISTER: Final = 3  # in `Stop.tables`
 _NO_FRAME: Final = "ff" * 40
@@ -115,7 +121,7 @@ def branches_too_far(case: Case) -> bool:
 def _was_in_task(case: Case) -> bool:
     """Is the stop behind one in the task of a task gate, which both were in?"""
     number = case.differences[0].stop
-    return number > 0 and case.expected.stops[number - 1].where == _TASK
+    return number > 0 and case.expected.stops[number - 1].where == TASK
 
 
 def loads_impossible_control(case: Case) -> bool:
@@ -129,7 +135,16 @@ def loads_impossible_control(case: Case) -> bool:
     value, reg = found[0].general[found[1].modrm & 7], found[1].modrm >> 3 & 7
     if reg == _CR4:
         return bool(value & ~CR4_BITS)
+    if reg == _CR3:
+        return case.program.paging is Paging.PAE and _has_bad_pointers(case.program.memory(), value)
     return reg == 0 and (value & (Cr0.NW | Cr0.CD) == Cr0.NW or value & (Cr0.PG | Cr0.PE) == Cr0.PG)
+
+
+def _has_bad_pointers(memory: bytes, cr3: int) -> bool:
+    """Has a page-directory-pointer table at CR3 entries with reserved bits?"""
+    at = cr3 & ~(_POINTER_TABLE - 1)
+    entries = struct.unpack("<4Q", memory[at : at + _POINTER_TABLE].ljust(_POINTER_TABLE, b"\xff"))  # no RAM: ones
+    return any(entry & Pte.P and entry & RESERVED_PDPTE for entry in entries)
 
 
 def goes_far_beyond(case: Case) -> bool:
@@ -202,31 +217,38 @@ def _has_misplaced_lock(code: bytes) -> bool:
 
 
 def string_port_is_refused(case: Case) -> bool:
-    """INS or OUTS may have been refused, and memory alone differs, or was and the reference met a page fault."""
+    """INS or OUTS was refused, or may have been where memory alone differs; or the reference met a page fault there."""
     if all(difference.what.startswith(("page ", "fpu")) for difference in case.differences):
         return True
-    stops = both_stops(case)
+    stops, number = both_stops(case), case.differences[0].stop
+    if any(map(_was_refused, case.got.stops[: max(number, 0)])):
+        return True
     if stops is None or stops[0].vector not in OF_PORTS:
         return False
-    if stops[1].vector not in OF_PAGES and stops[1].where != _TASK:  # a task gate may be there for page faults
+    if stops[1].vector not in OF_PAGES and stops[1].where != TASK:  # a task gate may be there for page faults
         return False
     found = (at_fault(stop) for stop in stops)  # a gate of 16 bits does not tell everything
     return any(insn is not None and insn.opcode in _STRING_PORTS for insn in found)
+
+
+def _was_refused(stop: Stop) -> bool:
+    """Was it an INS or OUTS that may not use its port?"""
+    insn = at_fault(stop) if stop.vector in OF_PORTS else None
+    return insn is not None and insn.opcode in _STRING_PORTS
 
 
 def string_port_was_refused(case: Case) -> bool:
     """An INS or OUTS that a program wrote was refused, and memory alone differs."""
     if not all(difference.what.startswith("page ") for difference in case.differences):
         return False
-    refused = (at_fault(stop) for stop in case.got.stops if stop.vector in OF_PORTS)
-    return any(insn is not None and insn.opcode in _STRING_PORTS for insn in refused)
+    return any(map(_was_refused, case.got.stops))
 
 
 def runs_past_limit(case: Case) -> bool:
     """#GP at code that is not inside its segment; the reference is at the same place and goes on. At the end of the
     linear addresses there is no doubt."""
     stops, stop = both_stops(case), own_stop(case)
-    if stops is not None and stops[0].where == _TASK:  # a task gate may be there for #GP
+    if stops is not None and stops[0].where == TASK:  # a task gate may be there for #GP
         return case.program.based and stops[1].saved_eip > _LIMIT_16
     later = case.expected.stops[len(case.got.stops) :]
     if stop is None and case.got.ending is Ending.SHUTDOWN and later:
@@ -260,20 +282,27 @@ def keeps_null_selectors(case: Case) -> bool:
 
 
 def spells_loosely(case: Case) -> bool:
-    """Code that a program has written: an encoding that does not exist, which the engine takes for its neighbour."""
+    """Code that is in nobody's listing: an encoding that does not exist, which the engine takes for its neighbour or
+    knows of a later processor."""
     stops = both_stops(case)
     if stops is None or Vector.UD not in (stops[0].vector, stops[1].vector):
         return False
-    return any(stop.vector == Vector.UD and _is_loose(stop.code.lstrip(_PREFIXES)) for stop in stops)
+    return any(stop.vector == Vector.UD and _is_loose(stop.code) for stop in stops)
 
 
-def _is_loose(code: bytes) -> bool:
+def _is_loose(raw: bytes) -> bool:
+    code = raw.lstrip(_PREFIXES)
     if len(code) <= _WITH_MODRM:
         return False
     if code[0] in _VEX:  # LDS and LES of a register
         return code[1] >= _REGISTER_FORM
-    if code[0] == _TWO_BYTES:  # shifts of MMX registers by a byte, with a register in memory
-        return code[1] in _SHIFTS and code[2] < _REGISTER_FORM
+    if code[0] == _TWO_BYTES:
+        if code[1] in _SYSTEM_CALLS_OF_AMD:
+            return True
+        if code[1] in _SHIFTS and code[2] < _REGISTER_FORM:  # of MMX registers by a byte, with a register in memory
+            return True
+        prefixes = raw[: len(raw) - len(code)]
+        return _WORDS in prefixes and any(each in prefixes for each in _REPEATS)  # an SSE opcode has one of them
     groups = _X87_ALIASES if code[1] >= _REGISTER_FORM and code[0] in _X87_ALIASES else _GROUPS_OF_ONE
     return code[1] >> 3 & 7 in groups.get(code[0], ())
 
@@ -340,29 +369,39 @@ def drops_negative(case: Case) -> bool:
 
 
 def shows_half_of_cr0(case: Case) -> bool:
-    """One register alone differs, in its upper half, and has CR0: SMSW in code of another width than the program's, or
-    looked at under TF."""
+    """One register differs, in its upper half, and has CR0: SMSW in code of another width than the program's, or looked
+    at under TF. A page fault may have followed, at the address that it makes."""
     stops = both_stops(case)
-    if stops is None or len(case.differences) != 1 or case.differences[0].what not in GENERAL:
+    registers = [each for each in case.differences if each.what in GENERAL]
+    if stops is None or len(registers) != 1 or {each.what for each in case.differences} - {*GENERAL, "control"}:
         return False
-    mine, other = case.differences[0].got, case.differences[0].expected
-    return bool(mine == stops[0].control[0] and not (mine ^ other) & _LIMIT_16)
+    mine, other = registers[0].got, registers[0].expected
+    moved = stops[0].control[_CR2] - stops[1].control[_CR2] & MASK32
+    return bool(
+        mine == stops[0].control[0] == stops[1].control[0]
+        and not (mine ^ other) & _LIMIT_16
+        and moved in (0, mine - other & MASK32)
+    )
 
 
 def loses_the_new_task(case: Case) -> bool:
-    """A task that could not start has its fault; the reference has the old task's EIP there, or shut down."""
+    """A task that could not start has its fault; the reference has the old task's EIP there, or shut down. Or the fault
+    shut the new task down, which has no stack yet; in the reference it had its handler."""
     got, expected, stops = case.got, case.expected, both_stops(case)
     if stops is not None:
-        return stops[0].vector in _OF_TASKS and stops[1].saved_eip == TASK + 1 != stops[0].saved_eip
+        return stops[0].vector in _OF_TASKS and stops[1].saved_eip == TASK_CODE + 1 != stops[0].saved_eip
+    if got.last is not None and len(expected.stops) > len(got.stops):
+        is_new = got.last.tables[_TASK_REGISTER] & _DESCRIPTOR != MAIN_TSS
+        return is_new and expected.stops[len(got.stops)].vector in _OF_TASKS
     if expected.ending is not Ending.SHUTDOWN or not 0 < len(expected.stops) < len(got.stops):
         return False
-    return expected.stops[-1].where == _TASK and got.stops[len(expected.stops)].vector in _OF_TASKS
+    return expected.stops[-1].where == TASK and got.stops[len(expected.stops)].vector in _OF_TASKS
 
 
 def reads_small_task_wrong(case: Case) -> bool:
     """A task with a TSS of 16 bits began; in the reference it did not."""
     stop = own_stop(case)
-    return stop is not None and stop.where == _TASK and stop.tables[_TASK_REGISTER] & _DESCRIPTOR == SPARE_TSS16
+    return stop is not None and stop.where == TASK and stop.tables[_TASK_REGISTER] & _DESCRIPTOR == SPARE_TSS16
 
 
 def changes_its_own_repetition(case: Case) -> bool:

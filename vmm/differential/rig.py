@@ -19,7 +19,7 @@ from vmm.cpu.vcpu import STALE_ALL, SegmentRegister, Vcpu
 from vmm.differential import layout
 from vmm.differential.board import Flood, PortBoard
 from vmm.differential.modes import Kind, Paging
-from vmm.differential.outcome import Ending, Outcome, Stop
+from vmm.differential.outcome import TASK, Ending, Outcome, Stop
 from vmm.differential.program import Program
 from vmm.engines.choice import ENGINES
 from vmm.engines.engine import Leave
@@ -58,10 +58,10 @@ _TABLE_SIZE: Final = 256 * layout.HANDLER_SIZE
 _ROUTINES: Final = {
     layout.GATE_16: "gate16",
     layout.GATE_32: "gate32",
-    layout.TASK: "task",
+    layout.TASK: TASK,
     layout.SYSTEM_CALL: "system call",
 }
-_HIDDEN: Final = 0x00F0_FF00
+_HIDDEN: Final = 0x00D0_FF00  # without L, which is reserved outside IA-32e mode
 _FRAME: Final = 40
 _DPL: Final = 0x6000
 _X87_EXCEPTIONS: Final = 0x3F

@@ -32,8 +32,12 @@ _LOCK: Final = 0xF0
 _REP: Final = 0xF3
 _BIT_SCANS: Final = (0x0FBC, 0x0FBD)
 _LOOPS: Final = (0xE0, 0xE1)
-_GROUP_5: Final = 0xFF
-_FAR_EXTENSIONS: Final = (3, 5)
+_SETCC: Final = range(0x0F90, 0x0FA0)
+_OF_LAZY_FLAGS: Final = {
+    0x0FC7: (1,),  # CMPXCHG8B
+    0xFF: (3, 5),  # far CALL and JMP
+    **dict.fromkeys((0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3), (2, 3)),  # RCL and RCR
+}
 _TASK_SWITCHES: Final = (0x9A, 0xCD, 0xCF, 0xEA)
 _TESTS: Final = (0xF6, 0xF7)
 _TO_MEMORY: Final = frozenset(
@@ -67,12 +71,15 @@ def loop_on_zf(insn: Insn) -> bytes | None:
 
 
 def flags_first(insn: Insn) -> bytes | None:
-    """CMPXCHG8B, and what may switch tasks, once no flag is lazy."""
-    is_exchange = insn.opcode == 0x0FC7 and not insn.is_register_form and insn.modrm >> 3 & 7 == 1
-    is_far = insn.opcode == _GROUP_5 and not insn.is_register_form and insn.modrm >> 3 & 7 in _FAR_EXTENSIONS
-    if is_exchange or is_far or insn.opcode in _TASK_SWITCHES:
+    """What the engine may begin twice, or without folding the flags first, once no flag is lazy: CMPXCHG8B, SETcc, RCL
+    and RCR of memory; and what may switch tasks."""
+    if insn.opcode in _TASK_SWITCHES or (insn.has_modrm and not insn.is_register_form and _minds_lazy_flags(insn)):
         return _CMC_TWICE + _NEXT_BLOCK + insn.raw
     return None
+
+
+def _minds_lazy_flags(insn: Insn) -> bool:
+    return insn.opcode in _SETCC or insn.modrm >> 3 & 7 in _OF_LAZY_FLAGS.get(insn.opcode, ())
 
 
 def test(insn: Insn) -> bytes | None:
