@@ -85,6 +85,11 @@ class Outcome:
         """Did it take an exception, interrupts aside?"""
         return any(vector < _FIRST_FREE for vector in self.vectors)
 
+    @property
+    def has_lost_interrupt(self) -> bool:
+        """Was there an interrupt whose handler never came?"""
+        return self.interrupts > sum(vector >= _FIRST_FREE for vector in self.vectors)
+
 
 class Difference(NamedTuple):
     """One thing that two engines disagree about: which stop (-1: not at one), what, and the two values."""
