@@ -207,6 +207,7 @@ class BochsEngine:
         if is_traced and not callouts.hides_trap(plan.name, vcpu):
             vcpu.dr[_DR6] |= _DR6_BS
             self._event = block.exception(Vector.DB, None)
+            vcpu.halted = False
         if vcpu.halted and not (vcpu.is_interrupt_pending and vcpu.interrupts_enabled):
             self._leave = self._leave or Leave.HALTED
         vcpu.halted = self._leave is Leave.HALTED

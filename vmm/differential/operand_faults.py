@@ -37,6 +37,7 @@ _PUSHES_OF_GROUP_5: Final = (2, _FAR_CALL, 6)
 _POPS: Final = frozenset(
     (*range(0x58, 0x60), 0x07, 0x17, 0x1F, 0x0FA1, 0x0FA9, 0x9D, _POPA, 0xC2, 0xC3, 0x8F, _LEAVE, 0xCA, 0xCB, 0xCF)
 )
+_BIT_STRINGS: Final = frozenset((0x0FA3, 0x0FAB, 0x0FB3, 0x0FBB))
 _UNALIGNED: Final = frozenset("movups movupd movdqu lddqu".split())
 
 
@@ -84,7 +85,17 @@ def accesses(insn: Insn, general: tuple[int, ...]) -> Iterator[Access]:
         for reg, scale in ((memory.base, 1), (memory.index, memory.scale)):
             if reg is not None:
                 offset += general[reg] * scale
+        if opcode in _BIT_STRINGS:
+            offset += _bit_string_offset(insn, general)
         yield Access(memory.segment, offset & mask, max(1, _DECODER.memory_width(insn)))
+
+
+def _bit_string_offset(insn: Insn, general: tuple[int, ...]) -> int:
+    """How far the word is that BT and its like reach by the bit number in their register."""
+    bits = 8 * insn.operand_size
+    number = general[insn.modrm >> 3 & 7] & (1 << bits) - 1
+    signed = number - (1 << bits) if number >> bits - 1 else number
+    return signed // bits * insn.operand_size
 
 
 def is_misaligned(insn: Insn, general: tuple[int, ...], bases: dict[int, Descriptor | None]) -> bool:
