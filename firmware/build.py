@@ -53,6 +53,11 @@ def build_kernel_rom() -> bytes:
     return cached("kernelrom", lambda: _make_option_rom(assemble_kernel_rom()))
 
 
+def build_hypervisor_rom() -> bytes:
+    """Return the ROM, 64 KiB for F0000h, that takes the place of a BIOS and runs programs in guest mode."""
+    return cached("hypervisor", lambda: _assembled(sources("hypervisor")).image(0, BIOS_SIZE))
+
+
 def assemble_bios(*, apic: bool = False) -> "Assembly":
     """Assemble the system BIOS: main.s first, then its other sources by name, then what is generated.
 

@@ -20,12 +20,19 @@ from vmm.fetch.debian import AptRoot, PackageError, Progress, cache_directory, h
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A program, the package that has it, and what to say to it so that it finds its data below `{root}`."""
+    """A program, the package that has it, what to say to it so that it finds its data below `{root}` and
+    plugins among the `{libraries}`, and packages that it needs and does not ask for, or not by name."""
 
     package: str
     path: str
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
+    beside: tuple[str, ...] = ()
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """All to be unpacked."""
+        return (self.package, *self.beside)
 
 
 def _mtools(name: str) -> Tool:
@@ -41,6 +48,12 @@ TOOLS: Final[dict[str, Tool]] = {
         "qemu-system-x86",
         "usr/libexec/qemu-system-i386",  # what is in usr/bin is a script that looks for it below /
         ("-L", "{root}/usr/share/qemu", "-L", "{root}/usr/share/seabios", "-L", "{root}/usr/lib/ipxe/qemu"),
+    ),
+    "bochs": Tool(
+        "bochs",
+        "usr/bin/bochs-bin",  # what is in usr/bin is a script that looks for it on PATH
+        environment={"BXSHARE": "{root}/usr/share/bochs", "LTDL_LIBRARY_PATH": "{libraries}"},
+        beside=("bochs-term", "bochsbios", "vgabios"),
     ),
 }
 IMAGE_TOOLS: Final = ("mformat", "mcopy", "mattrib", "mmove", "mtools", "xorriso", "syslinux", "grub-mkrescue")
@@ -62,7 +75,7 @@ class HostTools:
         """Make sure that every tool is there. Raises: PackageError: one cannot be had."""
         with locked(self._directory):
             if missing := self.missing(names):
-                self._unpack(sorted({TOOLS[name].package for name in missing}), progress)
+                self._unpack(sorted({each for name in missing for each in TOOLS[name].packages}), progress)
                 for name in missing:
                     self._wrap(name)
             if still := self.missing(names):
@@ -104,7 +117,11 @@ class HostTools:
         program = self._root / tool.path
         if not program.exists():
             return
-        settings = {"LD_LIBRARY_PATH": self._libraries(), **_placed(tool.environment or {}, self._root)}
+        libraries = self._libraries()
+        placed = {
+            key: value.format(root=self._root, libraries=libraries) for key, value in (tool.environment or {}).items()
+        }
+        settings = {"LD_LIBRARY_PATH": libraries, **placed}
         assignments = [shlex.quote(f"{key}={value}") for key, value in settings.items()]
         arguments = [shlex.quote(word.format(root=self._root)) for word in tool.arguments]
         line = " ".join(["exec env", *assignments, shlex.quote(str(program)), *arguments, '"$@"'])
@@ -117,10 +134,6 @@ class HostTools:
         """Every directory below the root that holds shared libraries."""
         found = sorted({str(file.parent) for file in self._root.rglob("*.so*")})
         return os.pathsep.join(found)
-
-
-def _placed(settings: Mapping[str, str], root: Path) -> dict[str, str]:
-    return {key: value.format(root=root) for key, value in settings.items()}
 
 
 def open_tools() -> HostTools:

@@ -31,6 +31,9 @@ IOPM_BASE: Final = Field(0x040, 8)
 MSRPM_BASE: Final = Field(0x048, 8)
 ASID: Final = Field(0x058, 4)
 TLB_CONTROL: Final = Field(0x05C, 1)
+VIRTUAL_INTERRUPT: Final = Field(0x060, 4)  # see VirtualInterrupt
+VIRTUAL_VECTOR: Final = Field(0x064, 1)  # of the one that V_IRQ says waits
+INTERRUPT_SHADOW: Final = Field(0x068, 8)  # bit 0
 EXIT_CODE: Final = Field(0x070, 8)
 EXIT_INFO_1: Final = Field(0x078, 8)
 EXIT_INFO_2: Final = Field(0x080, 8)
@@ -54,6 +57,9 @@ RFLAGS: Final = Field(0x570, 8)
 RIP: Final = Field(0x578, 8)
 RSP: Final = Field(0x5D8, 8)
 RAX: Final = Field(0x5F8, 8)
+SYSENTER_CS: Final = Field(0x628, 8)  # these three by VMLOAD and VMSAVE
+SYSENTER_ESP: Final = Field(0x630, 8)
+SYSENTER_EIP: Final = Field(0x638, 8)
 CR2: Final = Field(0x640, 8)
 
 MSR_PERMISSION_SIZE: Final = 2 * PAGE_SIZE
@@ -93,6 +99,14 @@ class Intercept(IntFlag):
     WBINVD = 1 << 41
     MONITOR = 1 << 42
     MWAIT = 1 << 43
+
+
+class VirtualInterrupt(IntFlag):
+    """Bits of the dword at 060h."""
+
+    V_IRQ = 1 << 8
+    V_IGN_TPR = 1 << 20
+    V_INTR_MASKING = 1 << 24
 
 
 class ExitCode(IntEnum):
@@ -144,7 +158,11 @@ class EventType(IntEnum):
     SOFTWARE = 4
 
 
+INVALID: Final = (1 << 64) - 1
+"""The exit code of a VMRUN that has found the block to be wrong."""
 EVENT_VALID: Final = 1 << 31
+_EVENT_HAS_CODE: Final = 1 << 11
+_EVENT_CODE_SHIFT: Final = 32
 _EVENT_TYPE_SHIFT: Final = 8
 _ACCESS_SHIFT: Final = 8  # of the attributes in dword 1 of a descriptor: type, S, DPL, P
 _ACCESS: Final = 0xFF
@@ -155,6 +173,12 @@ _BITS: Final = 0xF00
 def external_interrupt(vector: int) -> int:
     """EVENTINJ for an external interrupt: 64 bits."""
     return EVENT_VALID | EventType.EXTERNAL << _EVENT_TYPE_SHIFT | vector
+
+
+def exception(vector: int, error_code: int | None) -> int:
+    """EVENTINJ for an exception: 64 bits."""
+    code = 0 if error_code is None else _EVENT_HAS_CODE | error_code << _EVENT_CODE_SHIFT
+    return EVENT_VALID | EventType.EXCEPTION << _EVENT_TYPE_SHIFT | vector | code
 
 
 def pack_attributes(flags: int) -> int:

@@ -10,8 +10,10 @@ from typing import Any, Final
 from vmm.cli.frontends import open_text
 from vmm.cli.values import input_file, output_file
 from vmm.differential import report
+from vmm.differential.bochs_link import find as find_bochs
 from vmm.differential.campaign import Campaign
 from vmm.differential.cases import read_case, replay
+from vmm.differential.explanations import BOCHS
 from vmm.differential.generator import Source
 from vmm.differential.modes import MODES
 from vmm.differential.rig import SUBJECTS
@@ -36,6 +38,12 @@ def run(words: dict[str, Any]) -> int:
         _subjects(words["engine"], "--engine"),
         _subjects(words["against"], "--against")[0],
     )
+    if plan.against == BOCHS:
+        raise ConfigError(
+            f"--against: expected an engine of ours, not bochs: --engine bochs --against {plan.engines[0]}"
+        )
+    if BOCHS in plan.engines:
+        find_bochs()
     if "case" in words:
         return _replay(input_file(words["case"], "--case"), plan)
     jobs = words.get("jobs", len(os.sched_getaffinity(0)))

@@ -60,6 +60,11 @@ class PortBoard:
         """Time stands still."""
         return _TSC
 
+    @property
+    def waiting_vector(self) -> int:
+        """What the INTA cycle would answer now."""
+        return self._vector
+
     def acknowledge_interrupt(self) -> int:
         """The INTA cycle."""
         self.on_intr(False)

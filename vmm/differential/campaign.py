@@ -23,6 +23,7 @@ _CHUNK: Final = 50
 _PATIENCE_S: Final = 60.0
 _LOOK_S: Final = 1.0
 _SAVE_S: Final = 20.0
+_LEAVE_S: Final = 5.0
 
 Progress = Callable[[Tally], None]
 
@@ -68,10 +69,18 @@ class Campaign:
                     saved = time.monotonic()
         finally:
             for worker in self._workers:
-                worker.process.kill()
-                worker.process.join()
+                self._dismiss(worker)
             self._save()
         return self.tally
+
+    @staticmethod
+    def _dismiss(worker: _Worker) -> None:
+        """One that waits for work ends what its engines have started; one that works is killed."""
+        if worker.numbers is None:
+            worker.pipe.send(None)
+            worker.process.join(_LEAVE_S)
+        worker.process.kill()
+        worker.process.join()
 
     # --- workers ---------------------------------------------------------------------------------------
 

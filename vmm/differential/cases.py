@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from vmm.differential.case import Case
+from vmm.differential.explanations import explain
 from vmm.differential.flaws import Flaw
-from vmm.differential.judge import judge
 from vmm.differential.pair import Pair
 from vmm.differential.program import Program
 from vmm.differential.rig import SUBJECTS, Rig
@@ -26,4 +26,6 @@ def replay(program: Program, engine: str, against: str) -> tuple[Case, Flaw | No
     """A program on two machines of its own, and what explains a difference."""
     pair = Pair(engine, Rig(SUBJECTS[engine]), against, Rig(SUBJECTS[against]))
     case = pair.compare(program)
-    return case, judge(case, pair.compare).flaw if case.differences else None
+    flaws = explain(case, pair.compare)[0] if case.differences else ()
+    pair.close()
+    return case, flaws[0] if flaws else None

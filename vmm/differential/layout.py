@@ -65,6 +65,8 @@ def first_selector(ring: int) -> int:
     return 0x40 * ring + 8 | ring
 
 
+SYSEXIT_CODE: Final = first_selector(0) + 0x10 | 3
+"""What SYSEXIT loads into CS."""
 POOL_TABLES: Final = (
     (GDT_LIMIT, GDT),
     (IDT_LIMIT, IDT),

@@ -34,7 +34,7 @@ _BLOCK: Final = 0x60  # bytes that a block of the engine may have
 _USER: Final = 3
 _3DNOW: Final = 0x0F0F
 _FAR_CALL: Final = 3
-_TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
+TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
 _DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
 _HIDDEN: Final = 4  # parts of a segment register, its attributes last
 _ACCESSED: Final = 0x100
@@ -49,7 +49,7 @@ def fetches_ahead(case: Case) -> bool:
         return False
     second = entry_at(program.paging, CODE + PAGE_SIZE >> PAGE_SHIFT)[0]
     is_odd = any(patch.at == second for patch in program.patches)
-    return is_odd or {difference.what for difference in case.differences} <= _TABLE_PAGES
+    return is_odd or {difference.what for difference in case.differences} <= TABLE_PAGES
 
 
 def blames_an_earlier_fetch(case: Case) -> bool:
@@ -95,7 +95,7 @@ def minds_operands_of_nothing(case: Case) -> bool:
     if stops is not None and stops[0].vector == Vector.UD and stops[0].saved_eip == stops[1].saved_eip:
         return stops[1].vector in _OF_OPERANDS and at_fault(stops[0]) is None
     what = {difference.what for difference in case.differences} - {"fpu"}
-    tables = case.program.paging is not Paging.NONE and what <= _TABLE_PAGES
+    tables = case.program.paging is not Paging.NONE and what <= TABLE_PAGES
     undefined = (at_fault(stop) for stop in case.got.stops if stop.vector == Vector.UD)
     return (tables or not what) and any(insn is None or insn.opcode == _3DNOW for insn in undefined)
 
@@ -136,7 +136,7 @@ def ends_in_fault(case: Case) -> bool:
     """Both shut down, or had page faults; accessed bits of entries on the way to a page that is not there differ."""
     shut = case.got.ending is case.expected.ending is Ending.SHUTDOWN
     faulted = any(stop.vector in OF_PAGES for stop in case.got.stops)
-    return (shut or faulted) and {difference.what for difference in case.differences} <= _TABLE_PAGES
+    return (shut or faulted) and {difference.what for difference in case.differences} <= TABLE_PAGES
 
 
 def marks_no_code(case: Case) -> bool:
@@ -147,7 +147,7 @@ def marks_no_code(case: Case) -> bool:
     if stops is not None and what == {"segments"}:
         pairs = zip(stops[0].segments, stops[1].segments, strict=True)
         return all(mine == other or _is_marked(mine, other) for mine, other in pairs)
-    if not what & _DESCRIPTOR_PAGES or not what <= _DESCRIPTOR_PAGES | _TABLE_PAGES:
+    if not what & _DESCRIPTOR_PAGES or not what <= _DESCRIPTOR_PAGES | TABLE_PAGES:
         return False
     return any(_has_fresh_code(patch.data) for patch in case.program.patches if GDT <= patch.at < IDT)
 

@@ -13,7 +13,8 @@ TASK: Final = "task"
 GENERAL: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
 
 
-_FIRST_FREE: Final = 32
+FIRST_FREE: Final = 32
+"""From here on vectors are no exceptions."""
 
 
 class Ending(StrEnum):
@@ -83,7 +84,7 @@ class Outcome:
     @property
     def has_faulted(self) -> bool:
         """Did it take an exception, interrupts aside?"""
-        return any(vector < _FIRST_FREE for vector in self.vectors)
+        return any(vector < FIRST_FREE for vector in self.vectors)
 
     @property
     def has_lost_interrupt(self) -> bool:

@@ -17,6 +17,11 @@ class Pair:
         self.engine, self.against = engine, against
         self._tested, self._reference = tested, reference
 
+    def close(self) -> None:
+        """End what the engines have started."""
+        self._tested.close()
+        self._reference.close()
+
     def compare(self, program: Program, expected: Outcome | None = None) -> Case:
         """A program as both run it; `expected` is what the reference made of it, if that is known.
 

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from vmm.differential.campaign import Campaign
-from vmm.differential.flaws import FLAWS
+from vmm.differential.explanations import EXPLANATIONS
 from vmm.differential.forms import MNEMONICS, forms
 from vmm.differential.modes import MODES
 
@@ -104,10 +104,10 @@ def _explained_rows(campaign: Campaign) -> list[str]:
         "| engine | explained by | the rule that is broken | source | programs |",
         "| --- | --- | --- | --- | ---: |",
     ]
-    by_name = {flaw.name: flaw for flaw in FLAWS}
     for key, count in sorted(explained.items()):
         engine, name = key.split("/", 1)
-        rows.append(f"| {engine} | {name} | {by_name[name].rule} | {by_name[name].source} | {count} |")
+        flaw = EXPLANATIONS[name]
+        rows.append(f"| {engine} | {name} | {flaw.rule} | {flaw.source} | {count} |")
     return [*rows, ""]
 
 

@@ -7,7 +7,7 @@ with the program's own code segment and, where the stack changes, its stack.
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from bt.decode import MAX_LENGTH
@@ -18,32 +18,35 @@ from vmm.arch.registers import ARITHMETIC, Eflags, Reg, Seg
 from vmm.cpu.vcpu import STALE_ALL, SegmentRegister, Vcpu
 from vmm.differential import layout
 from vmm.differential.board import Flood, PortBoard
+from vmm.differential.bochs_engine import BochsEngine
 from vmm.differential.modes import Kind, Paging
 from vmm.differential.outcome import TASK, Ending, Outcome, Stop
 from vmm.differential.program import Program
 from vmm.engines.choice import ENGINES
-from vmm.engines.engine import Leave
+from vmm.engines.engine import Engine, Leave
+from vmm.engines.machine import Machine
 from vmm.engines.names import EngineName
 from vmm.engines.options import EngineOptions
 from vmm.engines.plain import plain_machine
 from vmm.errors import VmmError
 from vmm.hw import state as hw
 
+Subject = Callable[[Machine], Engine]
+"""Makes an engine with its options, as something to test or to test against."""
 
-class Subject(NamedTuple):
-    """An engine with options, as something to test or to test against."""
 
-    engine: EngineName
-    options: EngineOptions
+def _subject(engine: EngineName, options: EngineOptions) -> Subject:
+    return lambda machine: ENGINES[engine](machine, options)
 
 
 SUBJECTS: Final[Mapping[str, Subject]] = {
-    **{str(name): Subject(name, EngineOptions()) for name in EngineName},
-    "callouts": Subject(EngineName.TRANSLATE, EngineOptions(Options(inline=False))),
-    "self-checking": Subject(EngineName.TRANSLATE, EngineOptions(Options(self_check=True))),
+    **{str(name): _subject(name, EngineOptions()) for name in EngineName},
+    "callouts": _subject(EngineName.TRANSLATE, EngineOptions(Options(inline=False))),
+    "self-checking": _subject(EngineName.TRANSLATE, EngineOptions(Options(self_check=True))),
+    "bochs": BochsEngine,
 }
 """What can be compared, by name: the engines; `translate` with every sensitive instruction emulated; `translate` with
-blocks that all check their own source."""
+blocks that all check their own source; Bochs."""
 
 STOPS: Final = 40
 BLOCKS: Final = 1000
@@ -93,7 +96,7 @@ class Rig:
         machine = plain_machine(layout.RAM, self._board_for)
         self.memory, self.vcpu, self._mmu = machine.memory, machine.vcpu, machine.mmu
         self._ram = machine.physical.window(0, layout.RAM)
-        self.engine = ENGINES[subject.engine](machine, subject.options)
+        self.engine = subject(machine)
         self.engine.attach()
         self._stops: list[Stop] = []
         self._program: Program
@@ -104,6 +107,11 @@ class Rig:
     def _board_for(self, vcpu: Vcpu) -> PortBoard:
         self.board = PortBoard(vcpu.set_interrupt_pending)
         return self.board
+
+    def close(self) -> None:
+        """End what the engine has started."""
+        if isinstance(self.engine, BochsEngine):
+            self.engine.close()
 
     # --- running ---------------------------------------------------------------------------------------
 
@@ -329,6 +337,8 @@ class Rig:
         is_v86 = flags & int(Eflags.VM) or (handler.width == 2 and self._program.mode.kind is Kind.V86)
         if self.vcpu.is_real or is_v86:
             base, code32 = selector << 4, False
+        elif selector == layout.SYSEXIT_CODE:  # flat, whatever the descriptor says
+            base, code32 = 0, True
         else:
             found = layout.segment_of(selector)
             base, code32 = found.base, found.is_default_big

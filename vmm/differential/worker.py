@@ -8,8 +8,9 @@ from multiprocessing.sharedctypes import Synchronized
 from typing import Any, Final, NamedTuple
 
 from vmm.differential.case import Case
+from vmm.differential.definite import definite
+from vmm.differential.explanations import BOCHS, explain
 from vmm.differential.generator import Source
-from vmm.differential.judge import judge
 from vmm.differential.pair import Pair
 from vmm.differential.program import Program
 from vmm.differential.rig import SUBJECTS, Rig
@@ -32,6 +33,11 @@ class Plan:
     def subjects(self) -> tuple[str, ...]:
         """The reference first."""
         return self.against, *self.engines
+
+    def program(self, number: int) -> Program:
+        """Program `number`; with Bochs only what the manual defines of it."""
+        program = self.source.program(number)
+        return definite(program) if BOCHS in self.engines else program
 
 
 class Place:
@@ -60,9 +66,14 @@ class Differ:
         self._pairs = [Pair(name, rig, plan.against, rigs[0]) for name, rig in zip(plan.engines, rigs[1:], strict=True)]
         self._shrunk = 0
 
+    def close(self) -> None:
+        """End what the engines have started."""
+        for pair in self._pairs:
+            pair.close()
+
     def examine(self, number: int, tally: Tally) -> None:
         """Run one program everywhere; count it, and what differs."""
-        program = self.plan.source.program(number)
+        program = self.plan.program(number)
         self.place.set(number, 0)
         expected = self._reference.run(program)
         tally.count(program, expected)
@@ -71,9 +82,9 @@ class Differ:
             case = pair.compare(program, expected)
             if not case.differences:
                 continue
-            flaw, case = judge(case, pair.compare)
-            if flaw is not None:
-                tally.explained[f"{pair.engine}/{flaw.name}"] += 1
+            flaws, case = explain(case, pair.compare)
+            if flaws:
+                tally.explained.update({f"{pair.engine}/{flaw.name}" for flaw in flaws})
                 continue
             if self._shrunk < SHRUNK_MAX:
                 self._shrunk += 1
@@ -87,7 +98,7 @@ def _smaller(case: Case, pair: Pair) -> Case:
 
     def fails(program: Program) -> bool:
         trial = pair.compare(program)
-        return bool(trial.differences) and _kind(trial) == kind and judge(trial, pair.compare).flaw is None
+        return bool(trial.differences) and _kind(trial) == kind and not explain(trial, pair.compare)[0]
 
     return pair.compare(shrink(case.program, fails))
 
@@ -126,3 +137,4 @@ def run(plan: Plan, chunks: Connection, cell: "Synchronized[Any]") -> None:
         for number in range(numbers.first, numbers.end):
             differ.examine(number, tally)
         chunks.send(Tally(explained=tally.explained, failures=tally.failures) if numbers.is_again else tally)
+    differ.close()
