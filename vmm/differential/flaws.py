@@ -246,7 +246,7 @@ FLAWS: Final = (
         "VM and RF are clear in the image",
         'SDM Vol. 2B, "PUSHF/PUSHFD"',
         spellings.push_flags,
-        predicates.is_v86,
+        predicates.may_push_hidden_flags,
     ),
     Flaw(
         "SMSW",

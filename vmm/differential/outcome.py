@@ -89,7 +89,7 @@ class Outcome:
     @property
     def has_lost_interrupt(self) -> bool:
         """Was there an interrupt whose handler never came?"""
-        return self.interrupts > sum(vector >= _FIRST_FREE for vector in self.vectors)
+        return self.interrupts > sum(vector >= FIRST_FREE for vector in self.vectors)
 
 
 class Difference(NamedTuple):

@@ -198,9 +198,9 @@ def errs_without_ne(case: Case) -> bool:
     return stops is not None and bool(stops[0].errors) and not (stops[0].control[0] | stops[1].control[0]) & Cr0.NE
 
 
-def is_v86(case: Case) -> bool:
-    """Virtual-8086 mode."""
-    return case.program.mode.kind is Kind.V86
+def may_push_hidden_flags(case: Case) -> bool:
+    """In virtual-8086 mode VM is set; back from the task of a task gate RF is."""
+    return case.program.mode.kind is Kind.V86 or any(stop.where == TASK for stop in case.got.stops)
 
 
 def overlooks_lock(case: Case) -> bool:
@@ -284,10 +284,9 @@ def keeps_null_selectors(case: Case) -> bool:
 def spells_loosely(case: Case) -> bool:
     """Code that is in nobody's listing: an encoding that does not exist, which the engine takes for its neighbour or
     knows of a later processor."""
-    stops = both_stops(case)
-    if stops is None or Vector.UD not in (stops[0].vector, stops[1].vector):
-        return False
-    return any(stop.vector == Vector.UD and _is_loose(stop.code) for stop in stops)
+    stops, own = both_stops(case), own_stop(case)
+    found = stops if stops is not None else () if own is None else (own,)
+    return any(stop.vector == Vector.UD and _is_loose(stop.code) for stop in found)
 
 
 def _is_loose(raw: bytes) -> bool:

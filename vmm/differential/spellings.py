@@ -11,7 +11,10 @@ from bt.tables import waits
 _IN_AL_DX: Final = b"\xec"
 _STRING_PORTS: Final = range(0x6C, 0x70)
 _PUSHF: Final = 0x9C
-_PUSH_0_AND_HALF_OF_IT_BACK: Final = bytes.fromhex("666800000000 67668d642402")
+_PUSH_0_AND_HALF_OF_IT_BACK: Final = {
+    False: bytes.fromhex("666800000000 67668d642402"),
+    True: bytes.fromhex("6800000000 8d642402 66"),
+}
 _BIT_TESTS: Final = (0x0FA3, 0x0FAB, 0x0FB3, 0x0FBB)
 _FIRST_BIT_TEST: Final = 4
 _ADC_AL_0: Final = b"\x14\x00"
@@ -122,10 +125,10 @@ def string_port(insn: Insn) -> bytes | None:
 
 
 def push_flags(insn: Insn) -> bytes | None:
-    """PUSHFD of 16-bit code as PUSHF below a word of zeros."""
-    if insn.opcode != _PUSHF or insn.operand_size != 4 or insn.code32:
+    """PUSHFD as PUSHF below a word of zeros."""
+    if insn.opcode != _PUSHF or insn.operand_size != 4:
         return None
-    return _PUSH_0_AND_HALF_OF_IT_BACK + bytes([_PUSHF])
+    return _PUSH_0_AND_HALF_OF_IT_BACK[insn.code32] + bytes([_PUSHF])
 
 
 def bit_test(insn: Insn) -> bytes | None:
