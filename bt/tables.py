@@ -187,6 +187,7 @@ def wait_first(emit: Emitter, insn: Insn) -> None:
 
 
 _CMC_TWICE: Final = b"\xf5\xf5"
+_NOP: Final = b"\x90"
 _NOT_GROUP: Final = 2
 
 
@@ -233,7 +234,19 @@ def test(emit: Emitter, insn: Insn) -> None:
         verbatim(emit, insn)
 
 
+def hint(emit: Emitter, insn: Insn) -> None:
+    """NOP: of a register, as 90h. 0F18h, which is then a reserved NOP, the engine does not take.
+
+    Source: SDM Vol. 2D, "Opcode Extensions For One- And Two-byte Opcodes", group 16.
+    """
+    if insn.has_modrm and insn.is_register_form:
+        emit.raw(_NOP)
+    else:
+        verbatim(emit, insn)
+
+
 ENGINE_FLAWS: Final[Mapping[str, Translator]] = {
+    "nop": hint,
     "test": test,
     "cmpxchg8b": compare_exchange_8,
     "rcl": rotate_through_carry,

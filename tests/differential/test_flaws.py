@@ -56,6 +56,7 @@ CASES = [
     ("x87 pointers", program("p16-ring0", RAW("dec7"), NEW_CODE, RAW("0f49dd"), RAW("b01a"))),
     ("encodings in new code", program("p16-ring2", RAW("c6060521cc"), RAW("0f40df"), RAW("0f000ea907"))),
     ("reserved bits of CR0", program("real", RAW("0f22c0"), eax=0xFF)),
+    ("hints", program("p32-ring0", RAW("660f18ce"))),
     ("far CALL", program("p32-ring2", RAW("9a0000bf71b200"))),
     ("16-bit tasks", program("p32-ring0", RAW("ea000000002001"))),
     ("REP over itself", program("real", RAW("bf0421"), RAW("b90800"), RAW("f3aa"), eax=0x90)),

@@ -282,6 +282,9 @@ FLAWS: Final = (
     Flaw(
         "TEST", "F6 /1 and F7 /1 are TEST", "processors execute them as /0; the opcode map has no entry", spellings.test
     ),
+    Flaw(
+        "hints", "0F18h of a register is a reserved NOP", 'SDM Vol. 2D, "Opcode Extensions", group 16', spellings.hint
+    ),
     Flaw("LOCK", "LOCK is #UD where it may not stand", 'SDM Vol. 2A, "LOCK"', spellings.lock),
     Flaw(
         "LOCK",

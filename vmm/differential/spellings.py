@@ -42,6 +42,7 @@ _OF_LAZY_FLAGS: Final = {
     **dict.fromkeys((0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3), (2, 3)),  # RCL and RCR
 }
 _TASK_SWITCHES: Final = (0x9A, 0xCD, 0xCF, 0xEA)
+_PREFETCH: Final = 0x0F18
 _TESTS: Final = (0xF6, 0xF7)
 _TO_MEMORY: Final = frozenset(
     [row | low for row in (0x00, 0x08, 0x10, 0x18, 0x20, 0x28, 0x30) for low in (0, 1)]
@@ -83,6 +84,11 @@ def flags_first(insn: Insn) -> bytes | None:
 
 def _minds_lazy_flags(insn: Insn) -> bool:
     return insn.opcode in _SETCC or insn.modrm >> 3 & 7 in _OF_LAZY_FLAGS.get(insn.opcode, ())
+
+
+def hint(insn: Insn) -> bytes | None:
+    """0F18h of a register as NOP."""
+    return _NOP if insn.opcode == _PREFETCH and insn.is_register_form else None
 
 
 def test(insn: Insn) -> bytes | None:
