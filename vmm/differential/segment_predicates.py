@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from bt.decode import MAX_LENGTH, Decoder, Insn
-from vmm.arch.descriptors import CODE, READABLE, Descriptor
+from vmm.arch.descriptors import CODE, CONFORMING, READABLE, WRITABLE, Descriptor
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Seg
 from vmm.differential.case import Case
@@ -24,6 +24,7 @@ from vmm.differential.operand_faults import (
 from vmm.differential.outcome import Ending, Stop
 
 _DECODER: Final = Decoder()
+_TASK: Final = "task"
 _OF_SEGMENTS: Final = (Vector.GP, Vector.SS, Vector.DF)
 _RETURNS: Final = (0xC2, 0xC3)
 _INDIRECT: Final = (2, 4)
@@ -43,25 +44,36 @@ _WITHOUT_OPERANDS: Final = frozenset((*range(0x6C, 0x70), *range(0xA4, 0xA8), *r
 
 def leaves_its_segment(case: Case) -> bool:
     """#GP or #SS for an operand that its segment does not allow. There may be one where #GP is a shutdown, and the
-    reference shut down later."""
+    reference shut down later; or where its gate leads to a task, whose stop does not show it."""
     stop = own_stop(case)
     if stop is None:
         shut_down = case.got.ending is case.expected.ending is Ending.SHUTDOWN
-        return shut_down and case.program.based and any(_has_operand(insn) for insn in instructions(case.program))
+        return shut_down and _may_leave_its_segment(case)
+    if stop.where == _TASK:
+        return _may_leave_its_segment(case)
     if stop.vector not in _OF_SEGMENTS:
         return False
     return any(_is_forbidden(case, stop, insn) for insn in _found(case, stop))
 
 
+def _may_leave_its_segment(case: Case) -> bool:
+    """Is there an operand in a segment that is not flat, or one in CS?"""
+    operands = [insn for insn in instructions(case.program) if _has_operand(insn)]
+    return bool(operands) and (case.program.based or any(insn.segment_override == Seg.CS for insn in operands))
+
+
 def _has_operand(insn: Insn) -> bool:
-    return insn.has_modrm and not insn.is_register_form
+    return insn.opcode in _WITHOUT_OPERANDS or (insn.has_modrm and not insn.is_register_form)
 
 
 def _found(case: Case, stop: Stop) -> Iterator[Insn]:
-    """What the handler found: behind SYSENTER and SYSEXIT, code is flat whatever the GDT says."""
-    insn = at_fault(stop)
-    if insn is not None:
-        yield insn
+    """What the handler found: in code of the program's own descriptors, too, and behind SYSENTER and SYSEXIT, where it
+    is flat whatever the GDT says."""
+    code = segments_before(case, stop)[Seg.CS]
+    for code32 in {stop.code32, code is not None and code.is_default_big}:
+        insn = _DECODER.one(stop.code, 0, code32)
+        if insn is not None:
+            yield insn
     if any(each.opcode in _FAST_CALLS for each in instructions(case.program)):
         flat = _DECODER.one(case.program.memory()[stop.saved_eip : stop.saved_eip + MAX_LENGTH], 0, True)
         if flat is not None:
@@ -122,7 +134,13 @@ def _forbids(insn: Insn, access: Access, segment: Descriptor | None) -> bool:
         return False
     if segment is None or not _is_only_readable(segment) or _may_write(insn):
         return True
-    return access.offset + access.size - 1 > segment.limit
+    return violates(access, _made_writable(segment))
+
+
+def _made_writable(segment: Descriptor) -> Descriptor:
+    """Data with the same offsets."""
+    code = CODE | CONFORMING if segment.flags & CODE else 0
+    return Descriptor(segment.base, segment.limit, segment.flags & ~code | WRITABLE)
 
 
 def _is_only_readable(segment: Descriptor) -> bool:
