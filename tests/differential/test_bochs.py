@@ -45,6 +45,8 @@ DIFFERENT = [
     ("predicates of CMPPS", program("p32-ring0", RAW("0fc2c108"))),
     ("prefixes of SSE opcodes", program("p32-ring0", RAW("660fae1500000000"))),
     ("x87 and SSE registers", program("p32-ring0", RAW("0fefc0"))),
+    ("CALL beyond the limit", program("p32-ring2", RAW("e8d9ebd9e9"))),
+    ("CALL beyond the limit", program("p16-ring1", RAW("66ffd0"), eax=0x1_0000)),
     ("LAR", program("p32-ring0", RAW("b808000000 0f02d0"))),
     ("DR4 and DR5", program("p32-ring3", RAW("0f23e0"), cr4=0x208)),
     ("CR4", program("p32-ring0", RAW("0f22e0"), eax=0x201)),

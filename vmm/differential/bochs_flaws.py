@@ -92,6 +92,12 @@ DEVIATIONS: Final = (
         when=bochs_predicates.misses_alignment_check,
     ),
     Flaw(
+        "CALL beyond the limit",
+        "the target is looked at before anything is pushed: Bochs has pushed by then",
+        'SDM Vol. 2A, "CALL - Call Procedure"',
+        when=bochs_predicates.pushes_before_it_looks,
+    ),
+    Flaw(
         "targets beyond the limit",
         "a RET or an indirect branch beyond the limit of CS is #GP itself",
         'docs/limits.md, "The bare processor"; SDM Vol. 2B, "RET - Return From Procedure"',

@@ -13,7 +13,7 @@ from vmm.arch.registers import Cr0, Cr4, Seg
 from vmm.differential.case import Case
 from vmm.differential.evidence import GROUP_5, OF_PAGES, at_fault, both_stops, error_code, instructions
 from vmm.differential.layout import RAM
-from vmm.differential.memory_predicates import TABLE_PAGES
+from vmm.differential.memory_predicates import TABLE_PAGES, memory_alone
 from vmm.differential.operand_faults import (
     Access,
     accesses,
@@ -24,9 +24,8 @@ from vmm.differential.operand_faults import (
     violates,
 )
 from vmm.differential.outcome import FIRST_FREE, GENERAL, Ending, Stop
+from vmm.differential.segment_predicates import CHECKING
 
-_CHECKING: Final = ("translate", "callouts", "self-checking")
-"""They make the checks of segments."""
 _OF_SEGMENTS: Final = (Vector.GP, Vector.SS, Vector.DF)
 _SSE_PREFIXES: Final = frozenset((0x66, 0xF2, 0xF3))
 _MXCSR_FLAGS: Final = 0x3F
@@ -47,6 +46,8 @@ _LAR: Final = 0x0F02
 _LAR_UNDEFINED: Final = 0xF_0000
 _MOV_DR: Final = (0x0F21, 0x0F23)
 _MASKMOV: Final = 0x0FF7
+_OF_PUSHES: Final = (Vector.PF, Vector.SS)
+_CALL: Final = 0xE8
 _RETURNS: Final = (0xC2, 0xC3)
 _INDIRECT: Final = (2, 4)
 
@@ -62,7 +63,7 @@ def misses_alignment(case: Case) -> bool:
 
 def misses_segment_checks(case: Case) -> bool:
     """#GP or #SS for an operand that its segment does not allow, where the other engine checks none."""
-    if case.against in _CHECKING:
+    if case.against in CHECKING:
         return False
     stop = _bochs_faulted(case)
     insn = None if stop is None else at_fault(stop)
@@ -238,7 +239,7 @@ def misses_alignment_check(case: Case) -> bool:
 
 def faults_at_the_target(case: Case) -> bool:
     """#GP for a RET, or an indirect JMP or CALL; the other engine's is at the target."""
-    if case.against in _CHECKING:
+    if case.against in CHECKING:
         return False
     stops = both_stops(case)
     if stops is None or not stops[0].vector == stops[1].vector == Vector.GP:
@@ -247,6 +248,21 @@ def faults_at_the_target(case: Case) -> bool:
     if insn is None or stops[0].saved_eip == stops[1].saved_eip:
         return False
     return insn.opcode in _RETURNS or (insn.opcode == GROUP_5 and insn.modrm >> 3 & 7 in _INDIRECT)
+
+
+def pushes_before_it_looks(case: Case) -> bool:
+    """A CALL beyond the limit of CS: #GP, but Bochs has pushed by then, or met the fault of the push."""
+    stops = both_stops(case)
+    if stops is not None:
+        return stops[0].vector in _OF_PUSHES and stops[1].vector == Vector.GP and _is_near_call(at_fault(stops[1]))
+    met = any(stop.vector == Vector.GP and _is_near_call(at_fault(stop)) for stop in case.got.stops)
+    return met and memory_alone(case)
+
+
+def _is_near_call(insn: Insn | None) -> bool:
+    return insn is not None and (
+        insn.opcode == _CALL or (insn.opcode == GROUP_5 and insn.modrm >> 3 & 7 == _INDIRECT[0])
+    )
 
 
 def has_no_memory_there(case: Case) -> bool:

@@ -24,6 +24,8 @@ from vmm.differential.operand_faults import (
 from vmm.differential.outcome import Ending, Stop
 
 _DECODER: Final = Decoder()
+CHECKING: Final = ("translate", "callouts", "self-checking", "bochs")
+"""What makes the checks of segments."""
 _TASK: Final = "task"
 _OF_SEGMENTS: Final = (Vector.GP, Vector.SS, Vector.DF)
 _RETURNS: Final = (0xC2, 0xC3)
@@ -45,6 +47,8 @@ _WITHOUT_OPERANDS: Final = frozenset((*range(0x6C, 0x70), *range(0xA4, 0xA8), *r
 def leaves_its_segment(case: Case) -> bool:
     """#GP or #SS for an operand that its segment does not allow. There may be one where #GP is a shutdown, and the
     reference shut down later; or where its gate leads to a task, whose stop does not show it."""
+    if case.against in CHECKING:
+        return False
     stop = own_stop(case)
     if stop is None:
         shut_down = case.got.ending is case.expected.ending is Ending.SHUTDOWN
@@ -115,7 +119,7 @@ def _segments(case: Case, stop: Stop) -> dict[int, Descriptor | None]:
 
 def branches_out_of_code(case: Case) -> bool:
     """#GP for RET, or a near JMP or CALL through a register or memory, that could go beyond the limit of CS."""
-    stop = own_stop(case)
+    stop = None if case.against in CHECKING else own_stop(case)
     insn = None if stop is None or stop.vector not in (Vector.GP, Vector.DF) else at_fault(stop)
     if stop is None or insn is None:
         return False
