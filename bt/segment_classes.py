@@ -6,7 +6,7 @@ it was made for. Exact limits are no part of it: code that needs one reads it fr
 
 from enum import IntEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from vmm.arch.descriptors import CODE, EXPAND_DOWN, PRESENT, READABLE, WRITABLE
 from vmm.arch.layout import MASK32
@@ -27,9 +27,12 @@ class SegmentClass(IntEnum):
     ODD = 6  # something else: expand-down, execute-only, not writable with a limit
     ABSENT = 7  # not present: a null selector
 
+    __hash__ = int.__hash__  # Enum's own is Python code, and these are in the key of every block
+
 
 Classes = tuple[SegmentClass, ...]
 ALL_FLAT: Final = (SegmentClass.FLAT,) * len(Seg)
+_WITH_LIMITS: Final = frozenset((SegmentClass.SHORT, SegmentClass.LONG))
 _LOADED_BY_CODE: Final = (Seg.FS, Seg.GS)
 
 
@@ -54,12 +57,19 @@ def classify(limit: int, flags: int, is_real: bool) -> SegmentClass:
     return SegmentClass.SHORT if limit < LIMIT_64K else SegmentClass.LONG
 
 
+class Classified(NamedTuple):
+    """The classes of all segment registers, and whether checks of one of them read its limit."""
+
+    classes: Classes
+    needs_limits: bool
+
+
 @lru_cache(maxsize=1024)
-def classify_all(limits: tuple[int, ...], flags: tuple[int, ...], is_real: bool, is_flat_kernel: bool) -> Classes:
+def classify_all(limits: tuple[int, ...], flags: tuple[int, ...], is_real: bool, is_flat_kernel: bool) -> Classified:
     """The classes of all six segment registers. `is_flat_kernel`: code there may load FS and GS itself."""
     found = [classify(limit, each, is_real) for limit, each in zip(limits, flags, strict=True)]
     if is_flat_kernel:
         for seg in _LOADED_BY_CODE:
             if found[seg] in (SegmentClass.FLAT, SegmentClass.ABSENT):
                 found[seg] = SegmentClass.NULLABLE
-    return tuple(found)
+    return Classified(tuple(found), not _WITH_LIMITS.isdisjoint(found))

@@ -49,8 +49,9 @@ def test_class_of_a_segment(limit, flags, real, expected):
 
 def test_ring_0_may_find_null_where_it_loads_by_itself():
     limits, flags = (MASK32,) * 4 + (0, 0xFFFF), (DATA, CODE, DATA, DATA, 0, DATA)
-    assert classify_all(limits, flags, False, True) == (FLAT, CONSTANT, FLAT, FLAT, NULLABLE, WRAPPED)
-    assert classify_all(limits, flags, False, False) == (FLAT, CONSTANT, FLAT, FLAT, ABSENT, WRAPPED)
+    assert classify_all(limits, flags, False, True) == ((FLAT, CONSTANT, FLAT, FLAT, NULLABLE, WRAPPED), False)
+    assert classify_all(limits, flags, False, False) == ((FLAT, CONSTANT, FLAT, FLAT, ABSENT, WRAPPED), False)
+    assert classify_all((0xFFF, *limits[1:]), flags, False, False).needs_limits
 
 
 EVERY = ["8b03", "890b", "50", "58", "a5", "f3a5", "60", "c9", "e800000000", "ff13", "c8100000", "a100000000", "0fab03"]

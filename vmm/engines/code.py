@@ -17,7 +17,7 @@ from bt.emit import Site, SiteKind
 from bt.guest import Context, Mode, Window
 from bt.lookup import BranchTable, CacheFull, LookupArea
 from bt.segment_checks import guard_image
-from bt.segment_classes import ALL_FLAT, LIMIT_64K, Classes, SegmentClass, classify_all
+from bt.segment_classes import ALL_FLAT, LIMIT_64K, Classes, classify_all
 from bt.tables import INLINE
 from bt.translate import BlockTranslator, Options
 from vmm.arch.exceptions import gp
@@ -87,11 +87,14 @@ class TranslatedCode:
         """Go to the block space of the registers."""
         vcpu, cpl = self._vcpu, self._vcpu.cpl
         mode = _REAL if vcpu.is_real else _V86 if vcpu.is_v86 else _PROTECTED
-        bits = (4 if vcpu.flags_of(_CS) & DESC_B else 0) | (8 if vcpu.flags_of(_SS) & DESC_B else 0)
+        flags = tuple(vcpu.segment_flags)
+        bits = (4 if flags[_CS] & DESC_B else 0) | (8 if flags[_SS] & DESC_B else 0)
         if cpl and vcpu.iopl == _USER_RING:
             bits |= 16
         stops = tuple(la for la, _ in vcpu.execution_breakpoints) if vcpu.dr[7] & _BREAKPOINT_ENABLES else ()
-        segments, code_limit = self._classes(), vcpu.limit(_CS) if self._options.segment_checks else MASK32
+        segments, code_limit = ALL_FLAT, MASK32
+        if self._options.segment_checks:
+            segments, code_limit = self._classes(flags, mode), vcpu.limit(_CS)
         key = (vcpu.base(_CS), mode | bits | cpl << 5, stops, segments, code_limit)
         space = self._spaces.get(key)
         if space is None:
@@ -109,23 +112,23 @@ class TranslatedCode:
             self.observer.mode(mode_name(vcpu))
         self.scratch = self._scratch_user if cpl == _USER_RING else self._scratch_kernel
 
-    def _classes(self) -> Classes:
+    def _classes(self, flags: tuple[int, ...], mode: int) -> Classes:
         """The classes of the segment registers; what checks read of their limits goes into the vCPU page."""
-        if not self._options.segment_checks:
-            return ALL_FLAT
         vcpu = self._vcpu
-        flags, limits = tuple(vcpu.segment_flags), vcpu.limits
-        is_real = vcpu.is_real
-        is_flat_kernel = not is_real and vcpu.cpl == 0 and bool(flags[_CS] & flags[_SS] & DESC_B)
-        classes = classify_all(limits, flags, is_real, is_flat_kernel)
-        if SegmentClass.SHORT in classes or SegmentClass.LONG in classes:
+        limits = vcpu.limits
+        is_flat_kernel = mode == _PROTECTED and vcpu.cpl == 0 and bool(flags[_CS] & flags[_SS] & DESC_B)
+        found = classify_all(limits, flags, mode == _REAL, is_flat_kernel)
+        if found.needs_limits:
             for seg, limit in enumerate(limits):
                 vcpu.page[_SHORTAGE + seg], vcpu.page[_LIMIT + seg] = max(LIMIT_64K - limit, 0), limit
-        return classes
+        return found.classes
 
     def fits_segments(self) -> bool:
         """Are the segment registers still of the classes that the current space is for?"""
-        return self._classes() == self.space.context.segments
+        context = self.space.context
+        return not self._options.segment_checks or context.segments == self._classes(
+            tuple(self._vcpu.segment_flags), context.mode
+        )
 
     def _window(self, space: BlockSpace, step: bool) -> Window:
         hole = self._hole
