@@ -1,5 +1,6 @@
 """The boot suite and the profiler: the same files and memory on both sides, and what is missing is said."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_both_sides_get_the_same_cd() -> None:
 
 def test_files_that_are_missing_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(boot.linux, "directory", lambda: tmp_path / "linux")
-    results, _ = boot.take(["grub"], ["translate"], ["bochs"], 1, lambda _what: None)
+    results, _ = boot.take(boot.Order(["grub"], ["translate"], ["bochs"], 1), lambda _what: None)
     assert results.rows == {}
     assert results.notes == [
         "bochs: it offers no way to see its screen: without it",
@@ -49,6 +50,11 @@ def test_the_time_between_two_lines() -> None:
     assert 0.1 < seconds < 5
 
 
+def test_processor_time_leaves_sleep_out() -> None:
+    side = replace(_side("sleep 0.5; echo END; sleep 9"), cpu_time=True)
+    assert 0 < boot.until_line("END")(side) < 0.5
+
+
 def test_a_line_that_never_comes_is_a_failure_with_the_last_words() -> None:
     with pytest.raises(boot.BootFailed, match="no END; the last words: hello"):
         boot.until_line("END")(_side("echo hello"))
@@ -62,7 +68,7 @@ def test_one_engine_that_fails_does_not_stop_the_others() -> None:
 
     results = Results()
     case = boot.BootCase("grub", "", (), (), (), run)
-    boot._measure(results, case, ["translate", "trap"], 2, lambda _what: None)
+    boot._measure(results, case, boot.Order((), ["translate", "trap"], (), 2), lambda _what: None)
     assert results.ns("grub", "translate") == 2e9
     assert results.notes == ["grub on trap: it sleeps"]
     assert results.engines == ["translate"]

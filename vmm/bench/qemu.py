@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,24 +35,27 @@ def cdrom(image: Path) -> list[str]:
     return ["-drive", f"file={image},format=raw,if=ide,media=cdrom", "-boot", "d"]
 
 
-def seconds_until(command: list[str], pattern: re.Pattern[str], limit: float) -> float:
-    """Seconds from QEMU's command until its text screen matches. Raises: QemuError."""
+def seconds_until(
+    command: list[str], pattern: re.Pattern[str], limit: float, clock: Callable[[int], float] | None = None
+) -> float:
+    """Seconds from QEMU's command until its text screen matches: of the wall, or by the `clock` of a process.
+
+    Raises: QemuError.
+    """
     with tempfile.TemporaryDirectory() as folder:
         qmp = str(Path(folder) / "qmp")
         started = time.perf_counter()
         process = subprocess.Popen(
-            [*command, "-qmp", f"unix:{qmp},server=on,wait=off"],
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
+            [*command, "-qmp", f"unix:{qmp},server=on,wait=off"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
             text=True,
-        )
+        )  # fmt: skip
         try:
             with _Screen(process, qmp, started + limit) as screen:
                 while not pattern.search(screen.text()):
                     if time.perf_counter() > started + limit:
                         raise QemuError(f"{pattern.pattern!r} did not show within {limit:g} s")
                     time.sleep(_POLL_SECONDS)
-                return time.perf_counter() - started
+                return clock(process.pid) if clock else time.perf_counter() - started
         finally:
             process.kill()
             process.communicate()

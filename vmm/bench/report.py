@@ -1,7 +1,7 @@
 """What the suites print for people."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vmm.bench.bars import NO_INLINE, Verdict
-from vmm.bench.rows import Results, Row, machine
+from vmm.bench.rows import ORDER, Results, Row, machine
 
 _UNITS: Final = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 _WIDTH: Final = 140
@@ -62,13 +62,17 @@ NANO_RATIOS: Final[Ratios] = {
 }
 
 
-def against_translate(results: Results) -> Ratios:
-    """A column for each other engine: translation's time as a share of its."""
+def against_translate(results: Results, others: Container[str] | None = None) -> Ratios:
+    """A column for each other engine, or those of `others`: translation's time as a share of its."""
 
     def column(engine: str) -> Callable[[Results, str], str]:
         return lambda results, case: _ratio(results, case, "translate", engine)
 
-    return {f"translate / {engine}": column(engine) for engine in results.engines if engine != "translate"}
+    return {
+        f"translate / {engine}": column(engine)
+        for engine in results.engines
+        if engine in (others or ORDER) and engine != "translate"
+    }
 
 
 def show_results(console: Console, title: str, results: Results, ratios: Ratios, *, exits: bool) -> None:

@@ -17,6 +17,9 @@ Engines = Annotated[str | None, typer.Option("--engines", metavar="NAME,..", hel
 Against = Annotated[str | None, typer.Option("--against", metavar="qemu,bochs", help="Run the same images there, too.")]
 Rounds = Annotated[int | None, typer.Option("--rounds", metavar="N", help="Measurements of each; 5 without.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Three rounds, and loops of a quarter of the time.")]
+CpuTime = Annotated[
+    bool, typer.Option("--cpu-time", help="The processor's time, for a machine that is busy otherwise.")
+]
 Json = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="As JSON; - in the place of the tables.")]
 Chart = Annotated[str | None, typer.Option("--chart", metavar="FILE.png", help="As a chart; needs matplotlib.")]
 
@@ -60,7 +63,7 @@ def peers(  # noqa: PLR0913 - one parameter per option
 @app.command()
 def boot(  # noqa: PLR0913 - one parameter per option
     cases: Cases = None, engines: Engines = None, against: Against = None, rounds: Rounds = None,
-    quick: Quick = False, json: Json = None, chart: Chart = None,
+    cpu_time: CpuTime = False, quick: Quick = False, json: Json = None, chart: Chart = None,
 ) -> None:  # fmt: skip
     """GRUB, Linux three ways, the work script, an idle guest."""
     words = locals()
@@ -68,11 +71,13 @@ def boot(  # noqa: PLR0913 - one parameter per option
     from vmm.bench.report import against_translate
 
     wanted = _Wanted(words, suite.NAMES, suite.ENGINES, suite.ENGINES[:1], ())
-    results, versions = suite.take(wanted.cases, wanted.engines, wanted.against, wanted.rounds, _progress)
+    order = suite.Order(wanted.cases, wanted.engines, wanted.against, wanted.rounds, cpu_time)
+    results, versions = suite.take(order, _progress)
     wanted.report("boot", results, versions, against_translate(results), exits=False)
 
 
 def _loops(name: str, words: Mapping[str, Any]) -> None:
+    from vmm.bench.peers import PEERS
     from vmm.bench.report import NANO_RATIOS, against_translate
     from vmm.bench.suites import ENGINES, SUITES, Order, take
 
@@ -81,7 +86,7 @@ def _loops(name: str, words: Mapping[str, Any]) -> None:
     share = _QUICK_SHARE if words["quick"] else 1.0
     order = Order(suite, wanted.cases, wanted.engines, wanted.against, wanted.rounds, share)
     results, versions = take(order, _progress)
-    ratios = NANO_RATIOS if suite.has_exits else against_translate(results)
+    ratios = {**NANO_RATIOS, **against_translate(results, PEERS)} if suite.has_exits else against_translate(results)
     wanted.report(f"{name}: {suite.title}", results, versions, ratios, exits=suite.has_exits)
 
 
