@@ -216,6 +216,21 @@ def test_loops_take_about_as_long_as_planned() -> None:
         assert all(0.4 < ns * 8 * count / 10_000_000 < 2.5 for count in side.counts)
 
 
+def test_who_interrupts_a_suite_gets_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Fake("trap", 5)
+    whole = runner.run
+
+    def run(image: Image, counts: Sequence[int]) -> list[Mark]:
+        if counts[0] > 100_000 and len(runner.log) > 8:
+            raise KeyboardInterrupt
+        return whole(image, counts)
+
+    monkeypatch.setattr(runner, "run", run)
+    results = measure.measure(_plan(100), [runner], lambda _what: None)
+    assert results.ns("cli", "trap") == 5
+    assert (results.is_cut, results.notes) == (True, ["interrupted: what was measured until then"])
+
+
 def test_a_row_is_the_median_and_its_spread() -> None:
     assert row_of("nano", "cli", "trap", [1.0, 5.0, 2.0], [1, 1, 2]) == Row("nano", "cli", "trap", 2.0, 2.0, 1)
     assert row_of("nano", "cli", "qemu", [2.0], [None]).exits is None

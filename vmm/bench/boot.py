@@ -236,7 +236,7 @@ class Order:
 
 
 def take(order: Order, progress: Progress) -> tuple[Results, Mapping[str, str]]:
-    """Measure; the results, and the versions of the peers."""
+    """Measure; the results, and the versions of the peers. Whoever interrupts it gets the cases that are done."""
     peers, versions, notes = runners([name for name in order.against if name == "qemu"])
     notes += [f"{name}: it offers no way to see its screen: without it" for name in order.against if name != "qemu"]
     if order.cpu_time:
@@ -249,7 +249,11 @@ def take(order: Order, progress: Progress) -> tuple[Results, Mapping[str, str]]:
         if missing := [file for file in case.files if not file.is_file()]:
             notes.append(f"{case.name}: no {missing[0]} (make images): without it")
             continue
-        _measure(results, case, every, progress)
+        try:
+            _measure(results, case, every, progress)
+        except KeyboardInterrupt:
+            results.cut()
+            break
     return results, versions
 
 

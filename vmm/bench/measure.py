@@ -48,20 +48,17 @@ class _Side:
 
 
 def measure(plan: Plan, runners: Sequence[Runner], progress: Progress) -> Results:
-    """All cases on all engines, by turns."""
+    """All cases on all engines, by turns. Whoever interrupts it gets what there is."""
     results = Results()
     sides = []
     for runner in runners:
         progress(f"{runner.name}: how often")
         if (side := _prepare(plan, runner, results.notes)) is not None:
             sides.append(side)
-    for number in range(plan.rounds):
-        for side in sides:
-            progress(f"{side.runner.name}: {number + 1} of {plan.rounds}")
-            try:
-                side.found.append(side.measure())
-            except RunFailed as failure:
-                results.notes.append(f"{side.runner.name}: round {number + 1} is missing: {failure}")
+    try:
+        _take_turns(sides, plan.rounds, results.notes, progress)
+    except KeyboardInterrupt:
+        results.cut()
     for case in plan.cases:
         for side in sides:
             if side.found and case in side.image.cases:
@@ -69,6 +66,17 @@ def measure(plan: Plan, runners: Sequence[Runner], progress: Progress) -> Result
                 ns, exits = [each[column].ns for each in side.found], [each[column].exits for each in side.found]
                 results.add(row_of(plan.suite, case.name, side.runner.name, ns, exits))
     return results
+
+
+def _take_turns(sides: Sequence[_Side], rounds: int, notes: list[str], progress: Progress) -> None:
+    """Measure each side once, one after the other, so many times: what drifts on the machine drifts for all."""
+    for number in range(rounds):
+        for side in sides:
+            progress(f"{side.runner.name}: {number + 1} of {rounds}")
+            try:
+                side.found.append(side.measure())
+            except RunFailed as failure:
+                notes.append(f"{side.runner.name}: round {number + 1} is missing: {failure}")
 
 
 def _prepare(plan: Plan, runner: Runner, notes: list[str]) -> _Side | None:

@@ -115,7 +115,7 @@ def show_conditions(console: Console, results: Results, versions: Mapping[str, s
         console.print(escape(note), style="yellow", soft_wrap=True, highlight=False)
     where = machine()
     lines = [
-        f"medians of {rounds} rounds, engines by turns; ± half of (largest - smallest) / median",
+        f"medians of at most {rounds} rounds, engines by turns; ± half of (largest - smallest) / median",
         f"{where['processor']}, {where['processors']} processors, load {where['load']:g}, Linux {where['kernel']}",
         *(f"{name}: {version}" for name, version in versions.items()),
     ]

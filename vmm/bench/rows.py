@@ -37,10 +37,19 @@ def row_of(suite: str, case: str, engine: str, values: Sequence[float], exits: S
 
 @dataclass(slots=True)
 class Results:
-    """The rows of a suite by (case, engine), in the order they came, and remarks on what could not be measured."""
+    """The rows of a suite by (case, engine), in the order they came, and remarks on what could not be measured.
+
+    `is_cut`: the user did not want to wait for the rest.
+    """
 
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    is_cut: bool = False
+
+    def cut(self) -> None:
+        """What comes now is missing."""
+        self.is_cut = True
+        self.notes.append("interrupted: what was measured until then")
 
     def add(self, row: Row) -> None:
         """Take one more."""

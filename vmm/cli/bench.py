@@ -1,6 +1,7 @@
 """`vmm bench`: what things take, on each technique and elsewhere. Heavy imports wait until a suite is chosen."""
 
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,9 +120,10 @@ class _Wanted:
             self._drawing = load()
 
     def report(self, title: str, results: "Results", versions: Mapping[str, str], ratios: Any, *, exits: bool) -> None:
-        """Tables, JSON and chart, as wanted."""
+        """Tables, JSON and chart, as wanted. Exit status 130 where the user has interrupted the suite."""
         from vmm.bench import report
         from vmm.bench.bars import judge
+        from vmm.outcome import SIGNAL_BASE
 
         verdicts = judge(results)
         if self._json is not None:
@@ -136,6 +138,8 @@ class _Wanted:
             report.show_results(console, title, results, ratios, exits=exits)
             report.show_bars(console, verdicts)
             report.show_conditions(console, results, versions, self.rounds)
+        if results.is_cut:
+            raise typer.Exit(SIGNAL_BASE + signal.SIGINT)
 
 
 def _named(text: str | None, option: str, known: Sequence[str], usual: Sequence[str]) -> tuple[str, ...]:
