@@ -1,0 +1,67 @@
+"""The processor tester on our engines and on Bochs, which judges the tester.
+
+Its tests are assembly, `cpu_tester/*.s`. What fails on an engine must be exactly what `cpu_tester/ENGINE.failures` lists
+under rules of `docs/limits.md`; `python -m tools.cpu_tester --on ENGINE --update` brings a list up to date.
+"""
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tools import cpu_tester
+from tools.cpu_tester import BOCHS, Verdicts, expected_failures, read_verdicts
+
+LIMITS = Path(__file__).parents[1] / "docs" / "limits.md"
+ENGINES = ["translate", "bare"]
+
+
+@pytest.fixture(scope="session")
+def rom(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return cpu_tester.assemble(tmp_path_factory.mktemp("cpu_tester"))
+
+
+@pytest.fixture(scope="session")
+def verdicts(rom: bytes):
+    """Return `on(place)`: what the tester said there."""
+    return cache(lambda place: cpu_tester.run_on(place, rom))
+
+
+def as_lines(tests: dict[str, str]) -> set[str]:
+    return {f"{number} {name}" for number, name in tests.items()}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_fails_on_an_engine_is_what_its_list_says(verdicts, engine: str) -> None:
+    said: Verdicts = verdicts(engine)
+    assert said.is_complete, said.text[-2000:]
+    known = {line for lines in expected_failures(engine).values() for line in lines}
+    failed = as_lines(said.failed)
+    assert sorted(failed - known) == []
+    assert sorted(known - failed) == [], "these pass now: take them from the list"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_failure_stands_under_a_rule_of_the_limits(engine: str) -> None:
+    limits = LIMITS.read_text()
+    assert [rule for rule in expected_failures(engine) if f"| {rule}" not in limits] == []
+
+
+def test_no_two_tests_have_the_same_number_or_name(verdicts) -> None:
+    said: Verdicts = verdicts("bare")
+    names = Counter((said.passed | said.failed | said.skipped).values())
+    assert [name for name, count in names.items() if count > 1] == []
+    assert len(said.passed) + len(said.failed) == said.count
+
+
+@pytest.mark.long
+def test_bochs_passes_every_test(verdicts) -> None:
+    said: Verdicts = verdicts(BOCHS)
+    assert said.is_complete, said.text[-2000:]
+    assert said.failed == {}
+
+
+def test_a_run_that_ends_early_is_not_complete() -> None:
+    said = read_verdicts("processor tester\r\n0101 ok   one\r\n0102 BAD  two\r\n expected 1 got 2\r\n0103")
+    assert (said.passed, said.failed, said.is_complete) == ({"0101": "one"}, {"0102": "two"}, False)
