@@ -22,19 +22,19 @@
 .equ STARTED, 0x31415926
 
 # The fields of an entry in .cases, which `end_of_case` writes.
-.equ C_NUMBER, 0
-.equ C_NAME, 4
-.equ C_MODE, 8
-.equ C_FLAGS, 12
-.equ C_START, 16
-.equ C_PREPARE, 20
-.equ C_CHECKS, 24
-.equ C_VECTOR, 28
-.equ C_ERROR, 32
-.equ C_EIP, 36
-.equ C_NEEDS, 40
-.equ C_LACKS, 44
-.equ C_SIZE, 48
+.equ C_NUMBER, 0                        # four words
+.equ C_MODE, 2
+.equ C_START, 4
+.equ C_PREPARE, 6
+.equ C_FLAGS, 8                         # then double words
+.equ C_NAME, 12
+.equ C_CHECKS, 16
+.equ C_VECTOR, 20
+.equ C_ERROR, 24
+.equ C_EIP, 28
+.equ C_NEEDS, 32
+.equ C_LACKS, 36
+.equ C_SIZE, 40
 
 .equ COM1, 0x3F8
 .equ STUB_SIZE, 8                       # of each vector's stub
@@ -89,7 +89,7 @@ start:
     call    put_text
     mov     esi, offset first_case
 next_case:
-    cmp     dword ptr ds:[esi + C_NUMBER], -1
+    cmp     word ptr ds:[esi + C_NUMBER], -1
     je      summary
     call    run_case
     add     esi, C_SIZE
@@ -138,7 +138,7 @@ stop:
 
 # Run the test that ESI points to. Changes all registers but ESI, ESP and the segment registers.
 run_case:
-    mov     eax, ds:[esi + C_NUMBER]
+    movzx   eax, word ptr ds:[esi + C_NUMBER]
     mov     dx, 0x190
     out     dx, ax
     xchg    al, ah
@@ -156,18 +156,18 @@ run_case:
     push    esi
     call    lay_out
     mov     esi, [esp]
-    test    dword ptr ds:[esi + C_MODE], PAGED
+    test    word ptr ds:[esi + C_MODE], PAGED
     jz      1f
     call    lay_out_pages
     mov     esi, [esp]
-1:  mov     eax, ds:[esi + C_PREPARE]
+1:  movzx   eax, word ptr ds:[esi + C_PREPARE]
     test    eax, eax
     jz      1f
     call    eax
     mov     esi, [esp]
 1:  mov     ds:[current], esi
     mov     ds:[saved_esp], esp
-    test    dword ptr ds:[esi + C_MODE], PAGED
+    test    word ptr ds:[esi + C_MODE], PAGED
     jz      1f
     mov     eax, PAGE_DIRECTORY
     mov     cr3, eax
@@ -289,16 +289,23 @@ lay_out:
     ltr     ax
     ret
 
-# Identity tables for 4 MiB: every page user, writable and present.
+# Identity tables for the first 4 MiB, every page user, writable and present, and for the last 4 MiB, for the monitor.
 lay_out_pages:
     mov     edi, PAGE_DIRECTORY
     mov     dword ptr [edi], PAGE_TABLE + 7
     add     edi, 4
-    mov     ecx, 1023
+    mov     ecx, 1022
     xor     eax, eax
     rep stosd
+    mov     dword ptr [edi], TOP_TABLE + 3
     mov     edi, PAGE_TABLE
     mov     eax, 7
+    mov     ecx, 1024
+1:  stosd
+    add     eax, 0x1000
+    loop    1b
+    mov     edi, TOP_TABLE
+    mov     eax, 0xFFC00003
     mov     ecx, 1024
 1:  stosd
     add     eax, 0x1000
@@ -320,7 +327,7 @@ lay_out_pages:
 
 # Rings 0-3 of protected mode: the frame of an IRET to there; for ring 0, which loads no stack, on its own stack.
 enter_protected:
-    mov     ebx, ds:[esi + C_MODE]
+    movzx   ebx, word ptr ds:[esi + C_MODE]
     mov     eax, ebx
     and     eax, 3
     imul    eax, eax, 9                 # what a selector of the ring is beyond that of ring 0
@@ -337,7 +344,8 @@ enter_protected:
     lss     esp, [esp]
 1:  push    dword ptr ds:[esi + C_FLAGS]
     push    edx
-    push    dword ptr ds:[esi + C_START]
+    movzx   edx, word ptr ds:[esi + C_START]
+    push    edx
     add     eax, DATA
     mov     fs, ax
     mov     gs, ax
@@ -362,14 +370,15 @@ enter_v86:
     or      eax, F_VM
     push    eax
     push    CODE_BASE >> 4
-    push    dword ptr ds:[esi + C_START]
+    movzx   eax, word ptr ds:[esi + C_START]
+    push    eax
     load_registers
     iretd
 
 # Real mode, with the segments of V86 and limits of 64 KiB.
 enter_real:
     mov     eax, ds:[esi + C_FLAGS]
-    mov     ebx, ds:[esi + C_START]
+    movzx   ebx, word ptr ds:[esi + C_START]
     lidt    cs:[real_idtr]
     ljmp    REAL_CODE, offset 1f
     .code16
