@@ -30,7 +30,7 @@ PLACES: Final = ("translate", "bare", "svm", "trap", BOCHS)
 UNEXPLAINED: Final = "not explained"
 _GRACE: Final = 30
 """Seconds beyond a run's time-out after which the VMM itself counts as hanging."""
-ROM_SIZE: Final = 0x40000
+ROM_SIZE: Final = 0x80000
 _MONITOR: Final = "monitor.s"  # linked first: it has the beginning of the table of tests
 _RESULT: Final = re.compile(r"([0-9A-F]{4}) (ok|BAD|skip) +(.*)")
 _SUMMARY: Final = re.compile(r"(\d+) tests, (\d+) failed, (\d+) left out")
@@ -39,9 +39,9 @@ _CONTINUE: Final = "c\n" * 2000  # the debugger, if Bochs has one, stops at the 
 
 # The nearest to `vmm.cpu.cpuid` that Bochs 2.7 has: a 32-bit processor of the P6 class with SSE2.
 _BOCHSRC: Final = """
-romimage: file={directory}/tester.bin, address=0xfffc0000
+romimage: file={directory}/tester.bin, address=0xfff80000
 vgaromimage: file={directory}/vga.bin
-cpu: model=bx_generic, count=1, ips=100000000, reset_on_triple_fault=1
+cpu: model=bx_generic, count=1, ips=2000000, reset_on_triple_fault=1
 cpuid: level=6, vendor_string="GenuineIntel", mmx=1, apic=xapic, simd=sse2, sep=1, x86_64=0
 cpuid: sse4a=0, aes=0, xsave=0, xsaveopt=0, 1g_pages=0, pcid=0, fsgsbase=0, smep=0, smap=0, mwait=0, movbe=0
 memory: guest=16, host=16
@@ -80,7 +80,7 @@ def read_verdicts(text: str) -> Verdicts:
 
 
 def assemble(directory: Path) -> bytes:
-    """Return the ROM, 256 KiB. Raises: PackageError: GNU as or ld failed."""
+    """Return the ROM, 512 KiB. Raises: PackageError: GNU as or ld failed."""
     tools = open_tools()
     objects = []
     for source in _sources():

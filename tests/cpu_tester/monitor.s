@@ -22,19 +22,19 @@
 .equ STARTED, 0x31415926
 
 # The fields of an entry in .cases, which `end_of_case` writes.
-.equ C_NUMBER, 0                        # four words
+.equ C_NUMBER, 0                        # words
 .equ C_MODE, 2
 .equ C_START, 4
-.equ C_PREPARE, 6
-.equ C_FLAGS, 8                         # then double words
-.equ C_NAME, 12
-.equ C_CHECKS, 16
-.equ C_VECTOR, 20
-.equ C_ERROR, 24
-.equ C_EIP, 28
-.equ C_NEEDS, 32
-.equ C_LACKS, 36
-.equ C_SIZE, 40
+.equ C_PREPARE, 8                       # then double words
+.equ C_FLAGS, 12
+.equ C_NAME, 16
+.equ C_CHECKS, 20
+.equ C_VECTOR, 24
+.equ C_ERROR, 28
+.equ C_EIP, 32
+.equ C_NEEDS, 36
+.equ C_LACKS, 40
+.equ C_SIZE, 44
 
 .equ COM1, 0x3F8
 .equ STUB_SIZE, 8                       # of each vector's stub
@@ -160,7 +160,7 @@ run_case:
     jz      1f
     call    lay_out_pages
     mov     esi, [esp]
-1:  movzx   eax, word ptr ds:[esi + C_PREPARE]
+1:  mov     eax, ds:[esi + C_PREPARE]
     test    eax, eax
     jz      1f
     call    eax
@@ -837,7 +837,7 @@ shutdown_text:  .ascii "Shutdown"
     .balign 8
 gdt_template:
     .quad   0
-    entry   CODE_BASE, 0xFFFF, P+XR+ACCESSED, B32          # MON_CODE
+    entry   CODE_BASE, 0xFFFFF, P+XR+ACCESSED, B32+G       # MON_CODE, with what is below 4 GiB, too
     entry   0, 0xFFFFF, P+RW+ACCESSED, B32+G             # MON_DATA
     entry   CODE_BASE, 0xFFFF, P+XR+ACCESSED, B16          # REAL_CODE
     entry   0, 0xFFFF, P+RW+ACCESSED, B16                  # REAL_DATA
