@@ -565,6 +565,8 @@ record_registers:
     mov     ds:[R_CR2], eax
     mov     eax, dr6
     mov     ds:[R_DR6], eax
+    mov     eax, dr7
+    mov     ds:[R_DR7], eax
     mov     eax, cr0
     mov     ds:[R_CR0], eax
     xor     eax, eax
