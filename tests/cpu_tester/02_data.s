@@ -464,3 +464,49 @@
     SHOWS   LDT+8+4, (P+DPL3+RW+ACCESSED)<<8, 0xFF00
     SHOWS   R_EAX, 0x30, 0xFF
     PASSES
+
+# --- the end of 64-KByte segments in 16-bit code ---------------------------------------------------------------------------------
+
+.irp seg, ds, es, fs, gs
+    CASE PM16+3, "16 bits: reading a word at \seg:FFFF is #GP(0)"
+9:  mov     ax, \seg:[0xFFFF]
+    SHOWS   R_EAX, 0xA0A1A2A3
+    FAULTS  GP, 0
+
+    CASE PM16+0, "16 bits, ring 0: writing a double word at \seg:FFFD is #GP(0)"
+9:  mov     dword ptr \seg:[0xFFFD], ecx
+    SHOWS   DATA_BASE+0xFFFC, 0
+    FAULTS  GP, 0
+.endr
+
+    CASE PM16+3, "16 bits: lodsw at FFFF is #GP(0)"
+    mov     si, 0xFFFF
+9:  lodsw
+    SHOWS   R_ESI, 0x5152FFFF
+    FAULTS  GP, 0
+
+    CASE PM16+3, "16 bits: a 32-bit address beyond FFFF is #GP(0)"
+    mov     ebx, 0x10000
+9:  mov     al, [ebx]
+    FAULTS  GP, 0
+
+    CASE PM16+3, "16 bits: repne scasb wraps at 64 KiB"
+    mov     di, 0xFFFE
+    mov     cx, 8
+    mov     al, 3
+    repne scasb
+    SHOWS   R_EDI, 0xD4D50004
+    SHOWS   R_ECX, 0xC0C10002
+    PASSES
+
+.irp mode, PM32+3, PM32+0, PM16+3
+    CASE \mode, "\mode: an access that faults leaves the stack alone: call through memory beyond the limit"
+    mov     ebx, 0xFFFFFF
+    .if (case_mode & 0xF0) == PM32
+9:  call    dword ptr [ebx]
+    .else
+9:  .byte   0x67, 0xFF, 0x13            # CALL m16 [EBX]
+    .endif
+    SHOWS   R_ESP, STACK_TOP
+    FAULTS  GP, 0
+.endr

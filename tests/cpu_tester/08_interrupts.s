@@ -446,3 +446,102 @@
     SHOWS   R_EFLAGS, F_VM+3*F_IOPL, F_VM+3*F_IOPL
     SHOWS   R_CS, CODE_BASE>>4, 0xFFFF
     TRAPS   BKPT
+
+# --- more of the ways there and back ----------------------------------------------------------------------------------------------
+
+    CASE PM32+3, "a 16-bit trap gate leaves IF", F_IF+3*F_IOPL
+    PREPARE
+    INTERRUPT_GATE 0x20, CODE32+8, 1f, P+DPL3+A_TRAP16
+    RUN
+    int     0x20
+1:  pushfd
+    pop     eax
+    cli
+    SHOWS   R_EAX, F_IF, F_IF
+    SHOWS   R_SS, STACK32+9
+    PASSES
+
+    CASE PM32+3, "a 16-bit gate to ring 1 and back by iret of 16 bits"
+    PREPARE
+    INTERRUPT_GATE 0x20, CODE32+8, 1f, P+DPL3+A_INT16
+    RUN
+    int     0x20
+    jmp     2f
+1:  mov     ax, 0x1234
+    iretw
+2:
+    SHOWS   R_EAX, 0xA0A11234
+    SHOWS   R_CS, CODE32+27
+    SHOWS   R_SS, STACK32+27
+    SHOWS   R_ESP, STACK_TOP, 0xFFFF
+    PASSES
+
+    CASE PM32+3, "a 32-bit gate to ring 1 and back by iretd"
+    PREPARE
+    INTERRUPT_GATE 0x20, CODE32+8, 1f, P+DPL3+A_INT32
+    RUN
+    int     0x20
+    jmp     2f
+1:  mov     eax, 0x12345678
+    iretd
+2:
+    SHOWS   R_EAX, 0x12345678
+    SHOWS   R_CS, CODE32+27
+    SHOWS   R_SS, STACK32+27
+    SHOWS   R_ESP, STACK_TOP
+    PASSES
+
+    CASE PM32+3, "iret of 16 bits keeps the upper half of EFLAGS", F_AC
+    push    ax
+    mov     word ptr [esp], F_CF+2
+    push    ax
+    mov     word ptr [esp], CODE32+27
+    push    ax
+    mov     word ptr [esp], offset 1f
+    iretw
+9:  ud2
+1:
+    SHOWS   R_EFLAGS, F_AC+F_CF, F_AC+F_CF
+    SHOWS   R_ESP, STACK_TOP
+    PASSES
+
+    CASE PM32+3, "iretd from ring 1 to ring 3 leaves null the data segments that ring 3 may not have"
+    PREPARE
+    INTERRUPT_GATE 0x20, CODE32+8, 1f, P+DPL3+A_INT32
+    RUN
+    int     0x20
+    jmp     2f
+1:  mov     ax, DATA+8
+    mov     ds, ax
+    mov     ax, DATA+16
+    mov     es, ax
+    iretd
+2:
+    SHOWS   R_DS, 0, 0xFFFF
+    SHOWS   R_ES, 0, 0xFFFF
+    SHOWS   R_FS, DATA+27, 0xFFFF
+    PASSES
+
+    CASE PM32+3, "int leaves data segments as they are"
+    PREPARE
+    INTERRUPT_GATE 0x20, CODE32+8, 1f, P+DPL3+A_INT32
+    RUN
+    int     0x20
+1:
+    SHOWS   R_DS, DATA+27, 0xFFFF
+    SHOWS   R_GS, DATA+27, 0xFFFF
+    PASSES
+
+    CASE PM32+3, "#BR, #OF and #DE push no error code"
+    PREPARE
+    INTERRUPT_GATE BR, CODE32+8, 1f, P+A_INT32
+    RUN
+    mov     dword ptr ds:[0x40], 0
+    mov     dword ptr ds:[0x44], 0
+    mov     eax, 1
+2:  bound   eax, ds:[0x40]
+1:  mov     ebx, [esp]
+    sub     ebx, offset 2b
+    SHOWS   R_EBX, 0
+    SHOWS   R_ESP, STACK_TOP-20
+    PASSES

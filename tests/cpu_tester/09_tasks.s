@@ -455,3 +455,65 @@
     SHOWS   R_DR6, 0x8000, 0xE00F
     SHOWS   R_TR, S_TSS_B
     TRAPS   DB
+
+    CASE PM32+0, "from a 16-bit task to one of 32 bits: 16 bits of its registers are saved"
+    PREPARE
+    mov     ax, S_TSS_16
+    ltr     ax
+    task_b  1f
+    RUN
+    ljmp    S_TSS_B, 0
+1:
+    SHOWS   R_TR, S_TSS_B
+    SHOWS   TSS_16+T16_AX, 0xA2A3, 0xFFFF
+    SHOWS   TSS_16+T16_CS, CODE32, 0xFFFF
+    SHOWS   TSS_16+T16_SP, STACK_TOP, 0xFFFF
+    SHOWS   GDT+S_TSS_16+4, (P+A_TSS16)<<8, 0xFF00
+    PASSES
+
+    CASE PM32+0, "call of a task and a task return change CR0.TS only to set it"
+    PREPARE
+    task_b  1f
+    RUN
+    lcall   S_TSS_B, 0
+    jmp     2f
+1:  mov     ebx, cr0
+    clts
+    mov     ds:[0x40], ebx
+    iretd
+2:  mov     ecx, cr0
+    SHOWS   R_ECX, 8, 8
+    SHOWS   DATA_BASE+0x40, 8, 8
+    PASSES
+
+    CASE V86+3, "int in V86 through a task gate: VM and the segments are in the old TSS"
+    PREPARE
+    task_b  1f
+    INTERRUPT_GATE 0x20, S_TSS_B, 0, P+DPL3+A_TASK
+    RUN
+    int     0x20
+    .code32
+1:
+    SHOWS   R_TR, S_TSS_B
+    SHOWS   R_EFLAGS, F_NT, F_NT+F_VM
+    SHOWS   TSS_A+TS_EFLAGS, F_VM+3*F_IOPL, F_VM+3*F_IOPL
+    SHOWS   TSS_A+TS_DS, DATA_BASE>>4, 0xFFFF
+    SHOWS   TSS_A+TS_CS, CODE_BASE>>4, 0xFFFF
+    PASSES
+
+    CASE V86+3, "and back to V86 by iretd"
+    PREPARE
+    task_b  1f
+    INTERRUPT_GATE 0x20, S_TSS_B, 0, P+DPL3+A_TASK
+    RUN
+    int     0x20
+    mov     al, ds:[0x21]
+    jmp     2f
+    .code32
+1:  iretd
+    .code16
+2:
+    SHOWS   R_TR, S_TSS_A
+    SHOWS   R_EFLAGS, F_VM, F_VM
+    SHOWS   R_EAX, 0x21, 0xFF
+    PASSES
