@@ -14,7 +14,7 @@ from tools import cpu_tester
 from tools.cpu_tester import BOCHS, ENDS_THE_VMM, Verdicts, expected_failures, read_verdicts
 
 LIMITS = Path(__file__).parents[1] / "docs" / "limits.md"
-ENGINES = ["translate", pytest.param("bare", marks=pytest.mark.long)]
+ENGINES = ["translate", *(pytest.param(engine, marks=pytest.mark.long) for engine in ("bare", "svm"))]
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,13 @@
 import argparse
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -88,8 +90,11 @@ def read_verdicts(text: str) -> Verdicts:
 
 
 def assemble(directory: Path) -> bytes:
-    """Return the ROM, 512 KiB. Raises: PackageError: GNU as or ld failed."""
+    """Return the ROM, 512 KiB. Raises: PackageError: GNU as or ld failed, or is not there."""
     tools = open_tools()
+    for tool in ("as", "ld"):
+        if shutil.which(tool) is None:
+            raise PackageError(f"no {tool}: the tester is built by GNU binutils (package binutils)")
     objects = []
     for source in _sources():
         made = directory / f"{source.stem}.o"
@@ -123,7 +128,7 @@ def _sources() -> Iterator[Path]:
 
 
 def run_on_bochs(rom: bytes, timeout: float) -> str:
-    """Return what the tester says on Bochs. Raises: PackageError: no Bochs; TimeoutExpired after `timeout` seconds."""
+    """Return what the tester says on Bochs, within `timeout` seconds. Raises: PackageError: no Bochs."""
     tools = open_tools()
     tools.prepare(["bochs"], lambda _part: None)
     with tempfile.TemporaryDirectory() as name:
@@ -132,11 +137,11 @@ def run_on_bochs(rom: bytes, timeout: float) -> str:
         (directory / "vga.bin").write_bytes(option_rom(_EMPTY_ROM))
         settings = directory / "bochsrc"
         settings.write_text(_BOCHSRC.format(directory=directory))
-        subprocess.run(
-            ["bochs", "-q", "-f", settings],
-            cwd=directory, env=tools.environment(), input=_CONTINUE, capture_output=True, text=True, errors="replace",
-            timeout=timeout, check=False,
-        )  # fmt: skip
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                ["bochs", "-q", "-f", settings], cwd=directory, env=tools.environment(), input=_CONTINUE,
+                capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
+            )  # fmt: skip
         text = directory / "com1.txt"
         return text.read_text(encoding="latin-1") if text.exists() else ""
 
