@@ -16,6 +16,10 @@ from vmm.arch.layout import MASK32
 _WORD: Final = 4
 _FANOUT: Final = 1 << 8
 _ROOT: Final = 1 << 16
+GAP: Final = 9 << 10
+"""Words between a root and what comes next, nine pages. The engine's TLB is direct-mapped and can be as small as 64
+pages, the size of a root: right behind it a middle table would take turns there with the root's first page, which all
+code below 64 MiB goes by, and each branch would miss twice."""
 
 
 class CacheFull(Exception):
@@ -76,6 +80,7 @@ class BranchTable:
         middle = area.take(_FANOUT, self._no_leaf)
         if code32:
             self._root = area.take(_ROOT, self._pointer(middle))
+            area.take(GAP, self._nowhere)
         else:
             self._root = middle
             self._middles[0] = middle

@@ -144,7 +144,7 @@ def test_our_bios_can_be_given_as_a_file(tmp_path: Path) -> None:
         assert "Glassvisor BIOS" in shown(vm)
 
 
-@pytest.mark.parametrize("size", [0, 1, 0xFFFF, 0x10001, 0x18000, 0x30000, 0x40001, 0x80000])
+@pytest.mark.parametrize("size", [0, 1, 0xFFFF, 0x10001, 0x18000, 0x30000, 0x40001, 0x80001, 0x100000])
 def test_a_bios_of_the_wrong_size_is_refused(tmp_path: Path, size: int) -> None:
     (tmp_path / "bios").write_bytes(bytes(size))
     with pytest.raises(ConfigError, match="bios") as refused, machine(bios=tmp_path / "bios"):

@@ -10,7 +10,7 @@ from bt import cache as cache_module
 from bt.cache import Arena, Block, BlockSpace, CodeCache, CodePage, CodeView, Entrance
 from bt.emit import CALLOUT_VECTOR, Mark, Site, SiteKind, Translation
 from bt.guest import Context, Mode, Window
-from bt.lookup import CacheFull, LookupArea
+from bt.lookup import GAP, CacheFull, LookupArea
 from bt.translate import BLOCK_LIMIT, DEFAULT_OPTIONS, BlockTranslator, Options
 from vmm.arch.layout import MASK32
 
@@ -19,7 +19,7 @@ KERNEL16 = Context(Mode.REAL, 0, False, False)
 USER = Context(Mode.PROTECTED, 3, True, True)
 KERNEL_BASE, USER_BASE, LOOKUP_BASE = 0xF400_0000, 0xF580_0000, 0xF640_0000
 LEAF = 4 << 8
-TABLE_32, TABLE_16 = (4 << 16) + 2 * LEAF, 2 * LEAF
+TABLE_32, TABLE_16 = 4 * ((1 << 16) + GAP) + 2 * LEAF, 2 * LEAF
 EXIT = bytes([0xCD, CALLOUT_VECTOR])
 TRANSLATOR = BlockTranslator()
 
@@ -154,6 +154,14 @@ def test_blocks_do_not_overlap_and_are_aligned(world: World) -> None:
     first, second = world.block(0x1000), world.block(0x2000)
     assert second.address >= first.end
     assert second.address % 4 == 0
+
+
+def test_a_block_that_fits_into_a_page_lies_in_one(world: World) -> None:
+    """Across two, a loop of a few instructions took 2.7 times as long: the engine links no jump that leaves a page."""
+    blocks = [world.block(0x1000 + 16 * number, "90" * 16, limit=16) for number in range(200)]
+    assert all(len(block.translation.code) <= 0x1000 for block in blocks)
+    assert all(block.address >> 12 == block.end - 1 >> 12 for block in blocks)
+    assert len({block.address >> 12 for block in blocks}) > 1
 
 
 @pytest.mark.parametrize(("cs_base", "entry"), [(0xF_0000, KERNEL_BASE - 0xF_0000), (0xFFFF_0000, 0xF401_0000)])

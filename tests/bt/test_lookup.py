@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bt.lookup import BranchTable, CacheFull, LookupArea
+from bt.lookup import GAP, BranchTable, CacheFull, LookupArea
 from vmm.arch.layout import MASK32
 
 BASE = 0xF640_0000
 WORD = 4
 LEAF = 1 << 8
-SIZES = {False: 2 * LEAF, True: 2 * LEAF + (1 << 16)}
-"""Words of an empty table: one leaf and one middle table for all that has no entry, and the root of 32-bit code."""
+SIZES = {False: 2 * LEAF, True: 2 * LEAF + (1 << 16) + GAP}
+"""Words of an empty table: one leaf and one middle table for all that has no entry, the root of 32-bit code, a gap."""
+TLB_MIN = 64
 CS_BASES = [0, 0x5670, 0xF_FFF0, 0xFFF0_0000]
 ENTRY = 0xF400_0000
 
@@ -238,3 +239,16 @@ def test_a_table_never_touches_the_word_that_is_nowhere() -> None:
     table.table.remember(0x1234, ENTRY)
     assert bytes(seen.bytes[:WORD]) == b"\xa5" * WORD
     assert seen.area.nowhere == BASE
+
+
+def test_a_walk_reads_three_pages_that_the_smallest_tlb_holds_at_once() -> None:
+    """With the middle table right behind a root of 64 pages, RET in ring 0 took 57 ns instead of 24."""
+    for eip in (0x10_0000, 0x804_8000, 0xB770_0000, 0xC100_0000):
+        walked = walker(2).table()
+        walked.table.remember(eip, ENTRY)
+        pages, at = set(), walked.table.root
+        for digit in (eip >> 16, eip >> 8 & 0xFF):
+            pages.add((at + WORD * digit) >> 12)
+            at = walked.walker.word(at + WORD * digit)
+        pages.add((at + WORD * (eip & 0xFF)) >> 12)
+        assert len({page % TLB_MIN for page in pages}) == len(pages)

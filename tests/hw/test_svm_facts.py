@@ -12,7 +12,7 @@ from vmm.arch.vmcb import ExitCode, Intercept, external_interrupt
 from vmm.hw import state as hw
 from vmm.hw.guest_mode import EXIT
 from vmm.hw.traps import EXIT as TRAPPED
-from vmm.hw.traps import Trap
+from vmm.hw.traps import Trap, set_traps
 
 PE, IF, TF, DF = int(Cr0.PE), int(Eflags.IF), int(Eflags.TF), int(Eflags.DF)
 UD, PF, OF = 6, 14, 4
@@ -220,7 +220,7 @@ def test_task_switches_have_no_intercept(svm: SvmRig) -> None:
 )
 def test_traps_by_the_mask_work_in_guest_mode(svm: SvmRig, text: str, trap: Trap) -> None:
     svm.prepare(text)
-    svm.cpu.set_traps(trap)
+    set_traps(svm.cpu.state, trap)
     seen = svm.run_guest()
     assert (seen.vector, seen.eip, svm.mode.is_inside) == (TRAPPED + trap.bit_length() - 1, CODE, True)
 

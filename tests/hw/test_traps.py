@@ -6,7 +6,7 @@ from cpu_rig import CODE, DATA, Rig
 from vmm.arch.registers import ARITHMETIC, Eflags, Reg
 from vmm.hw import state as hw
 from vmm.hw import traps
-from vmm.hw.traps import EXIT, Q_TRAPS, Trap
+from vmm.hw.traps import EXIT, Q_TRAPS, Trap, set_traps
 
 BEFORE = f"mov dword ptr [{DATA:#x}], 5; mov ecx, 7; mov esi, {DATA:#x}; mov edx, 0x71; stc; sbb eax, eax; "
 CF, SF, AF, PF = (int(flag) for flag in (Eflags.CF, Eflags.SF, Eflags.AF, Eflags.PF))
@@ -72,7 +72,7 @@ def test_this_engine_has_them() -> None:
 def test_a_trapped_instruction_has_not_begun(rig: Rig, text: str) -> None:
     code, trap = (FAR_JUMP, Trap.FAR) if text == "far jump" else (encoded(rig, text), CASES[text])
     at = enter(rig, code)
-    rig.cpu.set_traps(trap)
+    set_traps(rig.cpu.state, trap)
     seen = rig.run()
     assert (seen.vector, seen.eip) == (EXIT + trap.bit_length() - 1, at)
     assert [rig.reg(reg) for reg in (Reg.EAX, Reg.ECX, Reg.ESI, Reg.EDX)] == [0xFFFF_FFFF, 7, DATA, 0x71]
@@ -84,7 +84,7 @@ def test_a_trapped_instruction_has_not_begun(rig: Rig, text: str) -> None:
 @pytest.mark.parametrize("mask", [0, ~0])
 def test_other_instructions_run_on(rig: Rig, text: str, mask: int) -> None:
     at = enter(rig, encoded(rig, text) + b"\xcd\x41")
-    rig.cpu.set_traps(mask & (1 << 20) - 1 & ~int(CASES[text] | Trap.INTERRUPT))
+    set_traps(rig.cpu.state, mask & (1 << 20) - 1 & ~int(CASES[text] | Trap.INTERRUPT))
     seen = rig.run()
     assert (seen.vector, seen.eip > at) == (0x41, True)
 
@@ -94,7 +94,7 @@ def test_other_instructions_run_on(rig: Rig, text: str, mask: int) -> None:
 )
 def test_popf_leaves_through_a_window_only_if_its_image_has_if(rig: Rig, image: str, leaves: bool) -> None:
     at = enter(rig, rig.load(f"push {image}; popfd; int 0x41"))
-    rig.cpu.set_traps(Trap.WINDOW)
+    set_traps(rig.cpu.state, Trap.WINDOW)
     seen = rig.run()
     popfd = at + len(rig.load(f"push {image}"))
     assert (seen.vector, seen.eip) == ((EXIT + 11, popfd) if leaves else (0x41, popfd + 3))
@@ -102,7 +102,7 @@ def test_popf_leaves_through_a_window_only_if_its_image_has_if(rig: Rig, image: 
 
 def test_sti_leaves_through_a_window(rig: Rig) -> None:
     at = enter(rig, rig.load("sti"))
-    rig.cpu.set_traps(Trap.WINDOW)
+    set_traps(rig.cpu.state, Trap.WINDOW)
     seen = rig.run()
     assert (seen.vector, seen.eip) == (EXIT + 11, at)
 
@@ -111,7 +111,7 @@ def test_sti_leaves_through_a_window(rig: Rig) -> None:
 def test_an_odd_iret_has_nt_or_is_outside_cpl_0(rig: Rig, nested: bool, cpl: int) -> None:
     at = enter(rig, rig.load("iretd"), cpl)
     rig.cpu.state.q[hw.Q_EFLAGS] |= int(Eflags.NT) if nested else 0
-    rig.cpu.set_traps(Trap.ODD_IRET)
+    set_traps(rig.cpu.state, Trap.ODD_IRET)
     seen = rig.run()
     assert (seen.vector == EXIT + 14, seen.eip) == (nested or cpl > 0, at)  # else the frame of zeros is #GP
 
@@ -120,7 +120,7 @@ def test_an_odd_iret_has_nt_or_is_outside_cpl_0(rig: Rig, nested: bool, cpl: int
 def test_pushf_leaves_in_v86(rig: Rig, v86: bool) -> None:
     rig.load("pushf; int 0x41", code32=not v86)
     rig.enter(v86=v86, code32=not v86, iopl=3, cpl=3)
-    rig.cpu.set_traps(Trap.PUSHF_V86)
+    set_traps(rig.cpu.state, Trap.PUSHF_V86)
     seen = rig.run()
     assert (seen.vector, seen.eip == CODE) == ((EXIT + 13, True) if v86 else (0x41, False))
 

@@ -1,92 +1,110 @@
-"""How every figure is made: a fresh process for each measurement, the sides by turns, the median of several, the
-spread shown."""
+"""How a figure is made: a fresh process for each measurement, all engines by turns, the median of several."""
 
-import importlib.metadata
-import json
-import platform
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
-from typing import Any, Final
+from typing import Final
+
+from vmm.bench.case import Case
+from vmm.bench.image import Image, build
+from vmm.bench.marks import RunFailed, Runner, Timing, timings
+from vmm.bench.rows import Results, row_of
 
 ROUNDS: Final = 5
-_PACKAGES: Final = ("glassvisor", "unicorn", "capstone", "keystone-engine")
+QUICK_ROUNDS: Final = 3
+_PILOTS: Final = 6
+_PILOT_SHARE: Final = 0.1
+_GROWTH: Final = 64
+"""From one pilot to the next: what a short run says about the time of a longer one is not much."""
+_COUNT_MAX: Final = 1 << 24
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure: `loop_ns`, how long each loop shall run, is the same for all engines; how often it goes round
+    is found for each by runs that do not count.
+    """
+
+    suite: str
+    cases: tuple[Case, ...]
+    paging: bool
+    loop_ns: int
+    rounds: int
+    programs: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class Series:
-    """Measurements of one side of one comparison, in the order they were made; `command` made each of them."""
+class _Side:
+    """One engine's: its image, without the cases that it cannot run, how often each goes round, what was measured."""
 
-    command: list[str]
-    values: list[float] = field(default_factory=list)
+    runner: Runner
+    image: Image
+    counts: list[int]
+    found: list[list[Timing]] = field(default_factory=list)
 
-    @property
-    def median(self) -> float:
-        """The middle one."""
-        return median(self.values)
-
-    @property
-    def spread(self) -> float:
-        """Largest less smallest, as a share of the median."""
-        return (max(self.values) - min(self.values)) / self.median if self.median else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Command, values, median and spread."""
-        return {
-            "command": shlex.join(self.command),
-            "values": self.values,
-            "median": self.median,
-            "spread": round(self.spread, 4),
-        }
+    def measure(self) -> list[Timing]:
+        """One run. Raises: RunFailed."""
+        return timings(self.image, self.counts, self.runner.run(self.image, self.counts))
 
 
-def alternate(sides: Mapping[str, Series], measure: Callable[[list[str]], float], rounds: int = ROUNDS) -> None:
-    """Measure each side once, in turn, `rounds` times over: what drifts, drifts for all."""
-    for _ in range(rounds):
-        for series in sides.values():
-            series.values.append(measure(series.command))
-
-
-def python_command(module: str, *arguments: str) -> list[str]:
-    """The command line that runs a module of ours in a fresh interpreter."""
-    return [sys.executable, "-m", module, *arguments]
-
-
-def printed_number(command: list[str]) -> float:
-    """Run a command whose last line of output is the figure. Raises: RuntimeError with what it said if it failed."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{shlex.join(command)}: status {done.returncode}\n{done.stderr.strip()}")
-    return float(done.stdout.split()[-1])
-
-
-def versions() -> dict[str, str]:
-    """What a figure depends on, besides the machine."""
-    found = {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _processor() -> str:
+def measure(plan: Plan, runners: Sequence[Runner], progress: Progress) -> Results:
+    """All cases on all engines, by turns. Whoever interrupts it gets what there is."""
+    results = Results()
+    sides = []
+    for runner in runners:
+        progress(f"{runner.name}: how often")
+        if (side := _prepare(plan, runner, results.notes)) is not None:
+            sides.append(side)
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
+        _take_turns(sides, plan.rounds, results.notes, progress)
+    except KeyboardInterrupt:
+        results.cut()
+    for case in plan.cases:
+        for side in sides:
+            if side.found and case in side.image.cases:
+                column = side.image.cases.index(case)
+                ns, exits = [each[column].ns for each in side.found], [each[column].exits for each in side.found]
+                results.add(row_of(plan.suite, case.name, side.runner.name, ns, exits))
+    return results
 
 
-def write_json(report: Mapping[str, Any], path: str) -> None:
-    """Write a report to a file, or to standard output for `-`."""
-    text = json.dumps(report, indent=2) + "\n"
-    if path == "-":
-        sys.stdout.write(text)
-        return
-    with open(path, "w", encoding="utf-8") as out:
-        out.write(text)
+def _take_turns(sides: Sequence[_Side], rounds: int, notes: list[str], progress: Progress) -> None:
+    """Measure each side once, one after the other, so many times: what drifts on the machine drifts for all."""
+    for number in range(rounds):
+        for side in sides:
+            progress(f"{side.runner.name}: {number + 1} of {rounds}")
+            try:
+                side.found.append(side.measure())
+            except RunFailed as failure:
+                notes.append(f"{side.runner.name}: round {number + 1} is missing: {failure}")
+
+
+def _prepare(plan: Plan, runner: Runner, notes: list[str]) -> _Side | None:
+    """The pilots of one engine. A case that it cannot run is left out, with a remark."""
+    cases = tuple(case for case in plan.cases if runner.can_run(case))
+    while cases:
+        image = build(cases, paging=plan.paging, programs=plan.programs)
+        side = _Side(runner, image, [1] * len(cases))
+        try:
+            _pilot(side, plan.loop_ns * _PILOT_SHARE)
+            side.counts = [min(_COUNT_MAX, round(count / _PILOT_SHARE)) for count in side.counts]
+            return side
+        except RunFailed as failure:
+            notes.append(f"{runner.name}: {failure}")
+            if failure.case is None:
+                return None
+            cases = tuple(case for case in cases if case is not failure.case)
+    return None
+
+
+def _pilot(side: _Side, aim_ns: float) -> None:
+    """Find counts with which the longer loop of each case takes about so long. Raises: RunFailed."""
+    for _ in range(_PILOTS):
+        longest = [timing.longest for timing in side.measure()]
+        if all(ns >= aim_ns / 2 for ns in longest):
+            return
+        side.counts = [_next_count(count, aim_ns / max(1, ns)) for count, ns in zip(side.counts, longest, strict=True)]
+
+
+def _next_count(count: int, wanted: float) -> int:
+    return min(_COUNT_MAX, max(1, round(count * min(wanted, _GROWTH))))

@@ -5,65 +5,57 @@ Source: QEMU documentation, "QEMU Machine Protocol Specification", "QEMU QMP Ref
 
 import json
 import re
-import shutil
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-PROGRAM: Final = "qemu-system-i386"
+from vmm.bench.peers import QEMU
+
 _TEXT_MEMORY: Final = 0xB8000
 _TEXT_SIZE: Final = 80 * 25 * 2
 _POLL_SECONDS: Final = 0.02
-_DRIVES: Final = {"floppy": "floppy", "disk": "ide", "cdrom": "ide,media=cdrom"}
-_BOOT: Final = {"floppy": "a", "disk": "c", "cdrom": "d"}
 
 
 class QemuError(Exception):
     """QEMU is not there, ended, or never showed what was waited for."""
 
 
-def command_line(image: Path, kind: str, memory: int, qmp: str) -> list[str]:
-    """QEMU's command: no network (its boot ROM costs time), no window, `memory` in MiB, image changes dropped."""
-    return [
-        PROGRAM, "-accel", "tcg", "-m", str(memory), "-display", "none", "-vga", "std", "-nic", "none",
-        "-drive", f"file={image},format=raw,if={_DRIVES[kind]},snapshot=on", "-boot", _BOOT[kind],
-        "-qmp", f"unix:{qmp},server=on,wait=off",
-    ]  # fmt: skip
+def command_line(memory: int, *arguments: str) -> list[str]:
+    """QEMU's command: no network (its boot ROM costs time), no window, `memory` in MiB."""
+    machine = [QEMU, "-accel", "tcg", "-m", str(memory), "-display", "none", "-vga", "std", "-nic", "none"]
+    return [*machine, "-monitor", "none", "-no-reboot", *arguments]
 
 
-def linux_command_line(kernel: Path, initrd: Path, append: str, memory: int) -> list[str]:
-    """QEMU's command for a Linux kernel with its first serial port on standard output; no network, no window."""
-    return [
-        PROGRAM, "-accel", "tcg", "-m", str(memory), "-display", "none", "-vga", "std", "-nic", "none",
-        "-monitor", "none", "-serial", "stdio", "-no-reboot",
-        "-kernel", str(kernel), "-initrd", str(initrd), "-append", append,
-    ]  # fmt: skip
+def cdrom(image: Path) -> list[str]:
+    """Arguments that boot a CD."""
+    return ["-drive", f"file={image},format=raw,if=ide,media=cdrom", "-boot", "d"]
 
 
-def version() -> str:
-    """QEMU's first line about itself. Raises: QemuError."""
-    if shutil.which(PROGRAM) is None:
-        raise QemuError(f"{PROGRAM}: not installed (make host-tools, or the package qemu-system-x86)")
-    said = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
-    return said.splitlines()[0]
+def seconds_until(
+    command: list[str], pattern: re.Pattern[str], limit: float, clock: Callable[[int], float] | None = None
+) -> float:
+    """Seconds from QEMU's command until its text screen matches: of the wall, or by the `clock` of a process.
 
-
-def seconds_until(image: Path, kind: str, memory: int, pattern: re.Pattern[str], limit: float) -> float:
-    """Seconds from QEMU's command until its text screen matches. Raises: QemuError."""
+    Raises: QemuError.
+    """
     with tempfile.TemporaryDirectory() as folder:
         qmp = str(Path(folder) / "qmp")
         started = time.perf_counter()
-        process = subprocess.Popen(command_line(image, kind, memory, qmp), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, "-qmp", f"unix:{qmp},server=on,wait=off"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
         try:
             with _Screen(process, qmp, started + limit) as screen:
                 while not pattern.search(screen.text()):
                     if time.perf_counter() > started + limit:
                         raise QemuError(f"{pattern.pattern!r} did not show within {limit:g} s")
                     time.sleep(_POLL_SECONDS)
-                return time.perf_counter() - started
+                return clock(process.pid) if clock else time.perf_counter() - started
         finally:
             process.kill()
             process.communicate()

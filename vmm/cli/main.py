@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from vmm.cli import fetch, lab
+from vmm.cli import bench, fetch, lab
 from vmm.collector import collector_at_rest
 from vmm.errors import ConfigError, VmmError
 from vmm.outcome import EXIT_UNMODELLED, EXIT_USER_MISTAKE, SIGNAL_BASE
@@ -31,6 +31,7 @@ app: Final = typer.Typer(
 
 app.add_typer(fetch.app, name="images")
 app.add_typer(lab.app, name="lab")
+app.add_typer(bench.app, name="bench")
 
 _BOOT: Final = "What to boot"
 _MACHINE: Final = "The machine"

@@ -16,7 +16,7 @@ from vmm.engines.native_state import NativeState
 from vmm.engines.options import EngineOptions
 from vmm.errors import ConfigError, Unmodelled
 from vmm.hw.cpu import PhysicalCpu
-from vmm.hw.traps import EXIT, Trap
+from vmm.hw.traps import EXIT, Trap, set_traps
 
 _ALWAYS: Final = int(
     Trap.IO | Trap.HLT | Trap.CPUID | Trap.TSC | Trap.PMC | Trap.MSR | Trap.FAST_CALL | Trap.DEBUG | Trap.INTERRUPT
@@ -66,4 +66,4 @@ class BareEngine(NativeEngine):
 
     def _push(self, *, has_window: bool, steps: bool) -> None:
         self._native.push()
-        self._phys.set_traps(_ALWAYS | (_STEP if steps else _WINDOW if has_window else 0))
+        set_traps(self._phys.state, _ALWAYS | (_STEP if steps else _WINDOW if has_window else 0))

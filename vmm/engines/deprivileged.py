@@ -20,7 +20,7 @@ from vmm.engines import physical
 from vmm.engines.names import Rings
 from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
-from vmm.hw.traps import Trap
+from vmm.hw.traps import Trap, set_traps
 
 TRAPS: Final = Trap.IO | Trap.CPUID | Trap.TSC | Trap.PMC | Trap.FAST_CALL | Trap.INTERRUPT
 """IO stands for the I/O permission check, TSC and PMC for CR4.TSD and CR4.PCE, FAST_CALL for the VMM's SYSENTER
@@ -88,7 +88,7 @@ class Deprivileged:
         d = self._vcpu.state.d
         d[hw.D_TR] = VMM_TSS
         d[hw.D_IDT + hw.SEG_BASE], d[hw.D_IDT + hw.SEG_LIMIT] = self._idt_base, _IDT_LIMIT
-        phys.set_traps(int(TRAPS))
+        set_traps(phys.state, int(TRAPS))
 
     def put(self, root: int, single_step: bool) -> None:
         """All that the guest's code runs with, from `vcpu.eip` on; `root` is CR3."""

@@ -17,3 +17,8 @@ class EngineStats:
     exceptions: Counter[int] = field(default_factory=Counter)
     inline_sites: Counter[str] = field(default_factory=Counter)
     callout_sites: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def left(self) -> int:
+        """All ways in which guest code left to the VMM."""
+        return sum(each.total() for each in (self.callouts, self.exits, self.exceptions, self.interrupts))

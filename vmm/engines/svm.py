@@ -27,6 +27,7 @@ from vmm.engines.svm_memory import GuestPaging, NestedMemory, ShadowMemory
 from vmm.errors import ConfigError
 from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.guest_mode import EXIT, GuestMode, Injection
+from vmm.hw.traps import set_traps
 
 _DB: Final = int(Vector.DB)
 _UD: Final = int(Vector.UD)
@@ -85,7 +86,7 @@ class SvmEngine(NativeEngine):
         if self._vcpu.stale:
             self._paging.refresh()
         self._native.push()
-        self._phys.set_traps(ALWAYS | (STEP if steps else WINDOW if has_window else 0))
+        set_traps(self._phys.state, ALWAYS | (STEP if steps else WINDOW if has_window else 0))
 
     # --- exits -----------------------------------------------------------------------------------------
 

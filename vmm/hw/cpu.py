@@ -24,7 +24,7 @@ from unicorn.unicorn_py3.unicorn import uclib
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import ARITHMETIC, Cr0, Cr4, Eflags
 from vmm.errors import EngineMismatch, VmmError
-from vmm.hw import polls, traps
+from vmm.hw import polls
 from vmm.hw import state as hw
 from vmm.hw.calibrate import check_layout
 from vmm.hw.hooks import NEVER, AuditHook, BlockHook, ExitHook, InstructionHook, StopRing
@@ -206,12 +206,6 @@ class PhysicalCpu:
         What it asks for between the start of `run` and that of the engine is lost. So who calls it, calls it again.
         """
         return self._ring.entry
-
-    def set_traps(self, wanted: int) -> None:
-        """Which instructions leave instead of being carried out: `Trap` bits in `state`. None do at first."""
-        if wanted and not traps.AVAILABLE:
-            raise EngineMismatch("this build of the engine has no helpers to trap at: the wheel from PyPI expected")
-        self.state.q[traps.Q_TRAPS] = wanted
 
     # --- translations of the engine --------------------------------------------------------------------
 

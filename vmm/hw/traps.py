@@ -3,12 +3,13 @@
 Unicorn carries most privileged instructions out in *helpers*, functions that translated code calls with the processor
 state as the first argument. Each helper of the table below gets a few bytes in front: they look at a mask in the state
 and either go on to the helper or leave the run as a #VMEXIT does. The exit arrives at the interrupt hook as vector
-`EXIT + number`, with EIP and everything else as before the instruction. The mask (`PhysicalCpu.set_traps`) travels with
-the saved state, so a change takes effect at the next instruction, and an engine whose mask is zero notices nothing.
+`EXIT + number`, with EIP and everything else as before the instruction. The mask (`set_traps`) travels with the saved
+state, so a change takes effect at the next instruction, and an engine whose mask is zero notices nothing.
 
 Two places know a helper's address: code of the translator takes it through the global offset table, and a table tells
 which registers a helper looks at. An exit looks at all of them, so that is changed as well. An engine that was made
-before does not find the new functions in its copy of that table: so all this is done when this module is loaded.
+before does not find the new functions in its copy of that table: so all this is done when this module is loaded, and
+who sets traps loads it before making a processor; who never does is spared the search.
 
 INS stores a zero to its operand before it asks for the port, and REP INS and REP OUTS leave once per iteration.
 """
@@ -20,8 +21,10 @@ from typing import Final
 
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Eflags
+from vmm.errors import EngineMismatch
 from vmm.hw import library
 from vmm.hw import state as hw
+from vmm.hw.state import CpuState
 
 
 class Trap(IntFlag):
@@ -171,3 +174,10 @@ def _install() -> mmap.mmap | None:
 _stubs: Final = _install()
 AVAILABLE: Final = _stubs is not None
 """Do the traps work with this build of the engine?"""
+
+
+def set_traps(state: CpuState, wanted: int) -> None:
+    """Which instructions leave instead of being carried out: `Trap` bits. None do at first. Raises: EngineMismatch."""
+    if wanted and not AVAILABLE:
+        raise EngineMismatch("this build of the engine has no helpers to trap at: the wheel from PyPI expected")
+    state.q[Q_TRAPS] = wanted

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from firmware.assembler import assemble_text
 from vmm.engines.names import EngineName
-from vmm.engines.stats import EngineStats
 from vmm.errors import Unmodelled
 from vmm.lab import setting as at
 from vmm.lab.children import gather
@@ -181,9 +180,9 @@ def _leave(engine: EngineName) -> Iterator[int]:
     """How often each workload left."""
     machine = LabMachine(engine)
     for workload in WORKLOADS:
-        before = exits(machine.engine.stats)
+        before = machine.engine.stats.left
         _run(machine, workload)
-        yield exits(machine.engine.stats) - before
+        yield machine.engine.stats.left - before
 
 
 def _run(machine: LabMachine, workload: Workload) -> None:
@@ -191,9 +190,3 @@ def _run(machine: LabMachine, workload: Workload) -> None:
     ending = machine.run(_BLOCKS_MAX)
     if ending.lost or ending.vector is not None:
         raise Unmodelled(f"{workload.name} on {machine.engine_name}: {ending}")
-
-
-def exits(stats: EngineStats) -> int:
-    """All ways in which guest code left to the VMM."""
-    counters = (stats.callouts, stats.exits, stats.exceptions, stats.interrupts)
-    return sum(counter.total() for counter in counters)
