@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmm.bench import c_programs, compute_cases, measure, nano_cases, suites
+from vmm.bench import c_programs, compute_cases, measure, nano_cases, segments, suites
 from vmm.bench.alone import Alone
 from vmm.bench.bars import BARS, NO_INLINE, Bar, judge
 from vmm.bench.case import MARKS_PER_CASE, Case, code_of_mark, named
@@ -354,3 +354,17 @@ def test_a_chart_without_the_library_is_a_mistake(
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     assert main(["bench", "nano", "--chart", str(tmp_path / "chart.png")]) == 2
     assert "glassvisor[chart]" in capsys.readouterr().err
+
+
+# --- segment checks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("checks", [False, True])
+@pytest.mark.parametrize("name", segments.PROGRAMS)
+def test_the_programs_of_segment_checks_come_to_their_end(name, checks):
+    assert segments.run(name, 1, checks) > 0
+
+
+def test_segments_refuses_no_rounds():
+    with pytest.raises(SystemExit):
+        segments.parse(["--rounds", "0"])

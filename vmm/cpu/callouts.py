@@ -160,9 +160,9 @@ def verw(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
 
 
 def arpl(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
-    """ARPL r/m16, r16."""
+    """ARPL r/m16, r16: its operand must be writable, even if nothing is to be written."""
     segments.require_protected(vcpu)
-    value, adjusted = segments.arpl(read_rm(vcpu, insn, 2), vcpu.reg(insn.modrm >> 3 & 7, 2))
+    value, adjusted = segments.arpl(read_rm(vcpu, insn, 2, to_write=True), vcpu.reg(insn.modrm >> 3 & 7, 2))
     if adjusted:
         write_rm(vcpu, insn, 2, value)
     _set_zf(vcpu, adjusted)
