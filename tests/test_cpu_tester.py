@@ -48,6 +48,11 @@ def test_what_fails_on_an_engine_is_what_its_list_says(verdicts, engine: str) ->
     assert_as_listed(engine, verdicts(engine))
 
 
+def test_com1_has_what_port_e9_has_to_the_end(verdicts) -> None:
+    said: Verdicts = verdicts("translate")
+    assert said.serial == said.text
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_each_failure_stands_under_a_rule_of_the_limits(engine: str) -> None:
     limits = LIMITS.read_text()
@@ -90,4 +95,4 @@ def test_a_rom_of_each_size_runs_from_the_reset_vector(tmp_path: Path, size: int
         image[-0x20000 + 0x1234] = ord("!")
     image[-0x10000 : -0x10000 + len(AT_F0000)] = AT_F0000
     image[-16 : -16 + len(RESET)] = RESET
-    assert cpu_tester.run_on_engine(bytes(image), "translate", 60) == ("!" if size > 64 else "\xff")
+    assert cpu_tester.run_on_engine(bytes(image), "translate", 60)[0] == ("!" if size > 64 else "\xff")

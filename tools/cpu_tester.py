@@ -74,19 +74,20 @@ class Verdicts:
     skipped: dict[str, str]
     count: int | None
     text: str
+    serial: str
 
     @property
     def is_complete(self) -> bool:
         return self.count is not None
 
 
-def read_verdicts(text: str) -> Verdicts:
-    """Take apart what the tester wrote to COM1 or port E9h."""
+def read_verdicts(text: str, serial: str = "") -> Verdicts:
+    """Take apart what the tester wrote to one of its ports; `serial` is what COM1 got, where that was another one."""
     found: dict[str, dict[str, str]] = {"ok": {}, "BAD": {}, "skip": {}}
     for number, verdict, name in _RESULT.findall(text):
         found[verdict][number] = name.strip()
     summary = _SUMMARY.search(text)
-    return Verdicts(found["ok"], found["BAD"], found["skip"], int(summary[1]) if summary else None, text)
+    return Verdicts(found["ok"], found["BAD"], found["skip"], int(summary[1]) if summary else None, text, serial)
 
 
 def assemble(directory: Path) -> bytes:
@@ -142,31 +143,37 @@ def run_on_bochs(rom: bytes, timeout: float) -> str:
                 ["bochs", "-q", "-f", settings], cwd=directory, env=tools.environment(), input=_CONTINUE,
                 capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
             )  # fmt: skip
-        text = directory / "com1.txt"
-        return text.read_text(encoding="latin-1") if text.exists() else ""
+        return _text(directory / "com1.txt")
 
 
-def run_on_engine(rom: bytes, engine: str, timeout: float) -> str:
-    """Return what the tester says under `vmm run`; `timeout` is in seconds."""
+def run_on_engine(rom: bytes, engine: str, timeout: float) -> tuple[str, str]:
+    """Return what the tester says under `vmm run` on port E9h and on COM1; `timeout` is in seconds."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         image = directory / "tester.bin"
         image.write_bytes(rom)
-        text = directory / "e9.txt"
+        said = (directory / "e9.txt", directory / "com1.txt")
         options = f"--engine {engine} --memory 16M --exit-port --display none --timeout {timeout}".split()
+        ports = ["--debugcon", said[0], "--serial", said[1]]
         subprocess.run(
-            [sys.executable, "-m", "vmm", "run", "--bios", image, "--debugcon", text, *options],
+            [sys.executable, "-m", "vmm", "run", "--bios", image, *ports, *options],
             cwd=directory, env={**os.environ, "PYTHONPATH": str(_ROOT)}, stdin=subprocess.DEVNULL,
             capture_output=True, timeout=timeout + _GRACE, check=False,
         )  # fmt: skip
-        return text.read_text(encoding="latin-1") if text.exists() else ""
+        e9, com1 = (_text(file) for file in said)
+        return e9, com1
+
+
+def _text(file: Path) -> str:
+    return file.read_bytes().decode("latin-1") if file.exists() else ""
 
 
 def run_on(where: str, rom: bytes, timeout: float = 300) -> Verdicts:
     """Run on Bochs or on an engine of ours, without those that would end the VMM."""
     rom = leave_out(rom, {line[5:] for line in expected_failures(where).get(ENDS_THE_VMM, ())})
-    run = run_on_bochs(rom, timeout) if where == BOCHS else run_on_engine(rom, where, timeout)
-    return read_verdicts(run)
+    if where == BOCHS:
+        return read_verdicts(run_on_bochs(rom, timeout))
+    return read_verdicts(*run_on_engine(rom, where, timeout))
 
 
 def expected_failures(where: str) -> dict[str, list[str]]:

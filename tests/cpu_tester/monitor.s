@@ -73,6 +73,8 @@ start:
     mov     ds, ax
     mov     es, ax
     mov     ss, ax
+    mov     esp, HANDLER_STACK          # what is on the monitor's own is needed after a shutdown
+    call    open_serial_port
     cmp     dword ptr ds:[started], STARTED
     je      shut_down
     mov     esp, MONITOR_STACK
@@ -81,7 +83,6 @@ start:
     mov     dword ptr ds:[tests_run], 0
     mov     dword ptr ds:[tests_failed], 0
     mov     dword ptr ds:[tests_skipped], 0
-    call    open_serial_port
     mov     eax, 1
     cpuid
     mov     ds:[features], edx
