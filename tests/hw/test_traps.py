@@ -1,5 +1,8 @@
 """Instructions that leave because the mask in the state says so: where, with what, and only then."""
 
+import subprocess
+import sys
+
 import pytest
 from cpu_rig import CODE, DATA, Rig
 
@@ -142,3 +145,9 @@ def test_the_mask_works_at_the_next_instruction(rig: Rig) -> None:
     rig.then = then
     rig.run()
     assert seen == [(0x40, 9), (EXIT + 2, 0), (0x40, 9), (0x40, 9), (EXIT + 2, 0)]
+
+
+def test_the_library_is_changed_before_the_first_processor_is_made() -> None:
+    """A processor made before would crash where an engine that is loaded later has the changes made."""
+    check = "import vmm.hw.cpu, sys; sys.exit(not {'vmm.hw.flags', 'vmm.hw.traps'} <= sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -8,8 +8,8 @@ state, so a change takes effect at the next instruction, and an engine whose mas
 
 Two places know a helper's address: code of the translator takes it through the global offset table, and a table tells
 which registers a helper looks at. An exit looks at all of them, so that is changed as well. An engine that was made
-before does not find the new functions in its copy of that table: so all this is done when this module is loaded, and
-who sets traps loads it before making a processor; who never does is spared the search.
+before does not find the new functions in its copy of that table, and crashes: so all this is done when this module is
+loaded, and `vmm.hw.cpu` loads it.
 
 INS stores a zero to its operand before it asks for the port, and REP INS and REP OUTS leave once per iteration.
 """
