@@ -176,11 +176,13 @@ def test_where_the_guest_forbids_fetches_code_cannot_be_stored_to_unseen(deprivi
     assert deprivileged.shadow.fill(0x6000, True, True) is Fill.WATCHED
 
 
-def test_without_the_hole_it_can_and_the_engine_sees_it(world: World) -> None:
+def test_a_page_that_runs_no_more_can_be_written_where_it_is_nx(world: World) -> None:
     world.pages_with_nx({0x5000: PAGE | P | W | U, 0x6000: PAGE | P | W | U | NX})
     world.shadow.fetch(0x5000, True)
+    assert world.shadow.fill(0x6000, True, True) is Fill.WATCHED
+    world.shadow.retire(PAGE >> 12)
     assert world.shadow.fill(0x6000, True, True) is Fill.MAPPED
-    assert rights(world.entry(0x6000)) == P | W | U
+    assert rights(world.entry(0x6000)) == P | W | U | NX
 
 
 def test_a_page_that_the_guest_must_not_write_unseen_is_read_only(deprivileged: World) -> None:
