@@ -20,6 +20,8 @@ S0, S1, S2, S3, S4 = range(5)
 """Scratch words. By convention S0 keeps the guest's ECX, S1 its EDX or EAX, S2 a value for a callout."""
 FLAGS: Final = 8
 """In the place of a register: the arithmetic flags, as LAHF and SETO AL leave them in AX."""
+CHECKED: Final = 9
+"""In the place of a register: a page fault in the guard pages says that an access is to be looked at by the VMM."""
 _SCRATCH_NAMES: Final = {f"S{index}": 4 * index for index in range(SCRATCH_WORDS)} | {"S2_HIGH": 4 * S2 + 2}
 """Byte offsets of scratch words; S2_HIGH is the high half of S2."""
 
@@ -33,6 +35,7 @@ class SiteKind(IntEnum):
     STALE = auto()  # a self-checking block found its bytes changed
     STEP_END = auto()  # the end of a block that was to run one instruction only
     TRACE = auto()  # a probe, only when tracing
+    CHECK = auto()  # before an instruction whose accesses the VMM is to check
 
 
 class Site:
@@ -134,6 +137,15 @@ class Translation:
             return None
         offset, _, restore = self.positions[at]
         return None if restore else offset
+
+    def body_behind(self, offset: int) -> int:
+        """Where the instruction itself begins, behind the check that an offset lies in."""
+        at = bisect_right(self.positions, offset, key=itemgetter(0))
+        return next(start for start, _, restore in self.positions[at:] if not restore)
+
+    def insn_at(self, eip: int) -> bytes:
+        """The guest's bytes from an instruction of the block on."""
+        return self.source[eip - self.eip & MASK32 :]
 
     @property
     def source_size(self) -> int:

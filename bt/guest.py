@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
+from bt.segment_classes import ALL_FLAT, Classes, SegmentClass
 from vmm.arch.layout import MASK32, Slot
+
+_LOADED_NATIVELY: Final = (SegmentClass.FLAT, SegmentClass.NULLABLE)
 
 
 class Mode(IntEnum):
@@ -20,7 +24,8 @@ class Context:
 
     `cpl` is the virtual CPL (0 in real mode, 3 in V86), `code32` CS.D, `stack32` SS.B, `iopl3` whether IOPL is 3 (it
     decides what CLI, STI, PUSHF and POPF do in V86 and in rings 1-3), `breakpoints` the linear addresses at which the
-    debug registers stop execution.
+    debug registers stop execution. `segments` are the classes of the segment registers, by their numbers, and
+    `code_limit` is the limit of CS, 32 bits in bytes.
     """
 
     mode: Mode
@@ -29,6 +34,8 @@ class Context:
     stack32: bool
     iopl3: bool = False
     breakpoints: tuple[int, ...] = ()
+    segments: Classes = ALL_FLAT
+    code_limit: int = MASK32
 
     @property
     def is_user(self) -> bool:
@@ -45,6 +52,10 @@ class Context:
         """Ring 0 of protected mode, in 32-bit code on a 32-bit stack."""
         return self.mode is Mode.PROTECTED and self.cpl == 0 and self.code32 and self.stack32
 
+    def loads_natively(self, seg: int) -> bool:
+        """May cached code load DS, ES, FS or GS by itself, as it is flat before and after? (see `bt.segment_loads`)"""
+        return self.is_flat_kernel and self.segments[seg] in _LOADED_NATIVELY
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -53,7 +64,8 @@ class Window:
     `page` is the vCPU page (or its read-only view), `scratch` a writable page, `lookup` the block space's branch table,
     `nowhere` where targets lead that are not in it; a block that is to find no other has `nowhere` for its table.
     `shadowed` a byte for each of the guest's linear pages: not 0, if a translation of it may be in the shadow tables.
-    `gdt_sources` are two pages of descriptors that ring 0 may load by itself (see `bt.segment_loads`).
+    `gdt_sources` are two pages of descriptors that ring 0 may load by itself (see `bt.segment_loads`), `guard` the
+    pages that limits are checked by (see `bt.segment_checks`).
     """
 
     page: int
@@ -63,6 +75,7 @@ class Window:
     cs_base: int
     shadowed: int = 0
     gdt_sources: int = 0
+    guard: int = 0
 
     def slot(self, slot: Slot) -> int:
         """CS-relative address of a word of the vCPU page."""

@@ -14,6 +14,7 @@ from bt.branches import load_ecx
 from bt.decode import Insn
 from bt.emit import FLAGS, S0, S1, S3, S4, Emitter, SiteKind
 from bt.guest import Mode
+from bt.segment_classes import SegmentClass
 from vmm.arch.layout import PAGE_SIZE
 from vmm.arch.registers import Reg, Seg
 
@@ -22,6 +23,7 @@ _POP_SS: Final = 0x17
 _LSS: Final = 0x0FB2
 SEGMENT_POPS: Final = {0x07: Seg.ES, _POP_SS: Seg.SS, 0x1F: Seg.DS, 0x0FA1: Seg.FS, 0x0FA9: Seg.GS}
 """Opcodes of POP to a segment register."""
+_FAR_LOADS: Final = {0xC4: Seg.ES, 0xC5: Seg.DS, _LSS: Seg.SS, 0x0FB4: Seg.FS, 0x0FB5: Seg.GS}
 _FLAT: Final = (Seg.ES, Seg.DS)
 """Their bases must be 0, for `Slot.BASED` tells of them."""
 
@@ -35,21 +37,30 @@ def load_segment(emit: Emitter, insn: Insn) -> None:
     """MOV, POP, LDS.. to a segment register: native in physical V86, from the shadow GDT in ring 0, else a callout.
 
     A load of SS holds interrupts back until the next instruction is done. MOV CS is #UD. With SS.B set in real mode the
-    native load would clear it (V86 semantics), so the VMM does it.
+    native load would clear it (V86 semantics), so the VMM does it; and it makes a register present again that protected
+    mode has left with a null selector.
     """
     to_ss = insn.opcode == _LSS or shadows_by_ss(insn)
     to_cs = insn.opcode == _MOV and insn.modrm >> 3 & 7 == Seg.CS
     emit.shadow_next = shadows_by_ss(insn)
     seg = _data_segment(insn)
     if emit.context.mode is not Mode.PROTECTED:
-        if to_cs or (to_ss and emit.context.stack32):
+        if to_cs or (to_ss and emit.context.stack32) or emit.context.segments[_loaded(insn)] is SegmentClass.ABSENT:
             emit.callout()
         else:
             emit.raw(insn.raw)
-    elif seg is not None and emit.context.is_flat_kernel and emit.window.gdt_sources:
+    elif seg is not None and emit.context.loads_natively(seg) and emit.window.gdt_sources:
         _from_shadow_gdt(emit, insn, seg)
     else:
         emit.callout()
+
+
+def _loaded(insn: Insn) -> int:
+    """Which register MOV, POP, LDS.. loads; CS for what there is not."""
+    if insn.opcode == _MOV:
+        seg = insn.modrm >> 3 & 7
+        return seg if seg <= Seg.GS else Seg.CS
+    return SEGMENT_POPS.get(insn.opcode, _FAR_LOADS.get(insn.opcode, Seg.CS))
 
 
 def _data_segment(insn: Insn) -> int | None:
@@ -77,7 +88,7 @@ _COMPARE: Final = """
     jne slow
     mov edx, ecx
     and edx, 0xff8
-    je load
+    je %(null)s
     lea ecx, [edx + 7]
     cmp ecx, dword ptr cs:[{GDT_LIMIT}]
     ja slow
@@ -110,7 +121,7 @@ done:
 
 def _from_shadow_gdt(emit: Emitter, insn: Insn, seg: int) -> None:
     """The load, in 32-bit code of ring 0 on a 32-bit stack; RPL 1 and 2 and the LDT are for the VMM. A null selector
-    needs no descriptor.
+    needs no descriptor; in DS and ES it is for the VMM, since what follows takes them for flat.
 
     What the load itself still checks is RPL against DPL, and it checks it as the SDM says. If it faults, the arithmetic
     flags come back out of S4.
@@ -123,9 +134,8 @@ def _from_shadow_gdt(emit: Emitter, insn: Insn, seg: int) -> None:
     base = -emit.window.cs_base
     sources = emit.window.gdt_sources + base + (0 if seg in _FLAT else PAGE_SIZE)
     load = f"load:\n.byte 0x8e, {0xC0 | seg << 3 | Reg.ECX:#x}\n" + (f"lea esp, [esp + {release}]" if release else "")
-    emit.emit(
-        _COMPARE + load + _CLOSE, low=base, high=base + 4, source=sources, source_high=sources + 4,
-    )  # fmt: skip
+    text = _COMPARE % {"null": "slow" if seg in _FLAT else "load"} + load + _CLOSE
+    emit.emit(text, low=base, high=base + 4, source=sources, source_high=sources + 4)
     emit.site_here(SiteKind.CALLOUT)
 
 

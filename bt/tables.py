@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from bt import branches, sensitive
+from bt.accesses import accesses
 from bt.decode import Insn
 from bt.emit import Emitter
 from bt.guest import Context, Mode, Window
@@ -321,10 +322,12 @@ class Treatment:
 
     `entry` None: its own bytes. `ends`: it ends a block. `replays`: its code does not depend on its EIP. `stores`: it
     writes memory, None as long as nobody has asked. `branch`: a direct branch in 32-bit code, and the opcode of its
-    rel32 form. `returns`: a CALL, which comes back to what follows it.
+    rel32 form. `returns`: a CALL, which comes back to what follows it. `accesses`: there is an access to memory that
+    may need a check, `override` is the segment that a prefix names for it.
     """
 
     __slots__ = (
+        "accesses",
         "branch",
         "casts_shadow",
         "ends",
@@ -332,6 +335,7 @@ class Treatment:
         "is_plain",
         "is_sensitive",
         "name",
+        "override",
         "replays",
         "returns",
         "stores",
@@ -352,6 +356,8 @@ class Treatment:
         self.returns = name == "call"
         self.replays = name not in BRANCHES or name == "ret"
         self.stores: bool | None = None
+        self.accesses = bool(accesses(insn))
+        self.override = insn.segment_override if self.accesses else None
         self.branch = b""
         if insn.code32 and not insn.prefixes:
             is_conditional = name in _CONDITIONS

@@ -11,6 +11,7 @@ from bt.branches import jump_through_table
 from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Decoder, Insn
 from bt.emit import Emitter, SiteKind, Translation
 from bt.guest import Context, Window
+from bt.segment_checks import checked, need_of
 from bt.self_check import check_source
 from bt.shapes import Shape, ShapeTree
 from bt.tables import BRANCHES, Translator, Treatment, callout, never_inline, verbatim
@@ -27,6 +28,7 @@ class Options:
     `limit` instructions at the most; `step`: the block runs one instruction and ends in a STEP_END exit; `self_check`:
     it compares its source bytes on entry and ends after every store; `inline` False makes every sensitive
     instruction a callout; `probe_critical` puts TRACE sites round each sensitive instruction that stays in the cache.
+    Without `segment_checks` every segment counts as flat.
     """
 
     limit: int = BLOCK_LIMIT
@@ -34,6 +36,7 @@ class Options:
     self_check: bool = False
     inline: bool = True
     probe_critical: bool = False
+    segment_checks: bool = True
 
 
 class NeedsMoreBytes(Exception):
@@ -87,7 +90,7 @@ class BlockTranslator:
         emit = Emitter(context, window)
         if options.self_check:
             size, _ = self._scan(Emitter(context, window), source, eip, options)
-            check_source(emit, self._first(source, eip, context.code32), source[:size])
+            check_source(emit, self.first(source, eip, context.code32), source[:size])
         size, count = self._scan(emit, source, eip, options)
         return emit.finish(eip, source[:size], count)
 
@@ -115,7 +118,8 @@ class BlockTranslator:
                 emit.jump(eip + scan.at)
         return scan.at, scan.count
 
-    def _first(self, source: bytes, eip: int, code32: bool) -> Insn:
+    def first(self, source: bytes, eip: int, code32: bool) -> Insn:
+        """The first instruction of `source`, which lies at `eip`."""
         shape = self._trees[code32].find(source, 0)
         if shape is None:
             return no_instruction(source, eip, code32)
@@ -136,13 +140,15 @@ class _Scan:
     """One pass over a block: `at` bytes and `count` instructions are done, the last one began at `start`."""
 
     __slots__ = (
-        "_code32", "_eip", "_emit", "_mnemonic", "_options", "_source", "_translator", "_tree", "at", "count", "start",
+        "_code32", "_eip", "_emit", "_mnemonic", "_need", "_options", "_source", "_translator", "_tree", "at", "count",
+        "start",
     )  # fmt: skip
 
     def __init__(self, translator: BlockTranslator, emit: Emitter, source: bytes, eip: int, options: Options) -> None:
         self._translator, self._emit, self._source, self._eip, self._options = translator, emit, source, eip, options
         self._code32 = emit.context.code32
         self._tree = translator.tree(self._code32)
+        self._need = need_of(emit.context.segments, emit.context.code_limit)
         self._mnemonic = ""
         self.at = self.start = self.count = 0
 
@@ -150,7 +156,7 @@ class _Scan:
         """Go on to the end of the block: does it end in a control transfer?"""
         while (shape := self._plain()) is not None:
             treatment = shape.made
-            if treatment.branch:
+            if treatment.branch and not self._need.everywhere:
                 self._branch(shape)
             else:
                 self._special(shape)
@@ -213,9 +219,12 @@ class _Scan:
         first = start = at
         to_code = len(emit.code) - at
         checks, probes, limit = options.self_check, options.probe_critical, options.limit
+        everywhere, segments = self._need
         while (shape := find(source, at)) is not None:
             treatment = shape.made
             if not treatment.is_plain and (probes or treatment.entry is not None):
+                break
+            if treatment.accesses and (everywhere or treatment.override in segments):
                 break
             append((to_code + at, eip + at & MASK32, ()))
             start, latest = at, shape
@@ -247,6 +256,8 @@ class _Scan:
         entry = treatment.entry or verbatim
         if not inline and treatment.name not in BRANCHES:
             entry = never_inline(insn, entry) if _stays(emit, insn, entry) else callout
+        if entry is not callout and (self._need.everywhere or treatment.override in self._need.segments):
+            entry = checked(entry)
         start = len(emit.code)
         probed = options.probe_critical and treatment.is_sensitive and _stays(emit, insn, entry)
         if probed:
@@ -256,7 +267,7 @@ class _Scan:
             emit.replay(insn, entry)
         else:
             entry(emit, insn)
-        if emit.code[start:] != insn.raw:
+        if not treatment.is_plain and emit.code[start:] != insn.raw:
             emit.changes.append((insn, start, len(emit.code)))
         if probed:
             emit.site(SiteKind.TRACE, 1)

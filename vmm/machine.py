@@ -75,6 +75,7 @@ class MachineConfig:
     trace: frozenset[str] = frozenset()
     engine: EngineName = EngineName.TRANSLATE
     nested_paging: bool = False
+    segment_checks: bool = True
     rings: Rings = Rings.THREE
     machine: BoardName = BoardName.PC
 

@@ -133,7 +133,9 @@ class Monitor:
     def _take(self, vm: Vm) -> None:
         machine = Machine(vm.physical, vm.memory, vm.mmu, vm.vcpu, vm.board, vm.hole)
         trace = vm.config.trace
-        translation = self._translation or Options(probe_critical="critical" in trace)
+        translation = self._translation or Options(
+            probe_critical="critical" in trace, segment_checks=vm.config.segment_checks
+        )
         options = EngineOptions(translation, vm.config.nested_paging, vm.config.rings)
         self._engine = engine = ENGINES[vm.config.engine](machine, options)
         self._cpu = engine.phys

@@ -244,6 +244,15 @@ def test_nested_paging_is_for_guest_mode(media: Callable[[str], str]) -> None:
             check(Words(image=image, engine=engine, npt=True))
 
 
+def test_only_translation_has_segment_checks_to_leave_out(media: Callable[[str], str]) -> None:
+    image = media("a.img")
+    assert check(Words(image=image)).segment_checks
+    assert not check(Words(image=image, no_segment_checks=True)).segment_checks
+    for engine in ("trap", "bare", "svm"):
+        with pytest.raises(ConfigError, match=rf"^--no-segment-checks with --engine {engine}: .* translate expected$"):
+            check(Words(image=image, engine=engine, no_segment_checks=True))
+
+
 def test_the_display_is_none_where_stdout_is_no_terminal(media: Callable[[str], str]) -> None:
     assert check(Words(image=media("a.img"))).outputs.display == "none"
 

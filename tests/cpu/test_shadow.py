@@ -296,6 +296,7 @@ HOLE_RIGHTS = {
     "shadow_gdt": P | NX,
     "gdt_sources": P | NX,
     "shadow_tss": P | NX,
+    "guard": P | U | NX,
     "shadowed": P | NX,
 }
 IN_PLACE_ONLY = {"whole_gdt", "whole_ldt"}

@@ -1,7 +1,7 @@
 """MOV and POP to DS, ES, FS, GS in ring 0: after the first time they stay in the cache, and show what the GDT holds now."""
 
 import pytest
-from guest_bench import DATA, GDT, P32, P32_BASED, Bench, descriptor, encode, faulted
+from guest_bench import DATA, DATA_RW, GDT, P32, P32_BASED, PAGES, Bench, descriptor, encode, faulted
 
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Seg
@@ -25,7 +25,7 @@ def put(bench: Bench, data: bytes) -> None:
 
 def start(bench: Bench, code: str, **registers: int) -> None:
     bench.start(RING0, code, **registers)
-    put(bench, descriptor(DATA, 0xFFF, WRITABLE_0))
+    put(bench, descriptor(DATA, 0xFFFF_FFFF, WRITABLE_0, PAGES))
 
 
 def test_only_the_first_load_of_a_selector_leaves_the_cache(bench):
@@ -55,7 +55,7 @@ def test_pop_releases_what_push_took(bench, mode):
     before, after = bench.run_case(code, mode, eflags=ARITHMETIC_SET)
     assert after["esp"] == before["esp"]
     assert after["eflags"] == before["eflags"]
-    assert loads(bench) == 1
+    assert loads(bench) == (1 if mode is RING0 else 4)  # only what is flat stays
 
 
 def test_a_selector_out_of_memory(bench):
@@ -114,7 +114,7 @@ def test_rpl_above_dpl_is_gp_and_nothing_has_changed(bench):
 @pytest.mark.parametrize("rpl", range(4))
 def test_dpl_3_is_for_every_rpl(bench, rpl):
     start(bench, f"mov eax, {FREE_SELECTOR | rpl:#x}; mov fs, eax; mov fs, eax; mov fs, eax")
-    put(bench, descriptor(DATA, 0xFFF, WRITABLE_3))
+    put(bench, descriptor(DATA, 0xFFFF_FFFF, WRITABLE_3, PAGES))
     bench.run()
     assert bench.vcpu.selector(Seg.FS) == FREE_SELECTOR | rpl
     assert bench.vcpu.segment(Seg.FS).flags >> 13 & 3 == 3
@@ -138,13 +138,26 @@ def test_a_null_selector_is_loaded_and_taken_back(bench):
 
 @pytest.mark.parametrize("seg", [Seg.ES, Seg.DS, Seg.FS, Seg.GS])
 @pytest.mark.parametrize("selector", [0, 3])
-def test_a_null_selector_never_leaves_the_cache(bench, seg, selector):
+def test_a_null_selector_leaves_the_cache_for_ds_and_es_alone(bench, seg, selector):
     code = encode(RING0, "8e", reg=seg, rm=0)
     before, after = bench.run_case(code, RING0, eax=0xABCD_0000 | selector, eflags=ARITHMETIC_SET)
     assert after == before | {seg.name.lower(): after[seg.name.lower()]}
     loaded = bench.vcpu.segment(seg)
     assert (loaded.selector, loaded.base, loaded.limit, loaded.flags) == (selector, 0, 0, 0)
-    assert loads(bench) == 0
+    assert loads(bench) == (seg in (Seg.ES, Seg.DS))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [descriptor(DATA, 0xFFF, DATA_RW), descriptor(0, 0xFFFF_FFFF, 0x91, PAGES), descriptor(0, 0xFFF, 0x97)],
+    ids=["limit", "read_only", "expand_down"],
+)
+def test_what_is_not_flat_and_writable_leaves_the_cache_each_time(bench, data):
+    """Cached code of ring 0 checks no limits of what it has loaded itself."""
+    bench.start(RING0, f"mov eax, {FREE_SELECTOR:#x}; mov fs, eax; mov fs, eax; mov fs, eax")
+    put(bench, data)
+    bench.run()
+    assert loads(bench) == 3
 
 
 def test_the_accessed_bit_that_the_guest_cleared_is_set_again(bench):

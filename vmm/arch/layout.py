@@ -39,6 +39,7 @@ class Slot(IntEnum):
     CS = 0x64  # selector of ring 0's CS if it comes from the GDT, else a value that no selector has
     CS_LOW = 0x68  # the descriptor that this CS register was loaded from
     CS_HIGH = 0x6C
+    SHORTAGE = 0x70  # six words, by segment register: how much its limit is short of FFFFh, 0 if it is not
 
 
 SCRATCH_WORDS: Final = 8

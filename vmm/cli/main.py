@@ -104,6 +104,9 @@ def run(
         str, _option("--engine", "How guest code runs.", _MACHINE, "translate|trap|bare|svm")
     ] = "translate",
     npt: Annotated[bool, _option("--npt", "With --engine svm: nested page tables, not shadow ones.", _MACHINE)] = False,
+    no_segment_checks: Annotated[
+        bool, _option("--no-segment-checks", "Let accesses beyond their segments pass; faster 16-bit code.", _MACHINE)
+    ] = False,
     rings: Annotated[
         Text, _option("--rings", "With --engine trap: the rings of VMM, kernel and users.", _MACHINE, "0/1/3|0/3")
     ] = None,

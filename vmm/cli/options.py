@@ -49,6 +49,7 @@ class Words:
     audit: bool = False
     engine: str = "translate"
     npt: bool = False
+    no_segment_checks: bool = False
     rings: str | None = None
     machine: str = "pc"
     clock: str = "realtime"
@@ -143,6 +144,7 @@ class RunRequest:
     audit: bool
     engine: EngineName
     nested_paging: bool = False
+    segment_checks: bool = True
     rings: Rings = Rings.THREE
     machine: BoardName = BoardName.PC
 
@@ -170,6 +172,7 @@ def check(words: Words) -> RunRequest:
         audit=words.audit,
         engine=engine,
         nested_paging=words.npt,
+        segment_checks=not words.no_segment_checks,
         rings=_rings(words),
         machine=BoardName(choice(words.machine, "--machine", tuple(BoardName))),
     )
@@ -199,6 +202,7 @@ def machine_config(request: RunRequest) -> "MachineConfig":
         audit=request.audit,
         engine=request.engine,
         nested_paging=request.nested_paging,
+        segment_checks=request.segment_checks,
         rings=request.rings,
         machine=request.machine,
         trace=request.outputs.trace,
@@ -211,6 +215,10 @@ def _engine(words: Words) -> EngineName:
     if words.npt and not engine.has_nested_paging:
         raise ConfigError(
             f"--npt with --engine {engine}: only a guest in guest mode has nested tables; --engine svm expected"
+        )
+    if words.no_segment_checks and engine is not EngineName.TRANSLATE:
+        raise ConfigError(
+            f"--no-segment-checks with --engine {engine}: only translated code checks; --engine translate expected"
         )
     if words.rings is not None and not engine.has_rings:
         raise ConfigError(

@@ -18,7 +18,9 @@ from vmm.cpu.events import EventKind
 from vmm.cpu.operands import (
     add_to_stack,
     linear_address,
+    locate,
     peek_stack,
+    push,
     read_far_pointer,
     read_rm,
     write_rm,
@@ -34,6 +36,7 @@ _ZF: Final = int(Eflags.ZF)
 _OF: Final = int(Eflags.OF)
 _TF: Final = int(Eflags.TF)
 _IOPL_USER: Final = 3
+_TABLE_REGISTER_SIZE: Final = 6
 _SIGNATURE_LEAF: Final = 1
 
 
@@ -56,14 +59,6 @@ def popf(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     value = peek_stack(vcpu, size)
     control.popf(vcpu, value, size)
     add_to_stack(vcpu, size)
-
-
-def push(vcpu: Vcpu, size: int, value: int) -> None:
-    """Push `size` bytes; ESP moves only when the write succeeded."""
-    mask = 0xFFFF if vcpu.stack_size == 2 else MASK32
-    offset = vcpu.reg32(Reg.ESP) - size & mask
-    vcpu.memory.write(vcpu.base(Seg.SS) + offset & MASK32, size, value, vcpu.cpl == 3)
-    add_to_stack(vcpu, -size)
 
 
 # --- segments ------------------------------------------------------------------------------------------
@@ -195,7 +190,7 @@ def _load_table(vcpu: Vcpu, insn: Insn, load: Callable[[Vcpu, int, int, int], No
     if insn.is_register_form:
         raise ud()
     segments.require_cpl0(vcpu)
-    at = linear_address(vcpu, insn.memory)
+    at = locate(vcpu, insn.memory, _TABLE_REGISTER_SIZE, False)
     user = vcpu.cpl == 3
     limit = vcpu.memory.read(at, 2, user)
     load(vcpu, vcpu.memory.read(at + 2 & MASK32, 4, user), limit, insn.operand_size)
@@ -207,7 +202,7 @@ def store_table(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
         raise ud()
     base, limit = vcpu.gdtr if insn.modrm >> 3 & 7 == 0 else vcpu.idtr
     image = limit.to_bytes(2, "little") + base.to_bytes(4, "little")
-    vcpu.memory.write_bytes(linear_address(vcpu, insn.memory), image, vcpu.cpl == 3)
+    vcpu.memory.write_bytes(locate(vcpu, insn.memory, _TABLE_REGISTER_SIZE, True), image, vcpu.cpl == 3)
 
 
 def smsw(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:

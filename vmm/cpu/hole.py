@@ -15,6 +15,7 @@ where the guest is its own kernel and runs in physical V86: there all of it has 
 | shadow GDT    | supervisor, read-only              | data descriptors of the guest's, DPL 0 made 1          |
 | GDT sources   | supervisor, read-only              | what they were made from (see `shadow_gdt.py`)         |
 | shadow TSS    | supervisor, read-only              | back link 0, so that no native IRET finds a task       |
+| guard         | user, read-only                    | 64 KiB with nothing around (see `bt.segment_checks`)   |
 | whole GDT     | supervisor, read-only              | all of the guest's descriptors (`descriptor_shadow.py`) |
 | whole LDT     | supervisor, read-only              | the same                                               |
 
@@ -43,6 +44,8 @@ SHADOW_GDT_SIZE: Final = PAGE_SIZE
 GDT_SOURCES_SIZE: Final = 2 * SHADOW_GDT_SIZE
 SHADOWED_SIZE: Final = 1 << 20
 DESCRIPTOR_TABLE_SIZE: Final = 1 << 16
+GUARD_SIZE: Final = 1 << 16
+"""The gaps that `_STAGGER` leaves around it are larger than what is used of them: four bytes below, 64 KiB above."""
 CODE_PARTS: Final = ("kernel_cache", "user_cache")
 _CANDIDATES: Final = tuple(range(DEFAULT_HOLE, 0x8000_0000, -HOLE_SIZE))
 
@@ -94,6 +97,7 @@ class Hole:
         hole._add(physical, "shadow_gdt", SHADOW_GDT_SIZE, _P | _NX)
         hole._add(physical, "shadow_tss", PAGE_SIZE, _P | _NX)
         hole._add(physical, "gdt_sources", GDT_SOURCES_SIZE, _P | _NX)
+        hole._add(physical, "guard", GUARD_SIZE, _P | _U | _NX)
         hole._add(physical, "whole_gdt", DESCRIPTOR_TABLE_SIZE, _P | _NX)
         hole._add(physical, "whole_ldt", DESCRIPTOR_TABLE_SIZE, _P | _NX)
         return hole
@@ -120,7 +124,7 @@ class Hole:
 
 
 CACHE_VIEW: Final = HoleView(
-    frozenset("lookup vcpu_page user_view user_scratch shadowed shadow_gdt shadow_tss gdt_sources".split()),
+    frozenset("lookup vcpu_page user_view user_scratch shadowed shadow_gdt shadow_tss gdt_sources guard".split()),
     _U,
 )
 """For guest code that runs from a translation cache. A guest in real mode is its own kernel, and runs at CPL 3."""

@@ -7,7 +7,8 @@ from typing import Final
 
 from bt.decode import Insn, MemoryOperand
 from vmm.arch.layout import MASK32
-from vmm.arch.registers import Seg
+from vmm.arch.registers import Reg, Seg
+from vmm.cpu import limits
 from vmm.cpu.vcpu import Vcpu
 
 _MASKS: Final = {2: 0xFFFF, 4: MASK32}
@@ -24,15 +25,22 @@ def effective_offset(vcpu: Vcpu, memory: MemoryOperand) -> int:
 
 
 def linear_address(vcpu: Vcpu, memory: MemoryOperand) -> int:
-    """Segment base plus offset, 32 bits. Limits: segment limits and types are not checked (see docs/limits.md)."""
+    """Segment base plus offset, 32 bits, of an operand that is not accessed."""
     return vcpu.base(memory.segment) + effective_offset(vcpu, memory) & MASK32
+
+
+def locate(vcpu: Vcpu, memory: MemoryOperand, size: int, write: bool) -> int:
+    """The linear address of an operand of `size` bytes. Raises: GuestFault #GP(0), #SS(0): its segment forbids it."""
+    offset = effective_offset(vcpu, memory)
+    limits.check(vcpu, memory.segment, offset, size, write)
+    return vcpu.base(memory.segment) + offset & MASK32
 
 
 def read_rm(vcpu: Vcpu, insn: Insn, size: int) -> int:
     """Read the r/m operand, `size` bytes."""
     if insn.is_register_form:
         return vcpu.reg(insn.modrm & 7, size)
-    return vcpu.memory.read(linear_address(vcpu, insn.memory), size, vcpu.cpl == 3)
+    return vcpu.memory.read(locate(vcpu, insn.memory, size, False), size, vcpu.cpl == 3)
 
 
 def write_rm(vcpu: Vcpu, insn: Insn, size: int, value: int) -> None:
@@ -40,12 +48,12 @@ def write_rm(vcpu: Vcpu, insn: Insn, size: int, value: int) -> None:
     if insn.is_register_form:
         vcpu.set_reg(insn.modrm & 7, size, value)
     else:
-        vcpu.memory.write(linear_address(vcpu, insn.memory), size, value, vcpu.cpl == 3)
+        vcpu.memory.write(locate(vcpu, insn.memory, size, True), size, value, vcpu.cpl == 3)
 
 
 def read_far_pointer(vcpu: Vcpu, insn: Insn, size: int) -> tuple[int, int]:
     """(selector, offset) of an m16:16 or m16:32 operand."""
-    at = linear_address(vcpu, insn.memory)
+    at = locate(vcpu, insn.memory, size + 2, False)
     user = vcpu.cpl == 3
     offset = vcpu.memory.read(at, size, user)
     return vcpu.memory.read(at + size & MASK32, 2, user), offset
@@ -53,10 +61,21 @@ def read_far_pointer(vcpu: Vcpu, insn: Insn, size: int) -> tuple[int, int]:
 
 def peek_stack(vcpu: Vcpu, size: int) -> int:
     """The value that a POP of `size` bytes would give; ESP is unchanged."""
-    mask = _MASKS[vcpu.stack_size]
-    return vcpu.memory.read(vcpu.base(Seg.SS) + (vcpu.reg32(4) & mask) & MASK32, size, vcpu.cpl == 3)
+    return vcpu.memory.read(_on_stack(vcpu, 0, size, False), size, vcpu.cpl == 3)
+
+
+def push(vcpu: Vcpu, size: int, value: int) -> None:
+    """Push `size` bytes; ESP moves only when the write succeeded."""
+    vcpu.memory.write(_on_stack(vcpu, -size, size, True), size, value, vcpu.cpl == 3)
+    add_to_stack(vcpu, -size)
+
+
+def _on_stack(vcpu: Vcpu, displacement: int, size: int, write: bool) -> int:
+    offset = vcpu.reg32(Reg.ESP) + displacement & _MASKS[vcpu.stack_size]
+    limits.check(vcpu, Seg.SS, offset, size, write)
+    return vcpu.base(Seg.SS) + offset & MASK32
 
 
 def add_to_stack(vcpu: Vcpu, count: int) -> None:
     """Move the stack pointer, 16 or 32 bits of it as SS.B says."""
-    vcpu.set_reg(4, vcpu.stack_size, vcpu.reg32(4) + count)
+    vcpu.set_reg(Reg.ESP, vcpu.stack_size, vcpu.reg32(Reg.ESP) + count)

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from bt.decode import Insn
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SIZE
 from vmm.arch.registers import Eflags, Reg, Seg
-from vmm.cpu import control
+from vmm.cpu import control, limits
 from vmm.cpu.vcpu import Vcpu
 
 _DF: Final = int(Eflags.DF)
@@ -46,7 +46,7 @@ def out(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     platform.port_write(port, width, vcpu.reg(_EAX, width))
 
 
-def _string_io(vcpu: Vcpu, insn: Insn, platform: Platform, index: int, transfer: Callable[[int, int], None]) -> None:
+def _string_io(vcpu: Vcpu, insn: Insn, index: int, transfer: Callable[[int, int], None]) -> None:
     """The frame of INS and OUTS: a whole REP at once, page by page, with exact registers at a fault.
 
     `transfer(linear address, count of items)` moves items at ascending addresses inside one page, or one item anywhere.
@@ -54,14 +54,17 @@ def _string_io(vcpu: Vcpu, insn: Insn, platform: Platform, index: int, transfer:
     width = insn.port_width
     size = insn.address_size
     mask = (1 << 8 * size) - 1
-    seg = Seg.ES if index == Reg.EDI else insn.segment_override
-    base = vcpu.base(Seg.DS if seg is None else seg)
+    is_input = index == Reg.EDI
+    override = Seg.ES if is_input else insn.segment_override
+    seg = int(Seg.DS) if override is None else override
     backward = bool(vcpu.eflags & _DF)
     left = vcpu.reg32(Reg.ECX) & mask if insn.repeat else 1
     while left:
         offset = vcpu.reg32(index) & mask
-        la = base + offset & MASK32
-        room = min(PAGE_SIZE - (la & PAGE_MASK), mask + 1 - offset) // width
+        limits.check(vcpu, seg, offset, width, is_input)
+        la = vcpu.base(seg) + offset & MASK32
+        allowed = limits.room(vcpu, seg, offset, is_input)
+        room = min(PAGE_SIZE - (la & PAGE_MASK), mask + 1 - offset, allowed) // width
         count = 1 if backward or room == 0 else min(left, room)
         transfer(la, count)
         vcpu.set_reg(index, size, offset + (-width if backward else width * count))
@@ -79,7 +82,7 @@ def ins(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
         vcpu.memory.check_write(la, width * count, user)
         vcpu.memory.write_bytes(la, platform.port_read_block(port, width, count), user)
 
-    _string_io(vcpu, insn, platform, Reg.EDI, transfer)
+    _string_io(vcpu, insn, Reg.EDI, transfer)
 
 
 def outs(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
@@ -90,4 +93,4 @@ def outs(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     def transfer(la: int, count: int) -> None:
         platform.port_write_block(port, width, vcpu.memory.read_bytes(la, width * count, user))
 
-    _string_io(vcpu, insn, platform, Reg.ESI, transfer)
+    _string_io(vcpu, insn, Reg.ESI, transfer)

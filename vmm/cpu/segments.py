@@ -41,6 +41,7 @@ from vmm.arch.registers import Seg
 from vmm.cpu.vcpu import NULL_SEGMENT, REAL_MODE_DATA, SegmentRegister, Vcpu
 
 _CPL3: Final = 3 << DPL_SHIFT
+LIMIT_64K: Final = 0xFFFF
 _CONFORMING_CODE: Final = NOT_SYSTEM | CODE | CONFORMING
 _LAR_TYPES: Final = TSS_AVAILABLE | TSS_IN_USE | CALL_GATES | {int(SystemType.LDT), int(SystemType.TASK_GATE)}
 _LSL_TYPES: Final = TSS_AVAILABLE | TSS_IN_USE | {int(SystemType.LDT)}
@@ -171,11 +172,16 @@ def return_code_entry(vcpu: Vcpu, selector: int) -> Entry:
 
 
 def real_mode_segment(vcpu: Vcpu, seg: int, selector: int) -> SegmentRegister:
-    """What a load makes of a segment register in real mode (only the base moves) or in V86 (all is set)."""
+    """What a load makes of a segment register in real mode (only the base moves) or in V86 (all is set).
+
+    A register that holds a null selector of protected mode becomes 64 KiB of writable data.
+    """
     base = selector << 4
     if vcpu.is_v86:
         return v86_segment(selector)
     old = vcpu.segment(seg)
+    if not old.is_present:
+        return SegmentRegister(selector, base, LIMIT_64K, REAL_MODE_DATA)
     return SegmentRegister(selector, base, old.limit, old.flags)
 
 

@@ -26,8 +26,10 @@ _KERNEL_DPL: Final = 1
 _IS_DATA: Final = 0x10 << 8
 _IS_CODE: Final = 8 << 8
 _ACCESSED: Final = 1 << 8
-_TYPE: Final = DESC_P | _IS_DATA | _IS_CODE | _ACCESSED
-_MUST_BE: Final = DESC_P | _IS_DATA | _ACCESSED
+_WRITABLE: Final = 2 << 8
+_DOWNWARD: Final = 4 << 8
+_TYPE: Final = DESC_P | _IS_DATA | _IS_CODE | _DOWNWARD | _WRITABLE | _ACCESSED
+_MUST_BE: Final = DESC_P | _IS_DATA | _WRITABLE | _ACCESSED
 _FLAT_AT: Final = 0
 _ANY_AT: Final = PAGE_SIZE >> 2
 
@@ -43,7 +45,8 @@ class ShadowGdt:
     def learn(self, vcpu: Vcpu, seg: int) -> None:
         """The VMM has loaded a data segment register: let cached code do it the next time, if it can.
 
-        It can for selectors of the GDT's first page with RPL 0 or 3, and for data segments of DPL 0 or 3.
+        It can for selectors of the GDT's first page with RPL 0 or 3, and for writable data segments of 4 GiB with DPL 0
+        or 3: cached code takes what it loads for flat.
         """
         register = vcpu.segment(seg)
         index = register.selector & ~_RPL_AND_TI
@@ -52,7 +55,7 @@ class ShadowGdt:
         raw = vcpu.memory.read_bytes(vcpu.gdtr[0] + index & MASK32, _SIZE, False)
         low, high = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:], "little")
         dpl = high >> DESC_DPL_SHIFT & _USER
-        if high & _TYPE != _MUST_BE or high & LOADED_NATIVELY or dpl not in (0, _USER):
+        if high & _TYPE != _MUST_BE or high & LOADED_NATIVELY or dpl not in (0, _USER) or register.limit != MASK32:
             return
         at = index >> 2
         self._table[at] = low

@@ -41,6 +41,7 @@ _TR_AT: Final = int(Slot.TR) >> 2
 
 _SEGMENT_AT: Final = tuple(hw.D_SEGS + seg * hw.SEG_WORDS for seg in range(6))
 _BASE: Final = hw.SEG_BASE
+_LIMITS_AT: Final = tuple(at + hw.SEG_LIMIT for at in _SEGMENT_AT)
 _BASE_HIGH: Final = hw.SEG_BASE + 1
 _LIMIT: Final = hw.SEG_LIMIT
 _HIDDEN: Final = hw.SEG_FLAGS
@@ -381,7 +382,12 @@ class Vcpu:
     def set_segment(self, seg: int, value: SegmentRegister) -> None:
         """Load a segment register with its hidden part. No check, no CPL change: the caller has done that."""
         d, at = self.state.d, _SEGMENT_AT[seg]
-        if self.flags_of(seg) != value.flags or d[at + _BASE] != value.base or d[at] != value.selector:
+        if (
+            self.flags_of(seg) != value.flags
+            or d[at + _BASE] != value.base
+            or d[at] != value.selector
+            or d[at + _LIMIT] != value.limit
+        ):
             self.segments_changed = True
         d[at] = value.selector
         d[at + _BASE] = value.base
@@ -406,6 +412,12 @@ class Vcpu:
     def limit(self, seg: int) -> int:
         """The hidden limit in bytes, 32 bits."""
         return self.state.d[_SEGMENT_AT[seg] + _LIMIT]
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        """The hidden limits of all six, in bytes, 32 bits each."""
+        d = self.state.d
+        return tuple([d[at] for at in _LIMITS_AT])
 
     # --- system registers ------------------------------------------------------------------------------
 

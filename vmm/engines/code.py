@@ -7,6 +7,7 @@ again; each address space has its own code pages that are on (see `vmm.cpu.space
 is left writable, and its blocks check their own source.
 """
 
+from dataclasses import replace
 from time import perf_counter
 from typing import Final
 
@@ -15,6 +16,8 @@ from bt.decode import MAX_LENGTH, Insn
 from bt.emit import Site, SiteKind
 from bt.guest import Context, Mode, Window
 from bt.lookup import BranchTable, CacheFull, LookupArea
+from bt.segment_checks import guard_image
+from bt.segment_classes import ALL_FLAT, LIMIT_64K, Classes, SegmentClass, classify_all
 from bt.tables import INLINE
 from bt.translate import BlockTranslator, Options
 from vmm.arch.exceptions import gp
@@ -40,6 +43,7 @@ _REAL, _V86, _PROTECTED = (int(mode) for mode in Mode)
 _CS: Final = int(Seg.CS)
 _SS: Final = int(Seg.SS)
 _USER_RING: Final = 3
+_SHORTAGE: Final = Slot.SHORTAGE >> 2
 
 
 class TranslatedCode:
@@ -61,9 +65,11 @@ class TranslatedCode:
             Arena(view.window(parts["user_cache"].host, USER_CACHE_SIZE), 0),
             LookupArea(view.window(parts["lookup"].host, LOOKUP_SIZE), 0), phys.forget_code, self.shadow.space.code,
         )  # fmt: skip
+        image = guard_image()
+        view.window(parts["guard"].host, len(image))[:] = image
         self._scratch_kernel = view.window(parts["vcpu_page"].host, PAGE_SIZE).cast("I")[Slot.SCRATCH >> 2 :]
         self._scratch_user = view.window(parts["user_scratch"].host, PAGE_SIZE).cast("I")[Slot.SCRATCH >> 2 :]
-        self._spaces: dict[tuple[int, int, tuple[int, ...]], BlockSpace] = {}
+        self._spaces: dict[tuple[object, ...], BlockSpace] = {}
         self._rewrites: dict[int, int] = {}
         self.self_checked: set[int] = set()
         self.space = BlockSpace(0, Context(Mode.REAL, 0, False, False), BranchTable(self.cache.lookup, 0, False))
@@ -84,10 +90,13 @@ class TranslatedCode:
         if cpl and vcpu.iopl == _USER_RING:
             bits |= 16
         stops = tuple(la for la, _ in vcpu.execution_breakpoints) if vcpu.dr[7] & _BREAKPOINT_ENABLES else ()
-        key = (vcpu.base(_CS), mode | bits | cpl << 5, stops)
+        segments, code_limit = self._classes(), vcpu.limit(_CS) if self._options.segment_checks else MASK32
+        key = (vcpu.base(_CS), mode | bits | cpl << 5, stops, segments, code_limit)
         space = self._spaces.get(key)
         if space is None:
-            context = Context(Mode(mode), cpl, bool(bits & 4), bool(bits & 8), bool(bits & 16), stops)
+            context = Context(
+                Mode(mode), cpl, bool(bits & 4), bool(bits & 8), bool(bits & 16), stops, segments, code_limit
+            )
             try:
                 space = self.cache.space(key[0], context)
             except CacheFull:
@@ -99,14 +108,35 @@ class TranslatedCode:
             self.observer.mode(mode_name(vcpu))
         self.scratch = self._scratch_user if cpl == _USER_RING else self._scratch_kernel
 
+    def _classes(self) -> Classes:
+        """The classes of the segment registers; what checks read of their limits goes into the vCPU page."""
+        if not self._options.segment_checks:
+            return ALL_FLAT
+        vcpu = self._vcpu
+        flags, limits = tuple(vcpu.segment_flags), vcpu.limits
+        is_real = vcpu.is_real
+        is_flat_kernel = not is_real and vcpu.cpl == 0 and bool(flags[_CS] & flags[_SS] & DESC_B)
+        classes = classify_all(limits, flags, is_real, is_flat_kernel)
+        if SegmentClass.SHORT in classes:
+            for seg, limit in enumerate(limits):
+                vcpu.page[_SHORTAGE + seg] = max(LIMIT_64K - limit, 0)
+        return classes
+
+    def fits_segments(self) -> bool:
+        """Are the segment registers still of the classes that the current space is for?"""
+        return self._classes() == self.space.context.segments
+
     def _window(self, space: BlockSpace, step: bool) -> Window:
         hole = self._hole
         nowhere = self.cache.lookup.nowhere
         lookup = nowhere if step else space.table.root
+        guard = hole.linear("guard")
         if space.context.is_user:
-            return Window(hole.linear("user_view"), hole.linear("user_scratch"), lookup, nowhere, space.cs_base)
+            view, scratch = hole.linear("user_view"), hole.linear("user_scratch")
+            return Window(view, scratch, lookup, nowhere, space.cs_base, guard=guard)
         page = hole.linear("vcpu_page")
-        return Window(page, page, lookup, nowhere, space.cs_base, hole.linear("shadowed"), hole.linear("gdt_sources"))
+        shadowed, gdt_sources = hole.linear("shadowed"), hole.linear("gdt_sources")
+        return Window(page, page, lookup, nowhere, space.cs_base, shadowed, gdt_sources, guard)
 
     # --- blocks -------------------------------------------------------------------------------------
 
@@ -284,7 +314,7 @@ class TranslatedCode:
         base = self._options
         if limit == base.limit and not self_check and not step:
             return base
-        return Options(limit, step, self_check, base.inline, base.probe_critical)
+        return replace(base, limit=limit, step=step, self_check=self_check)
 
     def _watch(self, pages: tuple[int, ...]) -> None:
         for page in pages:
@@ -395,6 +425,10 @@ class TranslatedCode:
     def arenas(self) -> tuple[tuple[int, int], ...]:
         """Where cached code may lie: (linear address, size) of each arena."""
         return tuple((arena.base, len(arena.view)) for arena in (self.cache.kernel, self.cache.user))
+
+    def insn_at(self, block: Block, eip: int) -> Insn:
+        """The instruction of a block at an EIP."""
+        return self._translator.first(block.translation.insn_at(eip), eip, block.space.context.code32)
 
     def memory_width(self) -> int:
         """Bytes that the instruction at `vcpu.eip` moves to or from memory."""

@@ -16,6 +16,9 @@ from vmm.hw import state as hw
 
 _CS: Final = int(Seg.CS)
 _SS: Final = int(Seg.SS)
+_FS: Final = int(Seg.FS)
+_GS: Final = int(Seg.GS)
+_LAST_NULL: Final = 3
 _ESP: Final = int(Reg.ESP)
 _ECX: Final = int(Reg.ECX)
 _EDX: Final = int(Reg.EDX)
@@ -66,7 +69,8 @@ class SystemCalls:
         if not enters and page[_PENDING] and page[_IF]:
             return None
         iopl = page[_FLAGS] & _IOPL
-        return (enters, hflags, page[_CR0], page[_CR4], iopl, page[_GDT_LIMIT], vcpu.sysenter_cs, self._code.space)
+        mode = (enters, hflags, page[_CR0], page[_CR4], iopl, page[_GDT_LIMIT], vcpu.sysenter_cs)
+        return (*mode, self._code.space, vcpu.selector(_FS) <= _LAST_NULL, vcpu.selector(_GS) <= _LAST_NULL)
 
     def repeat(self, key: Key) -> Switch | None:
         """Do a switch that is known; None if it is not, with nothing changed."""

@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from bt.cache import Block, Entrance
 from bt.decode import Insn
-from bt.emit import CALLOUT_VECTOR, FLAGS, S2, Site, SiteKind
+from bt.emit import CALLOUT_VECTOR, CHECKED, FLAGS, S2, Site, SiteKind
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
 from vmm.arch.registers import Eflags, Reg, Seg
 from vmm.cpu import callouts
+from vmm.cpu.access_checks import check_all
 from vmm.cpu.callouts import Plan
 from vmm.cpu.events import EventKind
 from vmm.cpu.shadow import Fill
@@ -79,6 +80,7 @@ class TranslateEngine(GuestRunner):
             SiteKind.STALE: self._stale,
             SiteKind.STEP_END: self._step_end,
             SiteKind.TRACE: self._trace,
+            SiteKind.CHECK: self._check,
         }
         self._sites: tuple[Callable[[Site, Block], None], ...] = tuple(handlers[kind] for kind in SiteKind)
         phys.on_exit = self._on_exit
@@ -246,7 +248,7 @@ class TranslateEngine(GuestRunner):
             self._finish_step()
         elif is_quiet:
             self._carry_on(ends_block, block)
-        elif segment is not None:
+        elif segment is not None and self.code.fits_segments():
             physical.load_data_segment(vcpu, segment)
             vcpu.segments_changed = False
             if vcpu.cpl == 0 and vcpu.is_protected:
@@ -295,6 +297,40 @@ class TranslateEngine(GuestRunner):
         if self.observer is not None:
             self.observer.probe(site, block)
 
+    # --- segment checks --------------------------------------------------------------------------------
+
+    def _check(self, site: Site, block: Block) -> None:
+        """An instruction that is to be checked in full; if it may run, it follows the exit."""
+        self.stats.exits["check"] += 1
+        self._check_insn(site.insn, self._phys.state.q[hw.Q_EIP])
+
+    def _guard_fault(self, block: Block, address: int) -> None:
+        """A check in cached code did not pass."""
+        self.stats.exits["guard"] += 1
+        self._rewind(block, address)
+        behind = block.entry + block.translation.body_behind(address - block.address) & MASK32
+        self._check_insn(self.code.insn_at(block, self._vcpu.eip), behind)
+
+    def _check_insn(self, insn: Insn, body: int) -> None:
+        """Check an instruction in full. `body`: where its own code begins, relative to CS.base."""
+        vcpu = self._vcpu
+        vcpu.eip = insn.eip
+        try:
+            iterations = check_all(vcpu, insn)
+        except GuestFault as fault:
+            self._inject(fault)
+            return
+        if iterations is None:
+            self._phys.state.q[hw.Q_EIP] = body
+        else:
+            self._begin_iteration()
+
+    def _begin_iteration(self) -> None:
+        """Run one iteration of the string instruction at `vcpu.eip`: a later one will fault."""
+        step, self._step = self._step, None
+        pages = [] if step is None else step.pages
+        self._begin_step(pages, trap=step is not None and step.trap, one_iteration=True)
+
     # --- faults ----------------------------------------------------------------------------------------
 
     def _fault(self, vector: int, address: int) -> None:
@@ -318,6 +354,8 @@ class TranslateEngine(GuestRunner):
         mark = block.mark_at(address)
         q, scratch = self._phys.state.q, self.code.scratch
         for reg, word in mark.restore:
+            if reg == CHECKED:
+                continue
             if reg == FLAGS:
                 self._vcpu.set_arithmetic(_flags_out_of_ax(scratch[word]) | self._vcpu.fold_flags() & _DF)
             else:
@@ -327,6 +365,9 @@ class TranslateEngine(GuestRunner):
     def _page_fault(self, la: int, code: int, block: Block, address: int) -> None:
         if code & _FAULT_I:
             self._fetch_fault(block, address)
+            return
+        if self._hole.contains(la) and (CHECKED, 0) in block.mark_at(address).restore:
+            self._guard_fault(block, address)
             return
         if self._hole.contains(la):
             self._rewind(block, address)
@@ -394,21 +435,21 @@ class TranslateEngine(GuestRunner):
 
     # --- steps -----------------------------------------------------------------------------------------
 
-    def _begin_step(self, pages: list[DevicePage], trap: bool = False) -> None:
+    def _begin_step(self, pages: list[DevicePage], trap: bool = False, one_iteration: bool = False) -> None:
         """Run the one instruction at `vcpu.eip`; `pages` are unmapped behind it.
 
         A string instruction that meets a device, or is traced, runs one iteration at a time, without its REP prefix.
         """
         try:
-            self._enter_step(pages, trap)
+            self._enter_step(pages, trap, one_iteration)
         except GuestFault as fault:
             self._devices.unmap(pages)
             self._inject(fault)
 
-    def _enter_step(self, pages: list[DevicePage], trap: bool) -> None:
+    def _enter_step(self, pages: list[DevicePage], trap: bool, one_iteration: bool = False) -> None:
         """`_begin_step`, raising the GuestFault of the fetch."""
         self._synchronise()
-        one_iteration = trap or any(page.region is not None for page in pages)
+        one_iteration = one_iteration or trap or any(page.region is not None for page in pages)
         block, repeated = self._stepper.block(one_iteration)
         self._step = Step(pages, trap, repeated)
         self._phys.state.q[hw.Q_EIP] = block.entry
