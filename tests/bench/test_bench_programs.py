@@ -6,13 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from vmm.bench import boot, compute, measure, profile, programs, qemu
+from vmm.bench import boot, compute, measure, profile, programs, qemu, segments
 from vmm.bench.bare import run_bare
 from vmm.bench.measure import Series
 from vmm.bench.programs import PROGRAMS, Program
 from vmm.bench.translated import run_translated
 
-TINY = {"compute": 8, "sieve": 1, "fibonacci": 9, "calls": 4, "indirect": 8, "flags": 5, "real": 1}
+TINY = {
+    "compute": 8,
+    "sieve": 1,
+    "fibonacci": 9,
+    "calls": 4,
+    "indirect": 8,
+    "flags": 5,
+    "real": 1,
+    "frames": 1,
+    "strings": 2,
+}
 
 
 # --- what the programs compute -----------------------------------------------------------------------------
@@ -107,6 +117,14 @@ def test_a_report_is_written_as_json(tmp_path: Path) -> None:
 def test_compute_prints_the_seconds_of_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert compute.main(["--once", "bare", "--scale", "0.000001", "compute"]) == 0
     assert float(capsys.readouterr().out) > 0
+
+
+@pytest.mark.parametrize("side", segments.SIDES)
+def test_segments_prints_the_seconds_of_one_run(side: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert segments.main(["--once", side, "--scale", "0.000001", "frames"]) == 0
+    assert float(capsys.readouterr().out) > 0
+    with pytest.raises(SystemExit):
+        segments.parse(["--rounds", "0"])
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,70 @@ leaf:
 done:
 """
 
+_FRAMES: Final = """
+    xor ax, ax
+    mov ss, ax
+    mov sp, 0x7000
+    mov dx, {size}
+round:
+    mov cx, 0x400
+next:
+    push cx
+    push dx
+    call middle
+    add sp, 4
+    loop next
+    dec dx
+    jne round
+    jmp done
+middle:
+    push bp
+    mov bp, sp
+    sub sp, 4
+    mov bx, [bp + 4]
+    mov [bp - 2], bx
+    add bx, [bp + 6]
+    mov [bp - 4], bx
+    mov bx, [bp - 2]
+    cmp bx, [bp + 4]
+    jne skip
+    inc ax
+skip:
+    mov sp, bp
+    pop bp
+    ret
+done:
+"""
+"""What a compiler makes of procedures in 16-bit code: arguments and variables in words of the stack."""
+
+_STRINGS: Final = """
+    mov ax, 0x2000
+    mov ds, ax
+    mov es, ax
+    cld
+    mov dx, {size}
+    xor ax, ax
+round:
+    xor di, di
+    mov cx, 0x100
+    mov ax, dx
+    rep stosw
+    xor si, si
+    mov di, 0x400
+    mov cx, 0x100
+copy:
+    lodsw
+    stosw
+    loop copy
+    xor si, si
+    mov di, 0x800
+    mov cx, 0x80
+    .byte 0xf3, 0x66, 0xa5
+    dec dx
+    jne round
+    mov ax, [0x9fe]
+"""
+
 _ALL: Final = (
     Program("compute", "load, store and ALU loop over 4 KiB", _COMPUTE + _CHECK, 20_000_000, sum_of_sequence, 0.5),
     Program("sieve", "sieve over 1 MiB", _SIEVE + _CHECK, 10, lambda _rounds: count_primes(), 0.5),
@@ -286,6 +350,8 @@ _ALL: Final = (
     Program("calls", "CALL and RET, leaf with four callers", _CALLS + _CHECK, 2_000_000, lambda n: 5 * n),
     Program("indirect", "CALL through a table of four", _INDIRECT + _CHECK, 4_000_000, lambda n: 10 * (n // 4)),
     Program("flags", "PUSHFD, CLI, POPFD", _FLAGS + _CHECK, 4_000_000, lambda n: n),
+    Program("frames", "16-bit procedures with frames", _FRAMES + _CHECK, 600, lambda n: n << 10, None, False),
+    Program("strings", "16-bit string instructions", _STRINGS + _CHECK, 10_000, lambda _n: 1, None, False),
     Program("real", "16-bit loop with calls and segment loads", _REAL + _CHECK, 60, lambda n: n << 16, None, False),
 )
 PROGRAMS: Final[Mapping[str, Program]] = {program.name: program for program in _ALL}

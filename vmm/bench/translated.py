@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
+from bt.translate import Options
 from vmm.bench.programs import Program
 from vmm.machine import MachineConfig, build_vm
 from vmm.monitor import Monitor
@@ -17,14 +18,14 @@ from vmm.outcome import ExitPort, Outcome
 _SLICE = 0.1
 
 
-def run_translated(program: Program, size: int) -> float:
+def run_translated(program: Program, size: int, translation: Options | None = None) -> float:
     """Seconds that a program takes under translation. Raises: RuntimeError if its result is wrong."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "program.bin"
         path.write_bytes(program.build(size))
         vm = build_vm(MachineConfig(memory=16 << 20, flat=(path, program.origin), exit_port=True))
     vm.enter_kernel()
-    monitor = Monitor()
+    monitor = Monitor(translation=translation)
     started = perf_counter()
     outcome: Outcome | None = None
     while outcome is None:
