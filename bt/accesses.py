@@ -56,6 +56,11 @@ def accesses(insn: Insn) -> Accesses:
     return _NONE if found is None else found(insn)
 
 
+def stores(insn: Insn) -> bool:
+    """Does an instruction write memory, the stack included?"""
+    return any(access.write for access in accesses(insn))
+
+
 # --- addresses that ModR/M does not name --------------------------------------------------------------------------
 
 

@@ -51,8 +51,6 @@ _NO_MODRM_TWO: Final = frozenset(
         *range(0xC8, 0xD0),
     ]
 )
-_STORES: Final = ("push", "call", "enter", "stos", "stmxcsr", "fs", "fist", "fbst", "fns", "fx", "maskmov", "cmpxchg")
-"""How the names of stores begin that Capstone does not see as such: to the stack, and most of x87, MMX and SSE."""
 
 
 class _Kept(Generic[_T]):
@@ -362,17 +360,6 @@ class Decoder:
         """Bytes of its memory operand, 1 to 16; the operand size if it has none that Capstone sees."""
         sizes = [op.size for op in self._operands(insn) or () if op.type == capstone.x86.X86_OP_MEM]
         return sizes[0] if sizes else insn.operand_size
-
-    def writes_memory(self, insn: Insn) -> bool:
-        """Does it store, to the stack too? Asked of Capstone's detail, which is slow: keep the answer."""
-        operands = self._operands(insn)
-        if operands is None:
-            return not insn.is_register_form
-        if any(op.type == capstone.x86.X86_OP_MEM and op.access & capstone.CS_AC_WRITE for op in operands):
-            return True
-        name = insn.name
-        moves = bool(operands) and operands[0].type == capstone.x86.X86_OP_MEM and name.startswith("mov")
-        return moves or name.startswith(_STORES)
 
     def _operands(self, insn: Insn) -> Any:
         """Capstone's operands, or None for an instruction that `_with_66_prefix` had to find."""

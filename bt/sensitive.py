@@ -11,7 +11,8 @@ from bt.branches import dispatch
 from bt.decode import Insn
 from bt.emit import FLAGS, S0, S1, S3, S4, Emitter, SiteKind
 from bt.guest import Mode
-from vmm.arch.layout import Slot
+from bt.segment_classes import SegmentClass
+from vmm.arch.layout import MASK32, Slot
 from vmm.arch.registers import Eflags, Reg, Seg
 
 _PHYS_FLAGS_V86: Final = int(Eflags.IOPL | Eflags.VM)
@@ -387,12 +388,13 @@ def iretd(emit: Emitter, insn: Insn) -> None:
     """IRETD inside ring 0 to the code segment that is loaded: the frame's CS and its descriptor are what CS came from.
 
     TF, NT, RF, VM or a pending interrupt in the new EFLAGS, a virtual NT, and any other CS are for the VMM. All that
-    may fault is read before anything changes, and the GDT only where that CS has its descriptor, as the processor does.
+    may fault is read before anything changes, and the GDT only where that CS has its descriptor, as processors do. On
+    a stack or to a code segment with a limit it is the VMM's, too.
     Source: SDM Vol. 2A, "IRET/IRETD - Interrupt Return", RETURN-TO-SAME-PRIVILEGE-LEVEL.
     """
     context = emit.context
-    is_32 = context.code32 and context.stack32 and insn.operand_size == 4
-    if context.mode is not Mode.PROTECTED or context.cpl or not is_32:
+    is_32 = context.is_flat_kernel and insn.operand_size == 4
+    if not is_32 or context.segments[Seg.SS] is not SegmentClass.FLAT or context.code_limit != MASK32:
         emit.callout()
         return
     emit.emit(_IRET_OPEN)

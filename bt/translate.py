@@ -7,6 +7,7 @@ instructions. What becomes of each instruction is the business of `bt.tables`.
 from dataclasses import dataclass
 from typing import Final
 
+from bt.accesses import stores
 from bt.branches import jump_through_table
 from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Decoder, Insn
 from bt.emit import Emitter, SiteKind, Translation
@@ -132,7 +133,7 @@ class BlockTranslator:
     def stores(self, shape: Shape[Treatment], raw: bytes, code32: bool) -> bool:
         """Do instructions of a shape write memory? `raw` is one of them."""
         if shape.made.stores is None:
-            shape.made.stores = self._decoder.writes_memory(Insn(0, raw, shape.mnemonic, None, code32))
+            shape.made.stores = stores(Insn(0, raw, shape.mnemonic, None, code32))
         return shape.made.stores
 
 

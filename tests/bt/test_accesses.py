@@ -5,7 +5,7 @@ manual.
 import capstone
 import pytest
 
-from bt.accesses import Access, Via, accesses
+from bt.accesses import Access, Via, accesses, stores
 from bt.decode import Decoder
 from bt.innocuous import INNOCUOUS
 
@@ -100,3 +100,31 @@ OTHERS = [
 def test_addresses_that_no_operand_names(raw, expected):
     insn = DECODER.one(bytes.fromhex(raw) + bytes(12), 0, True)
     assert accesses(insn) == expected
+
+
+STORES = [
+    ("mov [eax], ebx", "8918", True), ("push eax", "50", True), ("call", "e800000000", True),
+    ("inc [eax]", "ff00", True), ("stosd", "ab", True), ("movsb", "a4", True), ("fnstcw [eax]", "d938", True),
+    ("xchg [eax], ebx", "8718", True), ("enter", "c8000000", True), ("sete [eax]", "0f9400", True),
+    ("fxsave [eax]", "0fae00", True), ("pusha", "60", True), ("movaps [eax], xmm0", "0f2900", True),
+    ("mov eax, [ebx]", "8b03", False), ("cmp [eax], ebx", "3918", False), ("nop", "90", False),
+    ("test [eax], ebx", "8518", False), ("lodsd", "ad", False), ("pop eax", "58", False),
+    ("movntq [eax], mm0", "0fe700", True), ("maskmovq mm0, mm1", "0ff7c1", True), ("pop [eax]", "8f00", True),
+    ("movnti [eax], ecx", "0fc308", True), ("movd [eax], mm0", "0f7e00", True), ("fistp [eax]", "df18", True),
+    ("fstp [eax]", "d918", True), ("fbstp [eax]", "df30", True), ("cmpxchg8b [eax]", "0fc708", True),
+    ("movlps [eax], xmm0", "0f1300", True), ("bts [eax], ebx", "0fab18", True),
+    ("shld [eax], ebx, 1", "0fa41801", True), ("lock cmpxchg8b [eax]", "f00fc708", True), ("rep stosd", "f3ab", True),
+    ("rol [eax], 1", "d100", True), ("ror [eax], cl", "d308", True), ("fsub [eax]", "d820", False),
+    ("fild [eax]", "df00", False), ("movq mm0, [eax]", "0f6f00", False), ("addps xmm0, [eax]", "0f5800", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("raw", "writes"), [pytest.param(raw, writes, id=name) for name, raw, writes in STORES])
+def test_it_knows_which_instructions_store(raw, writes):
+    assert stores(DECODER.one(bytes.fromhex(raw) + bytes(12), 0, True)) == writes
+
+
+@pytest.mark.parametrize("raw", ["fb", "f9", "fd", "660f00c8"], ids=["sti", "stc", "std", "str ax"])
+def test_what_only_begins_like_a_store_is_none(raw):
+    """In code that checks itself a store ends the block, and STI at the end of a block has to leave the cache."""
+    assert not stores(DECODER.one(bytes.fromhex(raw), 0, True))

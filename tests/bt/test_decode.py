@@ -9,7 +9,6 @@ from capstone import x86
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bt.assemble import assemble
 from bt.decode import MAX_LENGTH, Decoder, Insn
 
 ORACLES: dict[bool, Any] = {}
@@ -142,27 +141,6 @@ def test_what_is_cut_off_or_undefined_is_no_instruction(raw: str) -> None:
     assert DECODER.one(bytes.fromhex(raw), 0, True) is None
 
 
-STORES = [
-    ("mov [eax], ebx", "8918", True), ("push eax", "50", True), ("call", "e800000000", True),
-    ("inc [eax]", "ff00", True), ("stosd", "ab", True), ("movsb", "a4", True), ("fnstcw [eax]", "d938", True),
-    ("xchg [eax], ebx", "8718", True), ("enter", "c8000000", True), ("sete [eax]", "0f9400", True),
-    ("fxsave [eax]", "0fae00", True), ("pusha", "60", True), ("movaps [eax], xmm0", "0f2900", True),
-    ("mov eax, [ebx]", "8b03", False), ("cmp [eax], ebx", "3918", False), ("nop", "90", False),
-    ("test [eax], ebx", "8518", False), ("lodsd", "ad", False), ("pop eax", "58", False),
-    ("movntq [eax], mm0", "0fe700", True), ("maskmovq mm0, mm1", "0ff7c1", True), ("pop [eax]", "8f00", True),
-    ("movnti [eax], ecx", "0fc308", True), ("movd [eax], mm0", "0f7e00", True), ("fistp [eax]", "df18", True),
-    ("fstp [eax]", "d918", True), ("fbstp [eax]", "df30", True), ("cmpxchg8b [eax]", "0fc708", True),
-    ("movlps [eax], xmm0", "0f1300", True), ("bts [eax], ebx", "0fab18", True),
-    ("shld [eax], ebx, 1", "0fa41801", True), ("lock cmpxchg8b [eax]", "f00fc708", True), ("rep stosd", "f3ab", True),
-    ("fild [eax]", "df00", False), ("movq mm0, [eax]", "0f6f00", False), ("addps xmm0, [eax]", "0f5800", False),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("raw", "stores"), [pytest.param(raw, stores, id=name) for name, raw, stores in STORES])
-def test_it_knows_which_instructions_store(raw: str, stores: bool) -> None:
-    assert DECODER.writes_memory(decode(bytes.fromhex(raw))) == stores
-
-
 WIDTHS = [("8a00", 1), ("668b00", 2), ("8b00", 4), ("0f6f00", 8), ("0f2800", 16), ("a4", 1), ("0fb600", 1), ("90", 4)]
 
 
@@ -207,15 +185,6 @@ def test_the_parts_of_any_instruction_can_be_read(code: bytes, code32: bool) -> 
 def _opcode_bytes(insn: Insn) -> bytes:
     opcode = insn.opcode
     return bytes([opcode]) if opcode < 0x100 else opcode.to_bytes(2, "big")
-
-
-@pytest.mark.parametrize("name", ["sti", "stc", "std", "str ax"])
-def test_what_only_begins_like_a_store_is_none(name: str) -> None:
-    """In code that checks itself a store ends the block, and STI at the end of a block has to leave the cache."""
-    decoder = Decoder()
-    insn = decoder.one(assemble(name, True), 0, True)
-    assert insn is not None
-    assert not decoder.writes_memory(insn)
 
 
 FENCES = [
