@@ -86,13 +86,11 @@ def check(emit: Emitter, insn: Insn) -> None:
     """Emit the checks of an instruction."""
     found = accesses(insn)
     guards = _guards(emit, insn, found)
-    if guards is None or _needs_a_look_at_target(emit, insn):
+    if guards is None or _always_too_far(emit, insn):
         emit.site(SiteKind.CHECK)
         emit.mark()
         return
-    target = _wide_target(emit, insn)
-    if target is not None:
-        guards.append(target)
+    guards += _target_guard(emit, insn)
     for guard in guards:
         guard()
     if guards:
@@ -143,8 +141,6 @@ def _limit_guards(emit: Emitter, insn: Insn, access: Access, seg: int, kind: Seg
     is_narrow = not emit.context.stack32 if access.via in _STACK else insn.address_size == 2
     if kind in (_WRAPPED, _LONG) and is_narrow and access.size == 1:
         return []
-    if kind is _LONG and not is_narrow:
-        return None
     places = _offsets(emit, insn, access)
     if places is None:
         return None
@@ -161,7 +157,9 @@ def _constant_offset(insn: Insn, access: Access) -> int | None:
 
 def _constant_guard(emit: Emitter, last: int, seg: int, kind: SegmentClass) -> list[Guard] | None:
     if last <= LIMIT_64K:
-        return [] if kind in (_WRAPPED, _LONG) else [lambda: _constant_in_short(emit, last, seg)]
+        return [] if kind in (_WRAPPED, _LONG) else [partial(_constant_in_short, emit, last, seg)]
+    if kind is _LONG and last <= MASK32:
+        return [partial(_within, emit, _wide(emit) + b"\xb9" + last.to_bytes(4, "little"), 1, seg, kind, False)]
     return None
 
 
@@ -281,6 +279,10 @@ def _within(emit: Emitter, place: bytes, size: int, seg: int, kind: SegmentClass
     """The access ends inside the segment. `is_narrow`: its offset has 16 bits anyway."""
     _open(emit)
     emit.raw(place)
+    if kind is _LONG and not is_narrow:
+        _not_above(emit, _last_start(emit, seg, size))
+        _close(emit)
+        return
     if not is_narrow:
         _only_low_half(emit)
         _reload(emit)
@@ -289,6 +291,28 @@ def _within(emit: Emitter, place: bytes, size: int, seg: int, kind: SegmentClass
         _add_shortage(emit, seg)
     _probe(emit, size - 1)
     _close(emit)
+
+
+def _last_start(emit: Emitter, seg: int, size: int) -> bytes:
+    """Code that brings the last offset at which `size` bytes are inside a segment of more than 64 KiB into EAX."""
+    limit = _cs(emit, _wide(emit) + b"\x8b\x05", emit.window.page + Slot.LIMIT + _WORD * seg)
+    return limit + _wide(emit) + _far(emit) + b"\x8d\x80" + (1 - size & MASK32).to_bytes(4, "little")
+
+
+_FLAGS_TO_AX: Final = b"\x9f\x0f\x90\xc0"  # lahf; seto al
+_FLAGS_FROM_AX: Final = b"\x04\x7f\x9e"  # add al, 0x7f; sahf
+_SETA_CL: Final = b"\x0f\x97\xc1"
+
+
+def _not_above(emit: Emitter, limit: bytes) -> None:
+    """It faults if ECX is above what `limit` brings into EAX, unsigned; ECX is lost. The one check that compares, for
+    limits that no guard is large enough for."""
+    spare, flags = (emit.window.scratch + Slot.SCRATCH + _WORD * n for n in (1, 2))
+    store, load = _wide(emit) + b"\x89\x05", _wide(emit) + b"\x8b\x05"  # EAX and cs:[disp32]
+    emit.raw(_cs(emit, store, spare) + _FLAGS_TO_AX + _cs(emit, store, flags) + limit)
+    emit.raw(_wide(emit) + b"\x39\xc1" + _SETA_CL + _wide(emit) + b"\x0f\xb6\xc9")  # cmp ecx, eax; movzx ecx, cl
+    emit.raw(_cs(emit, load, flags) + _FLAGS_FROM_AX + _cs(emit, load, spare))
+    _probe(emit, LIMIT_64K)
 
 
 def _add_shortage(emit: Emitter, seg: int) -> None:
@@ -324,29 +348,29 @@ def _is_indirect(insn: Insn) -> bool:
     return insn.opcode in _RETURNS or (insn.opcode == 0xFF and insn.modrm >> 3 & 7 in _JUMP_OR_CALL)
 
 
-def _needs_a_look_at_target(emit: Emitter, insn: Insn) -> bool:
-    """May a near branch that changes more than EIP go beyond the limit of CS, and no guard can tell?"""
+def _always_too_far(emit: Emitter, insn: Insn) -> bool:
+    """Does a near branch that changes more than EIP, and says itself where it goes, go beyond the limit of CS?"""
+    return (insn.opcode == _CALL or insn.opcode in _LOOPS) and target_of(insn) > emit.context.code_limit
+
+
+def _target_guard(emit: Emitter, insn: Insn) -> list[Guard]:
+    """RET, and JMP and CALL through a register or memory, in a code segment with a limit that they could go beyond."""
     limit = emit.context.code_limit
-    if insn.opcode == _CALL or insn.opcode in _LOOPS:
-        return target_of(insn) > limit
-    if limit in (MASK32, LIMIT_64K) or not _is_indirect(insn):
-        return False
-    return limit < LIMIT_64K or insn.operand_size > 2
+    if limit == MASK32 or not _is_indirect(insn) or (limit >= LIMIT_64K and insn.operand_size != _WORD):
+        return []
+    return [partial(_target_within, emit, insn, limit)]
 
 
-def _wide_target(emit: Emitter, insn: Insn) -> Guard | None:
-    """A 32-bit target in a code segment of 64 KiB: its high half must be 0."""
-    if emit.context.code_limit != LIMIT_64K or insn.operand_size == 2 or not _is_indirect(insn):
-        return None
-
-    def guard() -> None:
-        _open(emit)
-        if insn.opcode in _RETURNS:
-            emit.raw(_lea_stack(emit, Reg.ESP, 0))
-            emit.raw(bytes([OVERRIDE_BYTE[Seg.SS]]) + _far(emit) + _wide(emit) + b"\x8b\x09")  # mov ecx, ss:[ecx]
-        else:
-            load_ecx(emit, insn, _WORD)
+def _target_within(emit: Emitter, insn: Insn, limit: int) -> None:
+    _open(emit)
+    if insn.opcode in _RETURNS:
+        emit.raw(_lea_stack(emit, Reg.ESP, 0))
+        load = b"\x8b\x09" if insn.operand_size == _WORD else b"\x0f\xb7\x09"  # mov, movzx ecx, ss:[ecx]
+        emit.raw(bytes([OVERRIDE_BYTE[Seg.SS]]) + _far(emit) + _wide(emit) + load)
+    else:
+        load_ecx(emit, insn, insn.operand_size)
+    if limit == LIMIT_64K:
         _only_low_half(emit)
-        _close(emit)
-
-    return guard
+    else:
+        _not_above(emit, _wide(emit) + b"\xb8" + limit.to_bytes(4, "little"))  # mov eax, limit
+    _close(emit)

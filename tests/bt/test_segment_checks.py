@@ -74,7 +74,7 @@ def test_flat_segments_get_no_check(raw, context):
         ("67f3a5", WRAPPED, (0, 1)), ("ff37", WRAPPED, (2, 0)), ("8f07", WRAPPED, (0, 1)), ("d7", WRAPPED, (0, 0)),
         ("0fa307", WRAPPED, (0, 1)), ("c8000000", WRAPPED, (2, 0)), ("c8000002", WRAPPED, (0, 1)), ("8d07", WRAPPED, (0, 0)),
         ("8a07", SHORT, (1, 0)), ("8b07", SHORT, (1, 0)), ("678b03", SHORT, (1, 0)), ("a1fdff", SHORT, (1, 0)), ("f3a4", SHORT, (0, 1)),
-        ("8a07", LONG, (0, 0)), ("8b07", LONG, (1, 0)), ("678b03", LONG, (0, 1)), ("a1fdff", LONG, (0, 0)), ("67a1feffffff", LONG, (0, 1)),
+        ("8a07", LONG, (0, 0)), ("8b07", LONG, (1, 0)), ("678b03", LONG, (1, 0)), ("a1fdff", LONG, (0, 0)), ("67a1feffffff", LONG, (1, 0)),
         ("8b07", CONSTANT, (0, 0)), ("8907", CONSTANT, (0, 1)), ("50", CONSTANT, (0, 1)), ("8a07", ODD, (0, 1)), ("8a07", ABSENT, (0, 1)),
         ("648a07", NULLABLE, (1, 0)),
     ],
@@ -87,9 +87,9 @@ def test_checks_of_16_bit_code(raw, kind, expected):
     ("raw", "limit", "expected"),
     [
         ("66c3", 0xFFFF, (1, 0)), ("c3", 0xFFFF, (0, 0)), ("66ffe0", 0xFFFF, (1, 0)), ("66ff27", 0xFFFF, (1, 0)),
-        ("c3", 0x7FFF, (0, 1)), ("66c3", 0x7FFF, (0, 1)), ("66c3", 0x1_FFFF, (0, 1)), ("c3", 0x1_FFFF, (0, 0)),
+        ("c3", 0x7FFF, (1, 0)), ("66c3", 0x7FFF, (1, 0)), ("66c3", 0x1_FFFF, (1, 0)), ("c3", 0x1_FFFF, (0, 0)),
         ("66e800000100", 0xFFFF, (0, 1)), ("e80010", 0xFFFF, (0, 0)), ("e80010", 0xFFF, (0, 1)), ("66e900000100", 0xFFFF, (0, 0)),
-        ("e210", 0x10, (0, 1)), ("e210", 0x12, (0, 0)), ("66c3", MASK32, (0, 0)), ("ff27", 0x7FFF, (0, 1)),
+        ("e210", 0x10, (0, 1)), ("e210", 0x12, (0, 0)), ("66c3", MASK32, (0, 0)), ("ff27", 0x7FFF, (1, 0)),
     ],
 )  # fmt: skip
 def test_near_branches_and_the_limit_of_code(raw, limit, expected):

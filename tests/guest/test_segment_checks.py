@@ -10,6 +10,7 @@ from guest_bench import (
     CODE_RE,
     DATA,
     DATA_RW,
+    FILL,
     FREE,
     GDT,
     P16,
@@ -249,6 +250,22 @@ def test_limit_and_type_of_any_segment(
             assert after["eip"] == "end", hex(offset)
         else:
             assert after == at_once(before, mode, GP), hex(offset)
+
+
+@pytest.mark.parametrize("mode", [P16[0], P16[3], P32[0], P32[3], P32_BASED[0]], ids=str)
+@pytest.mark.parametrize("limit", [0xFFF, 0x2_0FFF], ids=["short", "long"])
+@pytest.mark.parametrize("flags", [0, 0x8D5, 0x411, 0x880])
+def test_a_comparison_changes_no_register_and_no_flag(used_bench, mode, limit, flags):
+    """Limits that no guard page ends are compared with, and CMP has flags."""
+    code = asm("mov dl, [ebx]; nop", mode.code32)
+    used_bench.start(mode, code, ebx=CELL, eflags=flags)
+    segment(used_bench, Seg.DS, limit, DATA_RW, PAGES)
+    before = used_bench.here()
+    assert used_bench.run() == before | {"edx": before["edx"] & ~0xFF | FILL}
+    used_bench.start(mode, code, ebx=limit + 1, eflags=flags)
+    segment(used_bench, Seg.DS, limit, DATA_RW, PAGES)
+    before = used_bench.here()
+    assert used_bench.run() == at_once(before, mode, GP)
 
 
 @pytest.mark.parametrize("mode", [*P32, *P16], ids=str)

@@ -40,6 +40,7 @@ class Slot(IntEnum):
     CS_LOW = 0x68  # the descriptor that this CS register was loaded from
     CS_HIGH = 0x6C
     SHORTAGE = 0x70  # six words, by segment register: how much its limit is short of FFFFh, 0 if it is not
+    LIMIT = 0x88  # six words, by segment register: its limit in bytes
 
 
 SCRATCH_WORDS: Final = 8

@@ -44,6 +44,7 @@ _CS: Final = int(Seg.CS)
 _SS: Final = int(Seg.SS)
 _USER_RING: Final = 3
 _SHORTAGE: Final = Slot.SHORTAGE >> 2
+_LIMIT: Final = Slot.LIMIT >> 2
 
 
 class TranslatedCode:
@@ -117,9 +118,9 @@ class TranslatedCode:
         is_real = vcpu.is_real
         is_flat_kernel = not is_real and vcpu.cpl == 0 and bool(flags[_CS] & flags[_SS] & DESC_B)
         classes = classify_all(limits, flags, is_real, is_flat_kernel)
-        if SegmentClass.SHORT in classes:
+        if SegmentClass.SHORT in classes or SegmentClass.LONG in classes:
             for seg, limit in enumerate(limits):
-                vcpu.page[_SHORTAGE + seg] = max(LIMIT_64K - limit, 0)
+                vcpu.page[_SHORTAGE + seg], vcpu.page[_LIMIT + seg] = max(LIMIT_64K - limit, 0), limit
         return classes
 
     def fits_segments(self) -> bool:
