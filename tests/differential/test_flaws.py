@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from programs import program
 
-from vmm.differential import layout
+from vmm.arch.registers import Reg
+from vmm.differential import layout, segment_predicates
 from vmm.differential.case import Case
 from vmm.differential.flaws import FLAWS
 from vmm.differential.judge import judge
@@ -46,7 +47,7 @@ CASES = [
     ("RET imm16", program("p32-ring0", RAW("6808010000c24cde"))),
     ("LTR", program("p32-ring0", RAW("0f00d9"))),
     ("short fetch", program("p32-ring2", RAW("0f013d00110000"), patches=(SECOND_PAGE,), entry=0xAFFB, **PAGED)),
-    ("stack limits", program("p16-ring1", RAW("bc0100"), RAW("6807a1cf"))),
+    ("stack limits", program("p16-ring1", RAW("bcffff"), RAW("cf"))),
     ("far branch limits", program("p32-ring1", RAW("6899010000680ba10000cf"), patches=(OWN_DESCRIPTORS,))),
     ("accessed code", program("p16-ring1", RAW("68810168fff0cf"), patches=(OWN_DESCRIPTORS,))),
     ("tasks that cannot start", program("p16-ring0", RAW("0f34"), patches=(TASK_FOR_PAGE_FAULTS,), **PAGED)),
@@ -59,6 +60,13 @@ CASES = [
     ("far CALL", program("p32-ring2", RAW("9a0000bf71b200"))),
     ("16-bit tasks", program("p32-ring0", RAW("ea000000002001"))),
     ("REP over itself", program("real", RAW("bf0421"), RAW("b90800"), RAW("f3aa"), eax=0x90)),
+    ("segment checks", program("v86-iopl3", RAW("8b07"), ebx=0xFFFF)),
+    ("segment checks", program("p32-ring3", RAW("8903"), ebx=0x1_0000)),
+    ("segment checks", program("p32-ring0", RAW("2ed303"))),
+    ("segment checks", program("p16-ring3", RAW("bc0100"), RAW("50"))),
+    ("segment checks", program("p32-ring1", RAW("0fa306"), eax=0x7FFF_FFFF)),
+    ("segment checks", program("real", RAW("f3a5"), ecx=3, esi=0xFFFD)),
+    ("near branch limits", program("p16-ring1", RAW("66ffe0"), eax=0x1_0000)),
     ("accessed bit", program("p32-ring0", RAW("66b878018ed8"), patches=(READ_ONLY_GDT,), cr0=0x1_0000, **PAGED)),
     ("x87 errors without CR0.NE", program("p32-ring0", RAW("0f20c083e0df0f22c0"), RAW("def2"), RAW("d9f2"))),
 ]
@@ -101,3 +109,26 @@ def test_another_spelling_hides_nothing_else(translate: Rig, bare: Rig, name: st
 
     flaw = judge(wrong(made), wrong).flaw
     assert flaw is None or flaw.spelling is None
+
+
+ALLOWED = [
+    ("v86-iopl3", "8b07", Reg.EBX, 0xFFFF, 0xFFFE),
+    ("p32-ring3", "8903", Reg.EBX, 0x1_0000, 0x100),
+    ("p32-ring1", "0fa306", Reg.EAX, 0x7FFF_FFFF, 7),
+    ("real", "f3a5", Reg.ESI, 0xFFFF, 0),
+    ("p32-ring0", "2e8b03", Reg.EBX, 0x1_0000, 0x100),
+]
+
+
+@pytest.mark.parametrize(("mode", "code", "reg", "outside", "inside"), ALLOWED)
+def test_a_segment_fault_without_a_reason_is_not_explained(
+    translate: Rig, bare: Rig, mode: str, code: str, reg: Reg, outside: int, inside: int
+) -> None:
+    """As if the engine under test had refused an access that is inside its segment."""
+    case = both(translate, bare, program(mode, RAW(code), ecx=3, **{reg.name.lower(): outside}))
+    assert segment_predicates.leaves_its_segment(case)
+    stop = case.got.stops[0]
+    general = tuple(inside if number == reg else value for number, value in enumerate(stop.general))
+    wrong = case._replace(got=replace(case.got, stops=(stop._replace(general=general), *case.got.stops[1:])))
+    assert not segment_predicates.leaves_its_segment(wrong)
+    assert not segment_predicates.branches_out_of_code(wrong)

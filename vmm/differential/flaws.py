@@ -10,7 +10,7 @@ no run will ever show again.
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from vmm.differential import memory_predicates, predicates, spellings
+from vmm.differential import memory_predicates, predicates, segment_predicates, spellings
 from vmm.differential.case import Case
 from vmm.differential.neutral import Spelling
 
@@ -215,6 +215,18 @@ FLAWS: Final = (
         "a far transfer beyond the limit of the new CS is #GP",
         'SDM Vol. 2A, "JMP"; "CALL"; Vol. 2B, "RET"',
         when=predicates.goes_far_beyond,
+    ),
+    Flaw(
+        "segment checks",
+        "an operand beyond the limit of its segment, of the wrong type or through a null selector is #GP or #SS",
+        'SDM Vol. 3A, "Limit Checking", "Type Checking"',
+        when=segment_predicates.leaves_its_segment,
+    ),
+    Flaw(
+        "near branch limits",
+        "a near branch through a register or memory, or a RET, beyond the limit of CS is #GP itself",
+        'SDM Vol. 2A, "JMP"; "CALL"; Vol. 2B, "RET"',
+        when=segment_predicates.branches_out_of_code,
     ),
     Flaw(
         "control registers",

@@ -43,10 +43,11 @@ SUBJECTS: Final[Mapping[str, Subject]] = {
     **{str(name): _subject(name, EngineOptions()) for name in EngineName},
     "callouts": _subject(EngineName.TRANSLATE, EngineOptions(Options(inline=False))),
     "self-checking": _subject(EngineName.TRANSLATE, EngineOptions(Options(self_check=True))),
+    "unchecked": _subject(EngineName.TRANSLATE, EngineOptions(Options(segment_checks=False))),
     "bochs": BochsEngine,
 }
 """What can be compared, by name: the engines; `translate` with every sensitive instruction emulated; `translate` with
-blocks that all check their own source; Bochs."""
+blocks that all check their own source, or without segment checks; Bochs."""
 
 STOPS: Final = 40
 BLOCKS: Final = 1000
