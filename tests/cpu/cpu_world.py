@@ -67,6 +67,9 @@ class FlatMemory:
     def write(self, la: int, size: int, value: int, user: bool) -> None:
         self.write_bytes(la, value.to_bytes(size, "little"), user)
 
+    def check_read(self, la: int, count: int, user: bool) -> None:
+        self._check(la, count, user, False)
+
     def check_write(self, la: int, count: int, user: bool) -> None:
         self._check(la, count, user, True)
 

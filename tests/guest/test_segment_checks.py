@@ -28,7 +28,8 @@ from guest_bench import (
 )  # fmt: skip
 
 from bt.translate import Options
-from vmm.arch.registers import Seg
+from vmm.arch.registers import Cr0, Seg
+from vmm.hw import state as hw
 
 WRAPPED = [REAL, V86_3, P16[0], P16[3], P32_BASED[0], P32_BASED[1]]
 END = 0x1_0000
@@ -388,3 +389,27 @@ def test_without_checks_everything_passes():
     bench = Bench(Options(segment_checks=False))
     bench.start(REAL, "mov ax, [bx]", ebx=0xFFFF)
     assert bench.run()["eip"] == "end"
+
+
+@pytest.mark.parametrize("mode", [P16[3], P32_BASED[1]], ids=str)
+@pytest.mark.parametrize("text", ["movsw", "rep movsw", "push word ptr [{r}]"])
+def test_the_page_fault_of_an_earlier_access_comes_first(used_bench, mode, text):
+    """The source is in a page that is missing, what is written behind the end of its segment."""
+    code = asm(text.format(r="ebx" if mode.code32 else "bx"), mode.code32)
+    used_bench.start(mode, code, esi=CELL, ebx=CELL, edi=END - 1, esp=1, ecx=2)
+    for missing, vector in (([DATA], 14), ([], SS if "push" in text else GP)):
+        used_bench.map_pages(missing=missing)
+        assert used_bench.run()["fault"][0] == vector
+        used_bench.start(mode, code, esi=CELL, ebx=CELL, edi=END - 1, esp=1, ecx=2)
+
+
+@pytest.mark.parametrize("mode", [P16[3], P32_BASED[0]], ids=str)
+def test_an_x87_error_comes_before_the_fault_of_the_operand(used_bench, mode):
+    code = asm(f"fnstsw ax; fld dword ptr [{'ebx' if mode.code32 else 'bx'}]", mode.code32)
+    for error, vector in ((1, 16), (0, GP)):
+        used_bench.start(mode, code, ebx=END - 1)
+        used_bench.set(cr0=used_bench.vcpu.cr0 | int(Cr0.NE))
+        state = used_bench.vcpu.state.buffer
+        state[hw.FPU_CONTROL : hw.FPU_CONTROL + 2] = (0x37E).to_bytes(2, "little")
+        state[hw.FPU_STATUS : hw.FPU_STATUS + 2] = (error | error << 7).to_bytes(2, "little")
+        assert used_bench.run()["fault"][0] == vector

@@ -4,8 +4,6 @@ Cached code has fast ways to see that an access is allowed (see `bt.segment_chec
 module looks at the instruction and the registers as the processor would.
 
 Source: Intel SDM Vol. 3A, "Limit Checking"; Vol. 2A-2B, the instructions' "Operation" and "Exceptions" sections.
-Not modelled: of two accesses of one instruction the first should raise its page fault before the second its segment
-fault; here the segment fault comes first.
 """
 
 from collections.abc import Iterator
@@ -14,13 +12,14 @@ from typing import Final, NamedTuple
 from bt.accesses import Access, Via, accesses
 from bt.branches import target_of
 from bt.decode import Insn
-from bt.tables import repeats
+from bt.tables import repeats, waits
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Cr0, Eflags, Reg, Seg
 from vmm.cpu import limits
 from vmm.cpu.operands import effective_offset, read_rm
 from vmm.cpu.vcpu import Vcpu
+from vmm.hw import state as hw
 
 _MASKS: Final = {2: 0xFFFF, 4: MASK32}
 _DF: Final = int(Eflags.DF)
@@ -29,6 +28,7 @@ _SS: Final = int(Seg.SS)
 _ESP: Final = int(Reg.ESP)
 _EBP: Final = int(Reg.EBP)
 _FPU_OFF: Final = int(Cr0.EM | Cr0.TS)
+_X87_EXCEPTIONS: Final = 0x3F
 _X87: Final = range(0xD8, 0xE0)
 _SIMD: Final = frozenset(
     at
@@ -36,6 +36,7 @@ _SIMD: Final = frozenset(
     for at in range(0x0F00 + first, 0x0F00 + end)
 )
 _LEVELS: Final = 32
+_USER_RING: Final = 3
 _PUSHA_FAULTS: Final = range(7, 16, 2)
 _WIDEST: Final = 512
 
@@ -58,12 +59,32 @@ def check_all(vcpu: Vcpu, insn: Insn) -> int | None:
     """
     if vcpu.cr0 & _FPU_OFF and (insn.opcode in _X87 or insn.opcode in _SIMD):
         return None  # #NM or #UD comes first
+    if waits(insn) and _has_x87_error(vcpu):
+        return None  # #MF does
     if repeats(insn):
-        return _check_repeated(vcpu, insn)
-    for place in places(vcpu, insn):
-        limits.check(vcpu, *place)
+        done = _iterations_allowed(vcpu, insn)
+        if done != 0:
+            return done
+    _check_places(vcpu, insn)
     _check_target(vcpu, insn)
     return None
+
+
+def _check_places(vcpu: Vcpu, insn: Insn) -> None:
+    """Raises: GuestFault: of the first access that may not be: what comes before it has its page faults first."""
+    before: list[Place] = []
+    for place in places(vcpu, insn):
+        if not limits.is_allowed(vcpu, *place):
+            _check_pages(vcpu, before)
+            raise limits.segment_fault(place.seg)
+        before.append(place)
+
+
+def _check_pages(vcpu: Vcpu, accessed: list[Place]) -> None:
+    user = vcpu.cpl == _USER_RING
+    for seg, offset, size, write in accessed:
+        check = vcpu.memory.check_write if write else vcpu.memory.check_read
+        check(vcpu.base(seg) + offset & MASK32, size, user)
 
 
 def places(vcpu: Vcpu, insn: Insn) -> Iterator[Place]:
@@ -76,6 +97,13 @@ def places(vcpu: Vcpu, insn: Insn) -> Iterator[Place]:
         else:
             seg, offset = _located(vcpu, insn, access)
             yield Place(seg, offset, access.size, access.write)
+
+
+def _has_x87_error(vcpu: Vcpu) -> bool:
+    """Is there an x87 exception that is not masked? (SDM Vol. 1, "x87 FPU Status Register")"""
+    state = vcpu.state.buffer
+    status, control = (int.from_bytes(state[at : at + 2], "little") for at in (hw.FPU_STATUS, hw.FPU_CONTROL))
+    return bool(status & ~control & _X87_EXCEPTIONS)
 
 
 # --- addresses ------------------------------------------------------------------------------------------------------
@@ -148,22 +176,17 @@ def _enter(vcpu: Vcpu, insn: Insn) -> Iterator[Place]:
 # --- REP ------------------------------------------------------------------------------------------------------------
 
 
-def _check_repeated(vcpu: Vcpu, insn: Insn) -> int | None:
+def _iterations_allowed(vcpu: Vcpu, insn: Insn) -> int | None:
+    """How many iterations come before one that may not be; None if there is none such."""
     mask = _MASKS[insn.address_size]
     count = vcpu.reg32(Reg.ECX) & mask
     backward = bool(vcpu.fold_flags() & _DF)
     done = count
-    first: Place | None = None
     for access in accesses(insn):
         seg, offset = _located(vcpu, insn, access)
-        allowed = _iterations(vcpu, Place(seg, offset, access.size, access.write), -1 if backward else 1, mask, done)
-        if allowed < done:
-            done, first = allowed, Place(seg, offset, access.size, access.write)
-    if done == count:
-        return None
-    if first is not None and done == 0:
-        raise limits.segment_fault(first.seg)
-    return done
+        place = Place(seg, offset, access.size, access.write)
+        done = min(done, _iterations(vcpu, place, -1 if backward else 1, mask, done))
+    return None if done == count else done
 
 
 def _iterations(vcpu: Vcpu, place: Place, direction: int, mask: int, count: int) -> int:

@@ -251,6 +251,10 @@ class Mmu:
             self.memory.write(gpa, data[at : at + size])
             at += size
 
+    def check_read(self, la: int, count: int, user: bool) -> None:
+        """Raise the fault that a read of `count` bytes at `la` would raise."""
+        self._pieces(la, count, False, user)
+
     def check_write(self, la: int, count: int, user: bool) -> None:
         """Raise the fault that a write of `count` bytes at `la` would raise."""
         self._pieces(la, count, True, user)
