@@ -413,3 +413,23 @@ def test_an_x87_error_comes_before_the_fault_of_the_operand(used_bench, mode):
         state[hw.FPU_CONTROL : hw.FPU_CONTROL + 2] = (0x37E).to_bytes(2, "little")
         state[hw.FPU_STATUS : hw.FPU_STATUS + 2] = (error | error << 7).to_bytes(2, "little")
         assert used_bench.run()["fault"][0] == vector
+
+
+LOOPS = [
+    ("loop", "e27e", 2, 0, True), ("loop_ends", "e27e", 1, 0, False), ("loope", "e17e", 2, 0x40, True),
+    ("loope_nz", "e17e", 2, 0, False), ("loopne", "e07e", 2, 0, True), ("loopne_z", "e07e", 2, 0x40, False),
+    ("jecxz", "e37e", 0, 0, True), ("jecxz_not", "e37e", 5, 0, False), ("loop_wraps", "e27e", 0, 0, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "code", "count", "flags", "is_taken"), LOOPS, ids=[case[0] for case in LOOPS])
+def test_a_loop_beyond_cs_faults_before_it_counts(used_bench, name, code, count, flags, is_taken):
+    mode = P32_BASED[0]
+    used_bench.start(mode, bytes.fromhex(code), ecx=count, eflags=flags)
+    segment(used_bench, Seg.CS, 0x17F, CODE_RE, BIG, base=0x1_0000)
+    before = used_bench.here()
+    after = used_bench.run()
+    if is_taken:
+        assert after == at_once(before, mode, GP)
+    else:
+        assert after["eip"] == "end"
