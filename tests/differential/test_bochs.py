@@ -42,28 +42,40 @@ GATE_GONE = tuple(Patch(layout.IDT + 8 * vector, bytes(8)) for vector in (6, 8, 
 
 DIFFERENT = [
     ("alignment of SSE operands", program("p32-ring0", RAW("0f280504000000"))),
-    ("checks of data segments", program("p32-ring0", RAW("a100000100"))),
     ("predicates of CMPPS", program("p32-ring0", RAW("0fc2c108"))),
     ("prefixes of SSE opcodes", program("p32-ring0", RAW("660fae1500000000"))),
     ("x87 and SSE registers", program("p32-ring0", RAW("0fefc0"))),
-    ("targets beyond the limit", program("p32-ring0", RAW("6800000100c3"))),
     ("LAR", program("p32-ring0", RAW("b808000000 0f02d0"))),
     ("DR4 and DR5", program("p32-ring3", RAW("0f23e0"), cr4=0x208)),
-    ("checks of data segments", program("p32-ring0", RAW("0fb30d40000000"), ecx=0x10_0000)),
     ("CR4", program("p32-ring0", RAW("0f22e0"), eax=0x201)),
     ("#NM and #UD", program("p32-ring0", RAW("0f58c1"), cr0=8, cr4=0)),
 ]
 
+OF_SEGMENTS = [
+    ("checks of data segments", program("p32-ring0", RAW("a100000100"))),
+    ("checks of data segments", program("p32-ring0", RAW("0fb30d40000000"), ecx=0x10_0000)),
+    ("checks of data segments", program("p16-ring3", RAW("bc0100"), RAW("50"))),
+    ("checks of data segments", program("v86-iopl3", RAW("8b07"), ebx=0xFFFF)),
+    ("targets beyond the limit", program("p32-ring0", RAW("6800000100c3"))),
+]
+"""What `translate` checks, and not without its checks."""
+
 
 class Pair:
-    """Bochs, and the engine that it is compared with."""
+    """Bochs, and the engines that it is compared with."""
 
     def __init__(self) -> None:
-        self.bochs, self.translate = Rig(SUBJECTS["bochs"]), Rig(SUBJECTS["translate"])
+        self.bochs, self.translate, self.unchecked = (
+            Rig(SUBJECTS[name]) for name in ("bochs", "translate", "unchecked")
+        )
 
     def case(self, made: Program) -> Case:
         expected, got = self.translate.run(made), self.bochs.run(made)
         return Case(made, "bochs", "translate", got, expected, tuple(compare(got, expected)))
+
+    def unchecked_case(self, made: Program) -> Case:
+        expected, got = self.unchecked.run(made), self.bochs.run(made)
+        return Case(made, "bochs", "unchecked", got, expected, tuple(compare(got, expected)))
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +111,16 @@ def test_deviation_is_explained(pair: Pair, name: str, made: Program) -> None:
     case = pair.case(made)
     assert case.differences
     flaws, _ = explain(case, pair.case)
+    assert name in {flaw.name for flaw in flaws}
+
+
+@needs_bochs
+@pytest.mark.parametrize(("name", "made"), OF_SEGMENTS, ids=[name for name, _ in OF_SEGMENTS])
+def test_segment_checks_are_those_of_bochs(pair: Pair, name: str, made: Program) -> None:
+    assert pair.case(made).differences == ()
+    case = pair.unchecked_case(made)
+    assert case.differences
+    flaws, _ = explain(case, pair.unchecked_case)
     assert name in {flaw.name for flaw in flaws}
 
 

@@ -16,7 +16,7 @@ from vmm.differential.neutral import respelt
 from vmm.differential.outcome import Stop
 from vmm.differential.program import Program
 
-_LIMITS: Final = 'docs/limits.md, "Segmentation"; SDM Vol. 3A, "Limit Checking", "Type Checking"'
+_LIMITS: Final = 'docs/limits.md, "The bare processor"; SDM Vol. 3A, "Limit Checking", "Type Checking"'
 
 DEVIATIONS: Final = (
     Flaw(
@@ -94,7 +94,7 @@ DEVIATIONS: Final = (
     Flaw(
         "targets beyond the limit",
         "a RET or an indirect branch beyond the limit of CS is #GP itself",
-        'docs/limits.md, "Segmentation"; SDM Vol. 2B, "RET - Return From Procedure"',
+        'docs/limits.md, "The bare processor"; SDM Vol. 2B, "RET - Return From Procedure"',
         when=bochs_predicates.faults_at_the_target,
     ),
     Flaw(
