@@ -29,7 +29,7 @@ NO_GATE_FOR_PROTECTION = Patch(layout.IDT + 8 * 13, RAW("68700800000e0000"))
 
 CASES = [
     ("bit scans behind F3h", program("p32-ring0", RAW("f30fbdc2"), edx=8)),
-    ("x87 errors", program("p32-ring1", RAW("def2"), RAW("d9f2"))),
+    ("x87 errors", program("p32-ring1", RAW("d9e8d9eedef9"), RAW("d9fa"))),
     ("LOOPcc", program("real", RAW("29d8e000"), eax=5, ebx=7, ecx=1)),
     ("lazy flags", program("p32-ring0", RAW("39d80fc70d40000000"), eax=5, ebx=7)),
     ("TEST", program("p32-ring0", RAW("f6c801"))),
@@ -54,7 +54,9 @@ CASES = [
     ("RF", program("p32-ring3", RAW("d9e4"), patches=(TASK_FOR_NO_DEVICE, NO_GATE_FOR_PROTECTION), cr0=4)),
     ("undefined opcodes", program("p32-ring1", RAW("c605 0721 0000 f9"), RAW("bec0f9ffffb964030000"), **PAGED)),
     ("the hole", program("v86-iopl3", RAW("670f69b4e880000000"), ebp=0x3ECA_759C)),
-    ("x87 pointers", program("p16-ring0", RAW("dec7"), NEW_CODE, RAW("0f49dd"), RAW("b01a"))),
+    ("x87 and SSE state", program("p32-ring1", RAW("def2"), RAW("d9f2"))),
+    ("alignment of SSE operands", program("p32-ring0", RAW("0f580504000000"))),
+    ("CLFLUSH", program("p32-ring0", RAW("0fae3d00300000"), patches=(SECOND_PAGE,), **PAGED)),
     ("encodings in new code", program("p16-ring2", RAW("c6060521cc"), RAW("0f40df"), RAW("0f000ea907"))),
     ("reserved bits of CR0", program("real", RAW("0f22c0"), eax=0xFF)),
     ("hints", program("p32-ring0", RAW("660f18ce"))),

@@ -20,7 +20,9 @@ _FIRST_BIT_TEST: Final = 4
 _ADC_AL_0: Final = b"\x14\x00"
 _SMSW: Final = 4
 _NO_CONTROL_REGISTERS: Final = (1, 5, 6, 7)
-_ENVIRONMENTS: Final = ((0xD9, 6), (0xDD, 6), (0x0FAE, 0))
+_ENVIRONMENTS: Final = ((0xD9, 6), (0xDD, 6), (0xDD, 7), (0x0FAE, 0), (0x0FAE, 3))
+_FNSTSW_AX: Final = b"\xdf\xe0"
+_MOV_EAX_EAX: Final = b"\x89\xc0"
 _FNSTCW: Final = 7
 _ARPL: Final = 0x63
 _TEST: Final = 0x84
@@ -144,7 +146,9 @@ def bit_test(insn: Insn) -> bytes | None:
 
 
 def environment(insn: Insn) -> bytes | None:
-    """FNSTENV, FNSAVE and FXSAVE as FNSTCW: without the pointers."""
+    """What stores the state of x87 or SSE, as FNSTCW: without errors and pointers; FNSTSW AX as MOV EAX, EAX."""
+    if insn.raw[len(insn.prefixes) :] == _FNSTSW_AX:
+        return _MOV_EAX_EAX
     if not insn.has_modrm or insn.is_register_form or (insn.opcode, insn.modrm >> 3 & 7) not in _ENVIRONMENTS:
         return None
     return insn.prefixes + b"\xd9" + insn.memory.with_reg(_FNSTCW)

@@ -7,6 +7,7 @@ again; each address space has its own code pages that are on (see `vmm.cpu.space
 is left writable, and its blocks check their own source.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import perf_counter
 from typing import Final
@@ -15,6 +16,7 @@ from bt.cache import Arena, Block, BlockSpace, CodeCache, CodePage, Entrance
 from bt.decode import MAX_LENGTH, Insn
 from bt.emit import Site, SiteKind
 from bt.guest import Context, Mode, Window
+from bt.looks import ALIGNMENT, DATA
 from bt.lookup import BranchTable, CacheFull, LookupArea
 from bt.segment_checks import guard_image
 from bt.segment_classes import ALL_FLAT, LIMIT_64K, Classes, classify_all
@@ -22,7 +24,9 @@ from bt.tables import INLINE
 from bt.translate import BlockTranslator, Options
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Slot
-from vmm.arch.registers import Seg
+from vmm.arch.registers import Cr0, Eflags, Seg
+from vmm.cpu.breakpoints import watches_data
+from vmm.cpu.fpu import lets_errors_through
 from vmm.cpu.hole import DEFAULT_HOLE, KERNEL_CACHE_SIZE, LOOKUP_SIZE, USER_CACHE_SIZE
 from vmm.cpu.shadow import ShadowTables
 from vmm.cpu.vcpu import DESC_B, STALE_ALL, STALE_PAGE
@@ -45,6 +49,10 @@ _SS: Final = int(Seg.SS)
 _USER_RING: Final = 3
 _SHORTAGE: Final = Slot.SHORTAGE >> 2
 _LIMIT: Final = Slot.LIMIT >> 2
+_MXCSR: Final = hw.MXCSR >> 2
+_FLAGS: Final = Slot.FLAGS >> 2
+_AM: Final = int(Cr0.AM)
+_AC: Final = int(Eflags.AC)
 
 
 class TranslatedCode:
@@ -76,6 +84,7 @@ class TranslatedCode:
         self.space = BlockSpace(0, Context(Mode.REAL, 0, False, False), BranchTable(self.cache.lookup, 0, False))
         self.scratch: memoryview
         self.stats = EngineStats()
+        self.before_clearing: Callable[[], None] = lambda: None
         self.observer: Observer | None = None
         self._place_hole()
         self._memory.on_watched_write = self.watched_write
@@ -91,6 +100,14 @@ class TranslatedCode:
         bits = (4 if flags[_CS] & DESC_B else 0) | (8 if flags[_SS] & DESC_B else 0)
         if cpl and vcpu.iopl == _USER_RING:
             bits |= 16
+        simd_errors = lets_errors_through(vcpu.state.d[_MXCSR])
+        if simd_errors:
+            bits |= 128
+        odd_bases = physical.has_odd_base(vcpu)
+        if odd_bases:
+            bits |= 256
+        looks = self._looks()
+        bits |= looks << 9
         stops = tuple(la for la, _ in vcpu.execution_breakpoints) if vcpu.dr[7] & _BREAKPOINT_ENABLES else ()
         segments, code_limit = ALL_FLAT, MASK32
         if self._options.segment_checks:
@@ -99,8 +116,9 @@ class TranslatedCode:
         space = self._spaces.get(key)
         if space is None:
             context = Context(
-                Mode(mode), cpl, bool(bits & 4), bool(bits & 8), bool(bits & 16), stops, segments, code_limit
-            )
+                Mode(mode), cpl, bool(bits & 4), bool(bits & 8), bool(bits & 16), stops, segments, code_limit,
+                simd_errors, odd_bases, looks,
+            )  # fmt: skip
             try:
                 space = self.cache.space(key[0], context)
             except CacheFull:
@@ -111,6 +129,12 @@ class TranslatedCode:
         if self.observer is not None:
             self.observer.mode(mode_name(vcpu))
         self.scratch = self._scratch_user if cpl == _USER_RING else self._scratch_kernel
+
+    def _looks(self) -> int:
+        """Why the VMM looks at each access to memory."""
+        vcpu = self._vcpu
+        is_checked = vcpu.cpl == _USER_RING and vcpu.cr0 & _AM and vcpu.page[_FLAGS] & _AC
+        return (ALIGNMENT if is_checked else 0) | (DATA if watches_data(vcpu) else 0)
 
     def _classes(self, flags: tuple[int, ...], mode: int) -> Classes:
         """The classes of the segment registers; what checks read of their limits goes into the vCPU page."""
@@ -126,9 +150,10 @@ class TranslatedCode:
     def fits_segments(self) -> bool:
         """Are the segment registers still of the classes that the current space is for?"""
         context = self.space.context
-        return not self._options.segment_checks or context.segments == self._classes(
-            tuple(self._vcpu.segment_flags), context.mode
-        )
+        flags = tuple(self._vcpu.segment_flags)
+        if self._options.segment_checks and context.segments != self._classes(flags, context.mode):
+            return False
+        return physical.has_odd_base(self._vcpu) == context.odd_bases
 
     def _window(self, space: BlockSpace, step: bool) -> Window:
         hole = self._hole
@@ -391,6 +416,7 @@ class TranslatedCode:
         self._clear_cache()
 
     def _clear_cache(self) -> None:
+        self.before_clearing()
         self.cache.clear()
         self.shadow.forget_code()
         self._spaces.clear()
@@ -424,6 +450,11 @@ class TranslatedCode:
     def insns(self, block: Block) -> list[Insn]:
         """The guest instructions of a block."""
         return self._translator.instructions(block.translation)
+
+    def cs_bases(self) -> Iterator[int]:
+        """Those of all block spaces, the current one's first."""
+        yield self.space.cs_base
+        yield from {space.cs_base for space in self._spaces.values()} - {self.space.cs_base}
 
     @property
     def arenas(self) -> tuple[tuple[int, int], ...]:

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from bt.cache import Block, Entrance
 from bt.decode import Insn
-from bt.emit import CALLOUT_VECTOR, CHECKED, FLAGS, S2, Site, SiteKind
-from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector
+from bt.emit import CALLOUT_VECTOR, CHECKED, FLAGS, MISALIGNED, S0, S2, Site, SiteKind
+from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
-from vmm.arch.registers import Eflags, Reg, Seg
-from vmm.cpu import callouts
+from vmm.arch.registers import Cr0, Eflags, Reg, Seg
+from vmm.cpu import callouts, fpu
 from vmm.cpu.access_checks import check_all
 from vmm.cpu.callouts import Plan
 from vmm.cpu.events import EventKind
@@ -32,6 +32,7 @@ from vmm.engines.machine import Machine
 from vmm.engines.observer import Observer
 from vmm.engines.options import DEFAULT_ENGINE_OPTIONS, EngineOptions
 from vmm.engines.preemption import again_soon
+from vmm.engines.preparations import Preparations
 from vmm.engines.runner import GuestRunner
 from vmm.engines.steps import Step, Stepper
 from vmm.engines.system_calls import SYSTEM_CALLS, SystemCalls
@@ -41,6 +42,7 @@ from vmm.hw.cpu import PhysicalCpu
 
 _TF: Final = int(Eflags.TF)
 _RF: Final = int(Eflags.RF)
+_NE: Final = int(Cr0.NE)
 _FAULT_W: Final = int(PageFault.W)
 _FAULT_I: Final = int(PageFault.I)
 _PENDING: Final = Slot.PENDING >> 2
@@ -49,9 +51,13 @@ _CR0: Final = Slot.CR0 >> 2
 _CR4: Final = Slot.CR4 >> 2
 _FLAGS: Final = Slot.FLAGS >> 2
 _VM: Final = int(Eflags.VM)
+_MXCSR: Final = hw.MXCSR >> 2
+_MXCSR_MASKS: Final = 0x1F80
 _DR6: Final = 6
 _DR7: Final = 7
 _IOPL: Final = int(Eflags.IOPL)
+_IOPL_AND_AC: Final = int(Eflags.IOPL | Eflags.AC)
+_USER_RING: Final = 3
 _DF: Final = int(Eflags.DF)
 _OF: Final = int(Eflags.OF)
 _LAHF: Final = int(Eflags.SF | Eflags.ZF | Eflags.AF | Eflags.PF | Eflags.CF)
@@ -70,6 +76,7 @@ class TranslateEngine(GuestRunner):
         self._devices = DevicePages(machine, phys, self.code.shadow, locate_linear(machine), self.code.memory_width)
         self._shadow_gdt = ShadowGdt(machine.physical, machine.hole)
         self._system_calls = SystemCalls(machine.vcpu, self.code)
+        self._preparations = Preparations(machine.vcpu, self.code)
         self._step: Step | None = None
         self._in_force: tuple[int, ...] | None = None
         self._audited = False
@@ -81,6 +88,7 @@ class TranslateEngine(GuestRunner):
             SiteKind.STEP_END: self._step_end,
             SiteKind.TRACE: self._trace,
             SiteKind.CHECK: self._check,
+            SiteKind.PREPARE: self._prepare,
         }
         self._sites: tuple[Callable[[Site, Block], None], ...] = tuple(handlers[kind] for kind in SiteKind)
         phys.on_exit = self._on_exit
@@ -117,6 +125,7 @@ class TranslateEngine(GuestRunner):
             stopped = self._phys.run()
             if self._audited:
                 self._check_audit()
+            self._preparations.settle()
             if stopped:
                 self.preempted_after = self.preempted_after or self._phys.blocks
                 self._preempted()
@@ -207,6 +216,8 @@ class TranslateEngine(GuestRunner):
         if plan is None:
             plan = site.plan = callouts.plan(site.insn)
         self.stats.callouts[plan.name] += 1
+        if self._vcpu.x87_error:
+            self._follow_x87_error()
         if plan.name in SYSTEM_CALLS and self._step is None and self.observer is None:
             self._system_call(plan, block)
         else:
@@ -268,6 +279,7 @@ class TranslateEngine(GuestRunner):
             or self._leave is not None
             or (vcpu.page[_PENDING] and vcpu.page[_IF])
             or vcpu.nmi_pending
+            or vcpu.pending_debug
         ):
             self._resume()
 
@@ -331,6 +343,67 @@ class TranslateEngine(GuestRunner):
         pages = [] if step is None else step.pages
         self._begin_step(pages, trap=step is not None and step.trap, one_iteration=True)
 
+    def _prepare(self, site: Site, block: Block) -> None:
+        """Something for an instruction that runs in the cache by itself."""
+        self.stats.exits["prepare"] += 1
+        try:
+            is_alone = self._preparations.prepare(site)
+        except GuestFault as fault:
+            self._inject(fault)
+            return
+        if self._step is not None:
+            self._step.debug |= self._preparations.struck
+        elif is_alone:
+            self._begin_step([], one_iteration=True)
+
+    def _misaligned(self, block: Block, address: int) -> None:
+        """An SSE operand has not passed the check of its alignment."""
+        self._rewind(block, address)
+        try:
+            fpu.require_sse(self._vcpu)
+            raise gp()
+        except GuestFault as fault:
+            self._inject(fault)
+
+    def _goes_on_with_x87_error(self) -> bool:
+        """An x87 error at `vcpu.eip`: is it none, or not for the guest's #MF? Then what it is for is done.
+
+        If it is none, the instruction goes on where it is.
+        """
+        if not fpu.is_true_error(self._vcpu):
+            return True
+        if self._vcpu.page[_CR0] & _NE:
+            return False
+        self._report_x87_error()
+        return True
+
+    def _report_x87_error(self) -> None:
+        """With CR0.NE clear an instruction that meets an error asserts FERR# and waits for an interrupt, or, under
+        IGNNE#, goes on without minding.
+
+        Source: SDM Vol. 1, "MS-DOS Compatibility Sub-mode"; "MS-DOS Compatibility Sub-mode in the P6 Family".
+        """
+        vcpu = self._vcpu
+        vcpu.x87_error = True
+        step, self._step = self._step, None
+        if step is not None:
+            self._devices.unmap(step.pages)
+        if self._board.x87_error(True):
+            fpu.hide_error(vcpu)
+            self._begin_step([], trap=step is not None and step.trap)
+            if self._step is not None:
+                self._step.ignores_error = True
+            return
+        vcpu.halted = True
+        self._resume()
+
+    def _follow_x87_error(self) -> None:
+        """FERR# falls when there is no error any more."""
+        vcpu = self._vcpu
+        if self._step is None and not fpu.has_error(vcpu):
+            vcpu.x87_error = False
+            self._board.x87_error(False)
+
     # --- faults ----------------------------------------------------------------------------------------
 
     def _fault(self, vector: int, address: int) -> None:
@@ -347,6 +420,8 @@ class TranslateEngine(GuestRunner):
             self._page_fault(state.q[hw.Q_CR + 2] & MASK32, code, block, address)
             return
         self._rewind(block, address)
+        if vector == Vector.MF and self._goes_on_with_x87_error():
+            return
         self._inject(GuestFault(vector, code & 0xFFFF if vector in HAS_ERROR_CODE else None))
 
     def _rewind(self, block: Block, address: int) -> None:
@@ -354,7 +429,7 @@ class TranslateEngine(GuestRunner):
         mark = block.mark_at(address)
         q, scratch = self._phys.state.q, self.code.scratch
         for reg, word in mark.restore:
-            if reg == CHECKED:
+            if reg in (CHECKED, MISALIGNED):
                 continue
             if reg == FLAGS:
                 self._vcpu.set_arithmetic(_flags_out_of_ax(scratch[word]) | self._vcpu.fold_flags() & _DF)
@@ -368,6 +443,9 @@ class TranslateEngine(GuestRunner):
             return
         if self._hole.contains(la) and (CHECKED, 0) in block.mark_at(address).restore:
             self._guard_fault(block, address)
+            return
+        if self._hole.contains(la) and (MISALIGNED, S0) in block.mark_at(address).restore:
+            self._misaligned(block, address)
             return
         if self._hole.contains(la):
             self._rewind(block, address)
@@ -460,6 +538,9 @@ class TranslateEngine(GuestRunner):
         if step is None:
             raise Unmodelled("the end of a step that never began")
         self._devices.write_back(step.pages)
+        if step.ignores_error:
+            fpu.show_error(self._vcpu)
+        self._vcpu.pending_debug |= step.debug
         if step.repeated is not None:
             self._stepper.count_iteration(step.repeated)
         if step.trap:
@@ -473,6 +554,8 @@ class TranslateEngine(GuestRunner):
         """Deliver what the guest has earned; a triple fault is for the monitor."""
         if self._step is not None:
             self._devices.unmap(self._step.pages)
+            if self._step.ignores_error:
+                fpu.show_error(self._vcpu)
             self._step = None
         super()._deliver(fault, kind)
 
@@ -529,8 +612,9 @@ class TranslateEngine(GuestRunner):
                 self._in_force = None
             self.code.refresh()
         page, cpl = vcpu.page, vcpu.cpl
-        iopl = page[_FLAGS] & _IOPL if cpl else 0
-        control = (page[_CR0], page[_CR4], cpl, iopl, vcpu.field_flags & _VM, vcpu.dr[_DR7])
+        flags = page[_FLAGS] & (_IOPL_AND_AC if cpl == _USER_RING else _IOPL) if cpl else 0
+        mxcsr = vcpu.state.d[_MXCSR] & _MXCSR_MASKS
+        control = (page[_CR0], page[_CR4], cpl, flags, vcpu.field_flags & _VM, vcpu.dr[_DR7], mxcsr)
         if control != self._in_force or vcpu.segments_changed:
             before = self.code.space
             self.code.select_space()
