@@ -307,6 +307,20 @@ class Decoder:
             found = self._with_66_prefix(code[:MAX_LENGTH], eip)
         return found
 
+    def is_overlong(self, code: bytes, code32: bool) -> bool:
+        """Is the first instruction of `code` longer than 15 bytes, by prefixes that it repeats?
+
+        At least 15 bytes must be there; what it would be without them decides how long it is. Source: SDM Vol. 3A,
+        "Interrupt 13 - General Protection Exception (#GP)": the instruction length limit.
+        """
+        at = 0
+        while at < len(code) and code[at] in LEGACY_PREFIXES:
+            at += 1
+        prefixes = bytes({byte for byte in code[:at] if byte != _LOCK})
+        rest = code[at : at + MAX_LENGTH].ljust(MAX_LENGTH, b"\0")
+        found = self.one(prefixes + rest, 0, code32) if at < MAX_LENGTH else None
+        return at >= MAX_LENGTH or (found is not None and at + len(found.raw) - len(prefixes) > MAX_LENGTH)
+
     def _hint(self, code: bytes, eip: int, code32: bool) -> Insn | None:
         """0F18h to 0F1Eh: NOPs with an operand on a P6, and on later ones where they are not something newer.
 

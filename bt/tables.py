@@ -17,6 +17,7 @@ from bt.decode import Insn
 from bt.emit import Emitter
 from bt.guest import Context, Mode, Window
 from bt.innocuous import INNOCUOUS, MMX_AND_SSE
+from bt.lock import misplaces_lock
 from bt.segment_loads import SEGMENT_POPS, load_segment, shadows_by_ss
 
 Translator = Callable[[Emitter, Insn], None]
@@ -152,7 +153,7 @@ NEWER: Final[Mapping[str, Translator]] = {"lzcnt": bit_scan, "tzcnt": bit_scan}
 
 LEAVING: Final = frozenset(
     """
-    arpl clts cpuid hlt in insb insd insw int int1 int3 into invd iret lar lcall lgdt lidt ljmp
+    arpl clflush clts cpuid hlt in insb insd insw int int1 int3 into invd iret lar lcall lgdt lidt ljmp
     lldt lmsw lsl ltr out outsb outsd outsw rdmsr rdpmc rdtsc retf rsm sysenter sysexit ud2 verr verw wbinvd
     wrmsr
     """.split()
@@ -269,6 +270,7 @@ ENDS_BLOCK: Final = (
     | {"iretd"}
     | LEAVING
     - {
+        "clflush",
         "clts",
         "cpuid",
         "lgdt",
@@ -330,6 +332,10 @@ def _keeps_its_bytes(insn: Insn, entry: Translator) -> bool:
     return trial.code == insn.raw and not trial.sites
 
 
+UNDEFINED: Final = "(undefined)"
+"""In the place of a mnemonic, which is in no table."""
+
+
 class Treatment:
     """What becomes of every instruction of one shape.
 
@@ -355,7 +361,7 @@ class Treatment:
     )
 
     def __init__(self, insn: Insn) -> None:
-        self.name = name = insn.name
+        self.name = name = UNDEFINED if misplaces_lock(insn) else insn.name
         entry = TABLE.get(name)
         if entry is None:
             entry = callout if name not in INNOCUOUS else wait_first if waits(insn) else None

@@ -9,13 +9,13 @@ from typing import Final
 
 from bt.accesses import stores
 from bt.branches import jump_through_table
-from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Decoder, Insn
+from bt.decode import MAX_LENGTH, Decoder, Insn
 from bt.emit import Emitter, SiteKind, Translation
 from bt.guest import Context, Window
 from bt.segment_checks import checked, need_of
 from bt.self_check import check_source
 from bt.shapes import Shape, ShapeTree
-from bt.tables import BRANCHES, Translator, Treatment, callout, never_inline, verbatim
+from bt.tables import BRANCHES, UNDEFINED, Translator, Treatment, callout, never_inline, verbatim
 from vmm.arch.layout import MASK32
 
 BLOCK_LIMIT: Final = 48
@@ -109,7 +109,7 @@ class BlockTranslator:
         if scan.count == 0:
             if len(source) < MAX_LENGTH:
                 raise NeedsMoreBytes
-            _undefined(emit, no_instruction(source, eip, emit.context.code32))
+            _undefined(emit, self._no_instruction(source, eip, emit.context.code32))
             return 1, 1
         if not ends_in_transfer:
             emit.begin_end(scan.last(), eip + scan.at & MASK32)
@@ -123,8 +123,13 @@ class BlockTranslator:
         """The first instruction of `source`, which lies at `eip`."""
         shape = self._trees[code32].find(source, 0)
         if shape is None:
-            return no_instruction(source, eip, code32)
+            return self._no_instruction(source, eip, code32)
         return Insn(eip, source[: shape.length], shape.mnemonic, None, code32)
+
+    def _no_instruction(self, source: bytes, eip: int, code32: bool) -> Insn:
+        """What is no instruction, or is longer than one may be: EIP and one byte to show."""
+        name = OVERLONG if self._decoder.is_overlong(source, code32) else UNDEFINED
+        return Insn(eip, source[:1], name, source[:MAX_LENGTH].hex(" "), code32)
 
     def tree(self, code32: bool) -> ShapeTree[Treatment]:
         """The shapes of 16- or 32-bit code."""
@@ -286,10 +291,3 @@ def _stays(emit: Emitter, insn: Insn, entry: Translator) -> bool:
     trial.begin(insn)
     entry(trial, insn)
     return all(site.kind is not SiteKind.CALLOUT for site in trial.sites)
-
-
-def no_instruction(source: bytes, eip: int, code32: bool) -> Insn:
-    """What is no instruction, or has so many prefixes that it is longer than one may be: EIP and one byte to show."""
-    window = source[:MAX_LENGTH]
-    name = OVERLONG if all(byte in LEGACY_PREFIXES for byte in window) else "(undefined)"
-    return Insn(eip, window[:1], name, window.hex(" "), code32)

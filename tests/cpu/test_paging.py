@@ -123,7 +123,7 @@ def test_without_pse_ps_means_nothing(paged: World) -> None:
     assert paged.mmu.translate(LA, False, True) == FRAME | 0x123
 
 
-@pytest.mark.parametrize("bit", range(13, 22))
+@pytest.mark.parametrize("bit", range(12, 22))
 def test_a_4_mbyte_page_with_a_reserved_bit_faults(paged: World, bit: int) -> None:
     paged.registers.cr4 = PSE
     paged.put(paged.pde_at, 0x0040_0000 | P | W | U | PS | 1 << bit)
@@ -308,6 +308,8 @@ def test_a_missing_pae_entry_faults(pae: PaeWorld, missing: str) -> None:
         pytest.param(PAE_TABLE | ALL, FRAME | ALL | HIGH, id="pte"),
         pytest.param(PAE_TABLE | ALL, FRAME | ALL | 1 << 63, id="NX without EFER.NXE"),
         pytest.param(0x0060_0000 | ALL | PS | 1 << 13, 0, id="large page off its boundary"),
+        pytest.param(0x0060_0000 | ALL | PS | 1 << 12, 0, id="PAT of a large page"),
+        pytest.param(PAE_TABLE | ALL, FRAME | ALL | PS, id="PAT of a page"),
     ],
 )
 def test_reserved_pae_bits_fault(pae: PaeWorld, pde: int, pte: int) -> None:

@@ -77,10 +77,12 @@ class Model:
     def reserved_bits(self, entry: int, is_directory: bool) -> int:
         if not self.is_pae:
             large = is_directory and entry & PS and self.registers.cr4 & Cr4.PSE
-            return sum(1 << bit for bit in range(13, 22)) if large else 0
+            return sum(1 << bit for bit in range(12, 22)) if large else 0 if is_directory else PS
         bits = set(range(36, 63)) | (set() if self.has_nx else {63})
         if is_directory and entry & PS:
-            bits |= set(range(13, 21))
+            bits |= set(range(12, 21))
+        if not is_directory:
+            bits.add(7)  # there is no PAT
         return sum(1 << bit for bit in bits)
 
     def path(self, access: Access) -> tuple[list[int], int]:
@@ -140,8 +142,8 @@ class Model:
 
 FRAMES = [*PAGES, *PAGES, OUTSIDE, 0x10_1000]
 RIGHTS = [P | W | U] * 4 + [P, P | W, P | U, 0, W | U]
-OTHER = [0, 0, A, A | D, D, PS, G, G | PS, A | G]
-RARE = [0] * 12 + [1 << 13, 1 << 20, 1 << 21, 1 << 35, 1 << 36, 1 << 62, NX, NX]
+OTHER = [0, 0, A, A | D, D, G, A | G] * 3 + [PS, G | PS]
+RARE = [0] * 12 + [1 << 12, 1 << 13, 1 << 20, 1 << 21, 1 << 35, 1 << 36, 1 << 62, NX, NX]
 
 
 def random_world(rng: random.Random) -> tuple[Registers, bytearray, int]:

@@ -19,6 +19,7 @@ _MODE = r"(real|v86_iopl\d|p(16|32)_(based_)?ring\d(_iopl\d)?)"
 _NEWER = "Vol. 2A, instruction pages: the engine has instructions that CPUID does not show, and lax encodings"
 _LOCK = 'Vol. 2A, "LOCK": it is ignored in front of an instruction that does not take it'
 _CONTROL = 'Vol. 3A, "Control Registers": reserved bits and combinations of CR0 and CR4 are accepted'
+_CLFLUSH = 'Vol. 2A, "CLFLUSH": it does nothing, so nothing about its operand can fault'
 _PDPTE = 'Vol. 3A, "PDPTE Registers": read at each use, not at loads of CR3, and not checked then'
 
 DEVIATIONS = [
@@ -37,6 +38,11 @@ DEVIATIONS = [
               r"p32_ring[03]-(0f00c0|0f0101|0f0130|0f01e0|0f02c0|0f06|0f20c0|0f22c0|0fa300|0faf00|0fbe00|50|58|7400|8400"
               r"|87c0|8900|8a00|8b00|8c00|8d00|8e00|8ed8|9c|9d|a140000200|a340000200|a4|aa|ac|c3|c60001|cb|cf|d120|d9e8"
               r"|e800000000|ea000000000800|ebfe|fa|fb|ff10|ff20)|p32_ring3-(f4|0f30)", _LOCK),
+    Deviation("test_no_other_prefix_makes_lock_right", "(f0f3fb|f00f1f00|f0f3a4|f0f28900|f0f3c3)-.*", _LOCK),
+    Deviation("test_clflush_of_a_page_that_is_not_there_is_a_page_fault", _MODE, _CLFLUSH),
+    Deviation("test_clflush_sets_the_accessed_bit_and_nothing_else", _MODE, _CLFLUSH),
+    Deviation("test_bit_7_of_a_page_table_entry_is_reserved_without_pat", _MODE,
+              'Vol. 3A, "32-Bit Paging": bit 7 of an entry for a page is ignored'),
     Deviation("test_tf_raises_db_after_each_instruction", rf"pause-{_MODE}",
               'Vol. 3B, "Single-Step Exception Condition": PAUSE raises no trap'),
     Deviation("test_rf_set_by_iretd_lives_for_one_instruction", "",

@@ -25,6 +25,7 @@ _EMULATED: Final = {
 _SHADOWED: Final = _EMULATED | {
     "test_code_that_was_written_through_an_nx_address_runs_as_written": ".*",
     "test_a_pdpte_changed_in_memory_counts_at_the_next_load_of_cr3": ".*",
+    "test_bit_7_of_a_page_table_entry_is_reserved_without_pat": ".*",
     "test_mov_cr3_checks_the_pdptes": ".*",
     "test_selector_and_status_word_stores_show_the_guests": ".*",
     _LOCK: "p32_ring0-(0f01e0|0f0130|0f06|0f20c0|0f22c0|cb|ea000000000800)|p32_ring3-(0f01e0|cb|cf|ea000000000800)",

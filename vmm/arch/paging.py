@@ -25,8 +25,10 @@ class Pte(IntFlag):
 FRAME_32: Final = 0xFFFF_F000
 LARGE_FRAME_32: Final = 0xFFC0_0000
 LARGE_OFFSET_32: Final = 0x003F_FFFF
-LARGE_RESERVED_32: Final = (1 << 22) - (1 << 13)
-"""Of a 4-MByte entry, bits 21:13: there is no PSE-36 that would give bits 20:13 a meaning."""
+LARGE_RESERVED_32: Final = (1 << 22) - (1 << 12)
+"""Of a 4-MByte entry, bits 21:12: there is no PSE-36 and no PAT that would give bits 20:12 a meaning."""
+PTE_RESERVED: Final = 1 << 7
+"""Of an entry for a 4-KByte page, bit 7: there is no PAT."""
 
 PHYSICAL_BITS: Final = 36  # of a P6: CPUID leaf 80000008h does not exist there, so 36 (SDM Vol. 3A, "PAE Paging")
 PDPT_BASE: Final = 0xFFFF_FFE0
@@ -37,4 +39,4 @@ RESERVED_PDPTE: Final = (1 << 64) - (1 << PHYSICAL_BITS) | 0x1E6
 """Bits 63:36, 8:5 and 2:1 of a page-directory-pointer-table entry."""
 LARGE_FRAME_PAE: Final = (1 << PHYSICAL_BITS) - (1 << 21)
 LARGE_OFFSET_PAE: Final = (1 << 21) - 1
-LARGE_RESERVED_PAE: Final = (1 << 21) - (1 << 13)
+LARGE_RESERVED_PAE: Final = (1 << 21) - (1 << 12)

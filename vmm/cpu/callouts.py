@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from bt.decode import Insn
+from bt.lock import misplaces_lock
 from bt.tables import ENDS_BLOCK
 from bt.translate import OVERLONG
 from vmm.arch.exceptions import Vector, gp, ud
@@ -260,6 +261,11 @@ def cache_control(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     segments.require_cpl0(vcpu)
 
 
+def clflush(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
+    """CLFLUSH m8: there is no cache, but for paging it is a load (SDM Vol. 2A, "CLFLUSH - Flush Cache Line")."""
+    vcpu.memory.check_read(linear_address(vcpu, insn.memory), 1, vcpu.cpl == 3)
+
+
 def cpuid_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """CPUID."""
     q = vcpu.state.q
@@ -368,6 +374,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     OVERLONG: overlong,
     "arpl": arpl,
     "call": far_branch,
+    "clflush": clflush,
     "cli": _plain(control.cli),
     "clts": _plain(control.clts),
     "cpuid": cpuid_,
@@ -431,6 +438,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
 QUIET: Final = frozenset(
     [
         "arpl",
+        "clflush",
         "cpuid",
         "in",
         "insb",
@@ -497,4 +505,5 @@ def plan(insn: Insn) -> Plan:
     name = insn.name
     is_quiet = name in QUIET or (name == "mov" and is_quiet_mov(insn))
     segment = data_segment_loaded(insn) if name in SEGMENT_LOADS and not is_quiet else None
-    return Plan(insn, name, HANDLERS.get(name, undefined), is_quiet, name in ENDS_BLOCK, segment)
+    handler = undefined if misplaces_lock(insn) else HANDLERS.get(name, undefined)
+    return Plan(insn, name, handler, is_quiet, name in ENDS_BLOCK, segment)

@@ -17,6 +17,7 @@ from vmm.arch.paging import (
     LARGE_RESERVED_32,
     LARGE_RESERVED_PAE,
     PDPT_BASE,
+    PTE_RESERVED,
     RESERVED_PAE,
     RESERVED_PDPTE,
     Pte,
@@ -113,7 +114,6 @@ class Mmu:
         """Walk the guest's tables for one access of a paging guest; set accessed and dirty bits.
 
         `fetch` is an instruction fetch, which NX may forbid. Raises: GuestFault #PF with error code and cr2.
-        Limits: bit 7 of a page-table entry and bit 12 of a large page, reserved without PAT, are ignored.
         Source: SDM Vol. 3A, "32-Bit Paging", "PAE Paging", "Access Rights", "Page-Fault Exceptions".
         """
         registers = self.registers
@@ -162,6 +162,8 @@ class Mmu:
             pte = self._dwords[region.host + pte_at - region.base >> 2]
         if not pte & _P:
             raise GuestFault(Vector.PF, code, la)
+        if pte & PTE_RESERVED:
+            raise GuestFault(Vector.PF, code | _FAULT_RSVD | _FAULT_P, la)
         return pde_at, pde, pte_at, pte, pte & FRAME_32 | la & PAGE_MASK
 
     def _path_pae(self, la: int, code: int) -> _Path:
@@ -180,7 +182,7 @@ class Mmu:
             return _NO_DIRECTORY, pde, pde_at, pde, pde & LARGE_FRAME_PAE | la & LARGE_OFFSET_PAE
         pte_at = (pde & FRAME_PAE | la >> 9 & 0xFF8) & self.a20_mask
         pte = self._present_pae(pte_at, la, code)
-        if pte & reserved:
+        if pte & (reserved | PTE_RESERVED):
             raise GuestFault(Vector.PF, code | _FAULT_RSVD | _FAULT_P, la)
         return pde_at, pde, pte_at, pte, pte & FRAME_PAE | la & PAGE_MASK
 
@@ -252,7 +254,7 @@ class Mmu:
             at += size
 
     def check_read(self, la: int, count: int, user: bool) -> None:
-        """Raise the fault that a read of `count` bytes at `la` would raise."""
+        """Raise the fault that a read of `count` bytes at `la` would raise; nothing is read."""
         self._pieces(la, count, False, user)
 
     def check_write(self, la: int, count: int, user: bool) -> None:
