@@ -22,6 +22,8 @@ FLAGS: Final = 8
 """In the place of a register: the arithmetic flags, as LAHF and SETO AL leave them in AX."""
 CHECKED: Final = 9
 """In the place of a register: a page fault in the guard pages says that an access is to be looked at by the VMM."""
+MISALIGNED: Final = 10
+"""In the place of a register: a page fault in the hole says that the operand is not aligned (see `bt.simd`)."""
 _SCRATCH_NAMES: Final = {f"S{index}": 4 * index for index in range(SCRATCH_WORDS)} | {"S2_HIGH": 4 * S2 + 2}
 """Byte offsets of scratch words; S2_HIGH is the high half of S2."""
 
@@ -36,13 +38,14 @@ class SiteKind(IntEnum):
     STEP_END = auto()  # the end of a block that was to run one instruction only
     TRACE = auto()  # a probe, only when tracing
     CHECK = auto()  # before an instruction whose accesses the VMM is to check
+    PREPARE = auto()  # beside an instruction that runs here by itself, for what the VMM has to do for it
 
 
 class Site:
     """One `int` in a block. `offset` is that of the byte after it, which is the EIP an exit shows.
 
-    `insn` is the guest instruction, `target` the guest EIP of a LINK, `patch` the offset of the rel32 that a LINK
-    patches. `plan` is where whoever carries the exit out keeps what it has worked out.
+    `insn` is the guest instruction, `target` the guest EIP of a LINK or what a PREPARE is for, `patch` the offset of
+    the rel32 that a LINK patches. `plan` is where whoever carries the exit out keeps what it has worked out.
     """
 
     __slots__ = ("_insn", "kind", "offset", "patch", "plan", "target")

@@ -195,7 +195,7 @@ _RM_DISP32: Final = 5
 _SEGMENT_NAMES: Final = ("es", "cs", "ss", "ds", "fs", "gs")
 
 
-def _lea_ecx(emit: Emitter, insn: Insn) -> str:
+def lea_ecx(emit: Emitter, insn: Insn) -> str:
     """Compute the operand's offset into ECX, wrapped as its address size says; returns its segment's name."""
     memory = insn.memory
     operand = b"" if emit.context.code32 else b"\x66"
@@ -207,7 +207,7 @@ def _lea_ecx(emit: Emitter, insn: Insn) -> str:
 def _store_words(emit: Emitter, insn: Insn, *words: tuple[Slot, int]) -> None:
     """Store words of the vCPU page at the memory operand, one behind the other; a fault restores ECX and EDX."""
     emit.emit(_STORE_OPEN)
-    segment = _lea_ecx(emit, insn)
+    segment = lea_ecx(emit, insn)
     emit.emit("mov dword ptr cs:[{S1}], edx")
     offset = 0
     for slot, size in words:
@@ -325,7 +325,7 @@ def invlpg(emit: Emitter, insn: Insn) -> None:
         emit.callout()
         return
     emit.emit(_STORE_OPEN)
-    _lea_ecx(emit, insn)
+    lea_ecx(emit, insn)
     shadowed = emit.window.shadowed - emit.window.cs_base
     emit.emit(_INVLPG % {"back": _FLAGS_AND_EAX}, shadowed=shadowed)
     emit.site_here(SiteKind.CALLOUT)

@@ -15,10 +15,12 @@ from bt import branches, sensitive
 from bt.accesses import accesses
 from bt.decode import Insn
 from bt.emit import Emitter
+from bt.fpu_state import STATES, fpu_state
 from bt.guest import Context, Mode, Window
 from bt.innocuous import INNOCUOUS, MMX_AND_SSE
 from bt.lock import misplaces_lock
 from bt.segment_loads import SEGMENT_POPS, load_segment, shadows_by_ss
+from bt.simd import is_arithmetic, must_be_aligned, simd
 
 Translator = Callable[[Emitter, Insn], None]
 
@@ -263,6 +265,7 @@ TABLE: Final[Mapping[str, Translator]] = {
     **PARTLY,
     **BRANCHES,
     **NEWER,
+    **dict.fromkeys(STATES, fpu_state),
     **dict.fromkeys(LEAVING, callout),
 }
 ENDS_BLOCK: Final = (
@@ -321,6 +324,7 @@ def never_inline(insn: Insn, entry: Translator) -> Translator:
 _BRANCH: Final = {0xE8: b"\xe9", 0xE9: b"\xe9", 0xEB: b"\xe9"}
 
 
+_TWO_BYTE_OPCODES: Final = 0x0F00
 _ANYWHERE: Final = Window(0, 0, 0, 0, 0)
 
 
@@ -330,6 +334,12 @@ def _keeps_its_bytes(insn: Insn, entry: Translator) -> bool:
     trial.begin(insn)
     entry(trial, insn)
     return trial.code == insn.raw and not trial.sites
+
+
+def _of_simd(insn: Insn) -> Translator | None:
+    """SSE instructions that need a look at their operand or their errors."""
+    is_one = insn.opcode >= _TWO_BYTE_OPCODES and insn.has_modrm and (must_be_aligned(insn) or is_arithmetic(insn))
+    return simd if is_one else None
 
 
 UNDEFINED: Final = "(undefined)"
@@ -364,7 +374,7 @@ class Treatment:
         self.name = name = UNDEFINED if misplaces_lock(insn) else insn.name
         entry = TABLE.get(name)
         if entry is None:
-            entry = callout if name not in INNOCUOUS else wait_first if waits(insn) else None
+            entry = callout if name not in INNOCUOUS else _of_simd(insn) or (wait_first if waits(insn) else None)
         elif (name in PARTLY or name in ENGINE_FLAWS) and _keeps_its_bytes(insn, entry):
             entry = None
         self.entry = entry

@@ -12,6 +12,7 @@ from bt import emit
 from bt.assemble import template
 from bt.decode import MAX_LENGTH, Insn
 from bt.emit import CALLOUT_VECTOR, S3, Emitter, SiteKind, Translation
+from bt.fpu_state import STATES
 from bt.guest import Context, Mode, Window
 from bt.innocuous import INNOCUOUS
 from bt.tables import (
@@ -146,7 +147,7 @@ def test_the_tables_do_not_overlap() -> None:
     assert INNOCUOUS.isdisjoint(TABLE)
     assert len(TABLE) == len(INLINE) + len(PARTLY) + len(BRANCHES) + len(LEAVING) + len({"lzcnt", "tzcnt"}) + len(
         ENGINE_FLAWS
-    )
+    ) + len(STATES)
     assert TABLE.keys() >= ENDS_BLOCK
 
 

@@ -39,6 +39,8 @@ DEVIATIONS = [
               r"|87c0|8900|8a00|8b00|8c00|8d00|8e00|8ed8|9c|9d|a140000200|a340000200|a4|aa|ac|c3|c60001|cb|cf|d120|d9e8"
               r"|e800000000|ea000000000800|ebfe|fa|fb|ff10|ff20)|p32_ring3-(f4|0f30)", _LOCK),
     Deviation("test_no_other_prefix_makes_lock_right", "(f0f3fb|f00f1f00|f0f3a4|f0f28900|f0f3c3)-.*", _LOCK),
+    Deviation("test_a_misaligned_sse_access_is_gp", _MODE,
+              'Vol. 3A, "Interrupt 13 - General Protection Exception (#GP)": SSE operands may be misaligned'),
     Deviation("test_clflush_of_a_page_that_is_not_there_is_a_page_fault", _MODE, _CLFLUSH),
     Deviation("test_clflush_sets_the_accessed_bit_and_nothing_else", _MODE, _CLFLUSH),
     Deviation("test_bit_7_of_a_page_table_entry_is_reserved_without_pat", _MODE,

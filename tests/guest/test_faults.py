@@ -73,7 +73,6 @@ def test_bound_outside_its_bounds_is_br(used_bench, mode):
     assert (after["eip"], after["eax"], after["edx"]) == (mode.entry + 3, 1, before["edx"])
 
 
-@pytest.mark.xfail(strict=True, reason="the engine does not check the alignment of SSE operands: docs/limits.md")
 @pytest.mark.parametrize("mode", [REAL, P32[0], P32[3]], ids=str)
 def test_a_misaligned_sse_access_is_gp(used_bench, mode):
     code = BEFORE_IT + encode(mode, "0f28", reg=1, rm="cell")

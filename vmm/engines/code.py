@@ -8,6 +8,7 @@ is left writable, and its blocks check their own source.
 """
 
 from dataclasses import replace
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Final
 
@@ -23,6 +24,7 @@ from bt.translate import BlockTranslator, Options
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Slot
 from vmm.arch.registers import Seg
+from vmm.cpu.fpu import lets_errors_through
 from vmm.cpu.hole import DEFAULT_HOLE, KERNEL_CACHE_SIZE, LOOKUP_SIZE, USER_CACHE_SIZE
 from vmm.cpu.shadow import ShadowTables
 from vmm.cpu.vcpu import DESC_B, STALE_ALL, STALE_PAGE
@@ -45,6 +47,7 @@ _SS: Final = int(Seg.SS)
 _USER_RING: Final = 3
 _SHORTAGE: Final = Slot.SHORTAGE >> 2
 _LIMIT: Final = Slot.LIMIT >> 2
+_MXCSR: Final = hw.MXCSR >> 2
 
 
 class TranslatedCode:
@@ -76,6 +79,7 @@ class TranslatedCode:
         self.space = BlockSpace(0, Context(Mode.REAL, 0, False, False), BranchTable(self.cache.lookup, 0, False))
         self.scratch: memoryview
         self.stats = EngineStats()
+        self.before_clearing: Callable[[], None] = lambda: None
         self.observer: Observer | None = None
         self._place_hole()
         self._memory.on_watched_write = self.watched_write
@@ -91,6 +95,12 @@ class TranslatedCode:
         bits = (4 if flags[_CS] & DESC_B else 0) | (8 if flags[_SS] & DESC_B else 0)
         if cpl and vcpu.iopl == _USER_RING:
             bits |= 16
+        simd_errors = lets_errors_through(vcpu.state.d[_MXCSR])
+        if simd_errors:
+            bits |= 128
+        odd_bases = physical.has_odd_base(vcpu)
+        if odd_bases:
+            bits |= 256
         stops = tuple(la for la, _ in vcpu.execution_breakpoints) if vcpu.dr[7] & _BREAKPOINT_ENABLES else ()
         segments, code_limit = ALL_FLAT, MASK32
         if self._options.segment_checks:
@@ -99,8 +109,9 @@ class TranslatedCode:
         space = self._spaces.get(key)
         if space is None:
             context = Context(
-                Mode(mode), cpl, bool(bits & 4), bool(bits & 8), bool(bits & 16), stops, segments, code_limit
-            )
+                Mode(mode), cpl, bool(bits & 4), bool(bits & 8), bool(bits & 16), stops, segments, code_limit,
+                simd_errors, odd_bases,
+            )  # fmt: skip
             try:
                 space = self.cache.space(key[0], context)
             except CacheFull:
@@ -126,6 +137,8 @@ class TranslatedCode:
     def fits_segments(self) -> bool:
         """Are the segment registers still of the classes that the current space is for?"""
         context = self.space.context
+        if physical.has_odd_base(self._vcpu) != context.odd_bases:
+            return False
         return not self._options.segment_checks or context.segments == self._classes(
             tuple(self._vcpu.segment_flags), context.mode
         )
@@ -391,6 +404,7 @@ class TranslatedCode:
         self._clear_cache()
 
     def _clear_cache(self) -> None:
+        self.before_clearing()
         self.cache.clear()
         self.shadow.forget_code()
         self._spaces.clear()
@@ -424,6 +438,11 @@ class TranslatedCode:
     def insns(self, block: Block) -> list[Insn]:
         """The guest instructions of a block."""
         return self._translator.instructions(block.translation)
+
+    def cs_bases(self) -> Iterator[int]:
+        """Those of all block spaces, the current one's first."""
+        yield self.space.cs_base
+        yield from {space.cs_base for space in self._spaces.values()} - {self.space.cs_base}
 
     @property
     def arenas(self) -> tuple[tuple[int, int], ...]:

@@ -34,6 +34,7 @@ _TSS_AVAILABLE_32: Final = DESC_P | 9 << 8
 _TSS_LIMIT: Final = 0x67
 _FIXED_HFLAGS: Final = hw.HF_PE
 _BASED: Final = Slot.BASED >> 2
+_ALIGNMENT: Final = 15
 _CS_REGISTER: Final = int(Seg.CS)
 _CS: Final = Slot.CS >> 2
 _CS_LOW: Final = Slot.CS_LOW >> 2
@@ -166,6 +167,12 @@ def _descriptor_of(selector: int, base: int, limit: int, flags: int, gdt_limit: 
         (base & 0xFFFF) << 16 | limit & 0xFFFF,
         base & 0xFF00_0000 | base >> 16 & 0xFF | limit & 0xF_0000 | flags,
     )
+
+
+def has_odd_base(vcpu: Vcpu) -> bool:
+    """Has DS, ES or SS a base that is not a multiple of 16?"""
+    d = vcpu.state.d
+    return bool((d[_DS_BASE] | d[_ES_BASE] | d[_SS_BASE]) & _ALIGNMENT)
 
 
 def _has_bases(vcpu: Vcpu) -> bool:

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from bt.cache import Block, Entrance
 from bt.decode import Insn
-from bt.emit import CALLOUT_VECTOR, CHECKED, FLAGS, S2, Site, SiteKind
-from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector
+from bt.emit import CALLOUT_VECTOR, CHECKED, FLAGS, MISALIGNED, S0, S2, Site, SiteKind
+from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
 from vmm.arch.registers import Eflags, Reg, Seg
-from vmm.cpu import callouts
+from vmm.cpu import callouts, fpu
 from vmm.cpu.access_checks import check_all
 from vmm.cpu.callouts import Plan
 from vmm.cpu.events import EventKind
@@ -32,6 +32,7 @@ from vmm.engines.machine import Machine
 from vmm.engines.observer import Observer
 from vmm.engines.options import DEFAULT_ENGINE_OPTIONS, EngineOptions
 from vmm.engines.preemption import again_soon
+from vmm.engines.preparations import Preparations
 from vmm.engines.runner import GuestRunner
 from vmm.engines.steps import Step, Stepper
 from vmm.engines.system_calls import SYSTEM_CALLS, SystemCalls
@@ -49,6 +50,8 @@ _CR0: Final = Slot.CR0 >> 2
 _CR4: Final = Slot.CR4 >> 2
 _FLAGS: Final = Slot.FLAGS >> 2
 _VM: Final = int(Eflags.VM)
+_MXCSR: Final = hw.MXCSR >> 2
+_MXCSR_MASKS: Final = 0x1F80
 _DR6: Final = 6
 _DR7: Final = 7
 _IOPL: Final = int(Eflags.IOPL)
@@ -70,6 +73,7 @@ class TranslateEngine(GuestRunner):
         self._devices = DevicePages(machine, phys, self.code.shadow, locate_linear(machine), self.code.memory_width)
         self._shadow_gdt = ShadowGdt(machine.physical, machine.hole)
         self._system_calls = SystemCalls(machine.vcpu, self.code)
+        self._preparations = Preparations(machine.vcpu, self.code)
         self._step: Step | None = None
         self._in_force: tuple[int, ...] | None = None
         self._audited = False
@@ -81,6 +85,7 @@ class TranslateEngine(GuestRunner):
             SiteKind.STEP_END: self._step_end,
             SiteKind.TRACE: self._trace,
             SiteKind.CHECK: self._check,
+            SiteKind.PREPARE: self._prepare,
         }
         self._sites: tuple[Callable[[Site, Block], None], ...] = tuple(handlers[kind] for kind in SiteKind)
         phys.on_exit = self._on_exit
@@ -117,6 +122,7 @@ class TranslateEngine(GuestRunner):
             stopped = self._phys.run()
             if self._audited:
                 self._check_audit()
+            self._preparations.settle()
             if stopped:
                 self.preempted_after = self.preempted_after or self._phys.blocks
                 self._preempted()
@@ -330,6 +336,25 @@ class TranslateEngine(GuestRunner):
         step, self._step = self._step, None
         pages = [] if step is None else step.pages
         self._begin_step(pages, trap=step is not None and step.trap, one_iteration=True)
+    def _prepare(self, site: Site, block: Block) -> None:
+        """Something for an instruction that runs in the cache by itself."""
+        self.stats.exits["prepare"] += 1
+        try:
+            is_alone = self._preparations.prepare(site)
+        except GuestFault as fault:
+            self._inject(fault)
+            return
+        if is_alone and self._step is None:
+            self._begin_step([])
+
+    def _misaligned(self, block: Block, address: int) -> None:
+        """An SSE operand has not passed the check of its alignment."""
+        self._rewind(block, address)
+        try:
+            fpu.require_sse(self._vcpu)
+            raise gp()
+        except GuestFault as fault:
+            self._inject(fault)
 
     # --- faults ----------------------------------------------------------------------------------------
 
@@ -354,7 +379,7 @@ class TranslateEngine(GuestRunner):
         mark = block.mark_at(address)
         q, scratch = self._phys.state.q, self.code.scratch
         for reg, word in mark.restore:
-            if reg == CHECKED:
+            if reg in (CHECKED, MISALIGNED):
                 continue
             if reg == FLAGS:
                 self._vcpu.set_arithmetic(_flags_out_of_ax(scratch[word]) | self._vcpu.fold_flags() & _DF)
@@ -368,6 +393,9 @@ class TranslateEngine(GuestRunner):
             return
         if self._hole.contains(la) and (CHECKED, 0) in block.mark_at(address).restore:
             self._guard_fault(block, address)
+            return
+        if self._hole.contains(la) and (MISALIGNED, S0) in block.mark_at(address).restore:
+            self._misaligned(block, address)
             return
         if self._hole.contains(la):
             self._rewind(block, address)
@@ -530,7 +558,8 @@ class TranslateEngine(GuestRunner):
             self.code.refresh()
         page, cpl = vcpu.page, vcpu.cpl
         iopl = page[_FLAGS] & _IOPL if cpl else 0
-        control = (page[_CR0], page[_CR4], cpl, iopl, vcpu.field_flags & _VM, vcpu.dr[_DR7])
+        mxcsr = vcpu.state.d[_MXCSR] & _MXCSR_MASKS
+        control = (page[_CR0], page[_CR4], cpl, iopl, vcpu.field_flags & _VM, vcpu.dr[_DR7], mxcsr)
         if control != self._in_force or vcpu.segments_changed:
             before = self.code.space
             self.code.select_space()
