@@ -72,6 +72,7 @@ PORTS = {
     (0xB2, 0xB4): "APM",
     (0xC0, 0xE0): "8237 2",
     (0xE9, 0xEA): "debug console",
+    (0xF0, 0xF1): "coprocessor error",
     (0x170, 0x178): "ATA 1",
     (0x1F0, 0x1F8): "ATA 0",
     (0x2F8, 0x300): "16550A 2",
@@ -182,6 +183,10 @@ def cdrom_identifies(vm: Vm, host: Host) -> None:
     host.now += 10 * MS
 
 
+def x87_errs(vm: Vm, host: Host) -> None:
+    assert not vm.board.x87_error(True)
+
+
 LINES = [
     pytest.param(pit_ticks, 0x08, id="IRQ0_timer"),
     pytest.param(key_is_struck, 0x09, id="IRQ1_keyboard"),
@@ -189,6 +194,7 @@ LINES = [
     pytest.param(byte_arrives, 0x0C, id="IRQ4_COM1"),
     pytest.param(floppy_is_reset, 0x0E, id="IRQ6_floppy"),
     pytest.param(clock_updates, 0x70, id="IRQ8_clock"),
+    pytest.param(x87_errs, 0x75, id="IRQ13_x87"),
     pytest.param(disk_identifies, 0x76, id="IRQ14_ATA0"),
     pytest.param(cdrom_identifies, 0x77, id="IRQ15_ATA1"),
 ]
@@ -213,6 +219,17 @@ def test_a_masked_line_does_not(vm: Vm, host: Host) -> None:
     disk_identifies(vm, host)
     vm.board.run_due()
     assert not vm.vcpu.is_interrupt_pending
+
+
+def test_port_f0h_takes_irq13_back_and_asserts_ignne(board: Board) -> None:
+    """Until FERR# falls; and a reset of the machine ends both."""
+    board.x87_error(True)
+    board.port_write(0xF0, 1, 0)
+    assert (board.lines[13].level, board.x87_error(True)) == (False, True)
+    board.x87_error(False)
+    assert (board.x87_error(True), board.lines[13].level) == (False, True)
+    board.reset()
+    assert not board.lines[13].level
 
 
 def test_lines_can_be_shared(board: Board) -> None:

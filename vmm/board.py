@@ -27,6 +27,7 @@ from vmm.devices.atapi import AtapiCdrom
 from vmm.devices.atapi_unit import CdromUnit
 from vmm.devices.block import BlockDevice
 from vmm.devices.bus import PortBus, PortRegion, byte_region
+from vmm.devices.coprocessor_error import CoprocessorError
 from vmm.devices.debug_ports import DebugConsole, ExitPort, PostPort
 from vmm.devices.fingers import Fingers
 from vmm.devices.i8042 import I8042
@@ -57,11 +58,14 @@ PIT_IRQ, KEYBOARD_IRQ, COM2_IRQ, COM1_IRQ, FLOPPY_IRQ, RTC_IRQ, MOUSE_IRQ, ATA0_
     15,
 )
 CASCADE_IRQ: Final = 2
+X87_IRQ: Final = 13
 FLOPPY_DMA: Final = 2
 TSC_HZ: Final = 1_000_000_000
 BOOT_DOOR_PORT: Final = 0x0F2A
 FIRMWARE_CONSOLE_PORT: Final = 0x402  # where SeaBIOS and Bochs' BIOS write their messages
 FLOPPY_DRIVES: Final = 4
+_NEWER_CHIPS: Final = ("coprocessor_error",)
+"""Machines that were saved before there were these may lack them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,7 @@ class Board:
             AtaChannel(self.lines[irq].source(), *drives)
             for irq, drives in zip((ATA0_IRQ, ATA1_IRQ), _ata_drives(media), strict=True)
         )
+        self.coprocessor_error = CoprocessorError(self.lines[X87_IRQ].source())
         self.post = PostPort(lambda _code: None)
         self.debug_console = DebugConsole(pins.on_debugcon)
         self.exit_port = ExitPort(pins.on_exit)
@@ -165,6 +170,7 @@ class Board:
         yield byte_region("8259 slave", 0xA0, 2, self.pic.slave)
         yield self._plain("8237 2", 0xC0, 32, self.dma.read_second, self.dma.write_second)
         yield byte_region("debug console", 0xE9, 1, self.debug_console)
+        yield byte_region("coprocessor error", 0xF0, 1, self.coprocessor_error)
         yield self._ata_region("ATA 1", 0x170, self.ata[1])
         yield self._ata_region("ATA 0", 0x1F0, self.ata[0])
         yield self._timed_region("16550A 2", 0x2F8, 8, self.uart2)
@@ -285,6 +291,11 @@ class Board:
         """The INTA cycle."""
         return self.interrupt_controller.acknowledge()
 
+    def x87_error(self, level: bool) -> bool:
+        """The processor's FERR#; returns the level of IGNNE#."""
+        self.coprocessor_error.set_ferr(level)
+        return self.coprocessor_error.ignne
+
     def _on_intr(self, level: bool) -> None:
         self._vcpu.set_interrupt_pending(level)
 
@@ -333,7 +344,7 @@ class Board:
             "pic": self.pic, "a20": self.a20, "pit": self.pit, "rtc": self.rtc, "port61": self.port61,
             "port92": self.port92, "reset_control": self.reset_control, "keyboard": self.keyboard_controller,
             "fingers": self.fingers, "uart": self.uart, "uart2": self.uart2, "vga": self.vga, "dma": self.dma,
-            "floppy": self.floppy, "post": self.post,
+            "floppy": self.floppy, "post": self.post, "coprocessor_error": self.coprocessor_error,
             **{f"ata{number}": channel for number, channel in enumerate(self.ata)},
             **{f"irq{number}": line for number, line in self.lines.items()},
         }  # fmt: skip
@@ -345,13 +356,15 @@ class Board:
     def load(self, state: dict[str, Any]) -> None:
         """Put every chip back."""
         for name, chip in self._chips().items():
-            chip.load(state[name])
+            if name in state or name not in _NEWER_CHIPS:
+                chip.load(state[name])
         self.clock.set(state["now"])
         self.deadline = None
         self._vcpu.set_interrupt_pending(self.interrupt_controller.has_interrupt())
 
     def reset(self) -> None:
         """The reset line: what on a PC/AT is wired to it. RAM, CMOS and time stay; A20 comes up open."""
+        self.coprocessor_error.reset()
         for chip in (self.port92, self.reset_control, self.rtc, self.uart, self.uart2, self.pci.bus):
             chip.reset()
         if self.apic is not None:

@@ -126,6 +126,9 @@ class FakeBoard:
     on_done: Callable[[], None] = lambda: None
     on_acknowledge: Callable[[], None] = lambda: None
     time: int = 0x1_0000_0002
+    x87_errors: list[bool] = field(default_factory=list)
+    ignores_x87_errors: bool = False
+    on_x87_error: Callable[[], None] = lambda: None
 
     def port_read(self, port: int, width: int) -> int:
         return self.answer & ((1 << 8 * width) - 1)
@@ -144,6 +147,12 @@ class FakeBoard:
 
     def tsc(self) -> int:
         return self.time
+
+    def x87_error(self, level: bool) -> bool:
+        self.x87_errors.append(level)
+        if level:
+            self.on_x87_error()
+        return self.ignores_x87_errors
 
     def acknowledge_interrupt(self) -> int:
         self.acknowledged += 1

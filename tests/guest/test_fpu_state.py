@@ -1,10 +1,11 @@
 """What stores and loads of the x87 and SSE state hold: pointers, opcode, formats of images, errors in MXCSR."""
 
 import pytest
-from guest_bench import CELL, DATA, EVERY, P16, P32, P32_BASED, PE, REAL, V86_3, asm, faulted, little
+from guest_bench import CELL, DATA, EVERY, IF, P16, P32, P32_BASED, PE, REAL, V86_3, asm, faulted, little
 
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Cr0, Cr4, Seg
+from vmm.engines.engine import Leave
 
 ET_NE = int(Cr0.ET | Cr0.NE)
 SSE = int(Cr4.OSFXSR | Cr4.OSXMMEXCPT)
@@ -322,3 +323,47 @@ def test_an_error_that_is_masked_is_none_whatever_else_is_unmasked(bench, mode):
     bench.poke(DATA + CELL, 0x0200)
     assert bench.run()["eip"] == "end"
     assert bench.word(DATA + CELL) == 0x0200 | ZE
+
+
+# --- errors of x87 with CR0.NE clear ----------------------------------------------------------------------------------
+
+DIVIDE = "mov word ptr [{cell}], 0x37b; fninit; fldcw [{cell}]; fld1; fldz; fdivp"
+NO_NE = [REAL, P32[0], P32[3]]
+
+
+def without_ne(bench, mode, code, **registers):
+    cr0 = int(Cr0.ET) | (PE if mode.kind != "real" else 0)
+    start(bench, mode, code, cr0=cr0, **registers)
+
+
+@pytest.mark.parametrize("mode", NO_NE, ids=str)
+@pytest.mark.parametrize("waiting", ["fwait", "fld1", "fldenv [{area}]", "paddb mm0, mm1"])
+def test_an_error_without_ne_asserts_ferr_and_waits(bench, mode, waiting):
+    """SDM Vol. 1, "MS-DOS Compatibility Sub-mode": the processor stops before the instruction that waits."""
+    without_ne(bench, mode, f"{DIVIDE}; nop; {waiting}")
+    assert bench.run()["eip"] == place(mode, f"{DIVIDE}; nop")
+    assert (bench.board.x87_errors, bench.leave) == ([True], Leave.HALTED)
+
+
+@pytest.mark.parametrize("mode", NO_NE, ids=str)
+def test_the_interrupt_for_it_comes_before_the_instruction_that_waits(bench, mode):
+    without_ne(bench, mode, f"{DIVIDE}; nop; fwait; inc ebx", eflags=IF)
+    bench.board.on_x87_error = lambda: bench.vcpu.set_interrupt_pending(True)
+    after = bench.run()
+    assert (after["fault"], after["eip"]) == ((0x20, None), place(mode, f"{DIVIDE}; nop"))
+
+
+@pytest.mark.parametrize("mode", NO_NE, ids=str)
+def test_under_ignne_instructions_do_not_mind_the_error(bench, mode):
+    without_ne(bench, mode, f"{DIVIDE}; fwait; fld1; fnstsw ax")
+    bench.board.ignores_x87_errors = True
+    after = bench.run()
+    assert (after["eip"], after["eax"] & 0xFFFF) == ("end", 0xB084)  # ZE, ES and B are still there, top is 6
+
+
+@pytest.mark.parametrize("clear", ["fnclex", "fninit", "fnsave [{area}]"])
+def test_ferr_falls_when_the_error_is_cleared(bench, clear):
+    without_ne(bench, P32[0], f"{DIVIDE}; fwait; {clear}; in al, 0x21; fwait; fld1")
+    bench.board.ignores_x87_errors = True
+    assert bench.run()["eip"] == "end"
+    assert bench.board.x87_errors == [True, False]

@@ -28,6 +28,7 @@ _TS: Final = int(Cr0.TS)
 _OSFXSR: Final = int(Cr4.OSFXSR)
 _USER_RING: Final = 3
 _ERROR_MASKS: Final = 0x3F
+_SUMMARY: Final = 0x0080
 _SUMMARY_AND_BUSY: Final = 0x8080
 _MASK16: Final = 0xFFFF
 _HIGH_ONES: Final = 0xFFFF_0000
@@ -90,7 +91,7 @@ def foreign_ip(vcpu: Vcpu) -> int | None:
 def set_instruction(vcpu: Vcpu, eip: int, opcode: int) -> None:
     """Say what the last x87 instruction was: its EIP, and 11 bits of opcode."""
     vcpu.state.q[_IP] = _OWN_IP | eip
-    vcpu.state.buffer[hw.FPU_OPCODE : hw.FPU_OPCODE + 2] = opcode.to_bytes(2, "little")
+    _set_word(vcpu, hw.FPU_OPCODE, opcode)
 
 
 def opcode_of(insn: Insn) -> int:
@@ -100,6 +101,10 @@ def opcode_of(insn: Insn) -> int:
 
 def _word(vcpu: Vcpu, at: int) -> int:
     return int.from_bytes(vcpu.state.buffer[at : at + 2], "little")
+
+
+def _set_word(vcpu: Vcpu, at: int, value: int) -> None:
+    vcpu.state.buffer[at : at + 2] = value.to_bytes(2, "little")
 
 
 def _pointers(vcpu: Vcpu) -> tuple[int, int, int, int, int]:
@@ -113,9 +118,28 @@ def _load_pointers(vcpu: Vcpu, values: tuple[int, int, int, int, int]) -> None:
     opcode, ip, cs, dp, ds = values
     set_instruction(vcpu, ip, opcode)
     vcpu.state.q[_DP] = dp
-    buffer = vcpu.state.buffer
-    buffer[hw.FPU_CS : hw.FPU_CS + 2] = cs.to_bytes(2, "little")
-    buffer[hw.FPU_DS : hw.FPU_DS + 2] = ds.to_bytes(2, "little")
+    _set_word(vcpu, hw.FPU_CS, cs)
+    _set_word(vcpu, hw.FPU_DS, ds)
+
+
+# --- errors of x87 --------------------------------------------------------------------------------------------------
+
+
+def has_error(vcpu: Vcpu) -> bool:
+    """Is the error summary bit set?"""
+    return bool(_word(vcpu, hw.FPU_STATUS) & _SUMMARY)
+
+
+def hide_error(vcpu: Vcpu) -> None:
+    """Clear the error summary, so that nothing waits for the error."""
+    _set_word(vcpu, hw.FPU_STATUS, _word(vcpu, hw.FPU_STATUS) & ~_SUMMARY_AND_BUSY)
+
+
+def show_error(vcpu: Vcpu) -> None:
+    """Set the error summary again if an unmasked error is still there."""
+    status = _word(vcpu, hw.FPU_STATUS)
+    if status & ~_word(vcpu, hw.FPU_CONTROL) & _ERROR_MASKS:
+        _set_word(vcpu, hw.FPU_STATUS, status | _SUMMARY_AND_BUSY)
 
 
 # --- FNSTENV, FNSAVE ------------------------------------------------------------------------------------------------
@@ -174,10 +198,8 @@ def fnstenv(vcpu: Vcpu, insn: Insn) -> None:
     """FNSTENV: store the environment, then mask all errors."""
     require_fpu(vcpu)
     _store(vcpu, insn, _environment(vcpu, insn.operand_size))
-    control, status = _word(vcpu, hw.FPU_CONTROL), _word(vcpu, hw.FPU_STATUS)
-    buffer = vcpu.state.buffer
-    buffer[hw.FPU_CONTROL : hw.FPU_CONTROL + 2] = (control | _ERROR_MASKS).to_bytes(2, "little")
-    buffer[hw.FPU_STATUS : hw.FPU_STATUS + 2] = (status & ~_SUMMARY_AND_BUSY).to_bytes(2, "little")
+    _set_word(vcpu, hw.FPU_CONTROL, _word(vcpu, hw.FPU_CONTROL) | _ERROR_MASKS)
+    hide_error(vcpu)
 
 
 def fnsave(vcpu: Vcpu, insn: Insn) -> None:

@@ -177,6 +177,7 @@ class Vcpu:
         self.pdptes = [0, 0, 0, 0]  # as the last load of CR3 under PAE paging found them, 64 bits each
         self.stale = 0  # Stale bits: what the engine's shadow must forget before the guest goes on
         self.stale_pages: list[int] = []  # with Stale.PAGE: linear addresses, 4-KByte aligned
+        self.x87_error = False  # FERR# is asserted: with CR0.NE clear an instruction has met an x87 error
         self.pending_debug = 0  # DR6 bits of a #DB trap due before the next instruction
         self.reset()
 
@@ -202,6 +203,7 @@ class Vcpu:
         self.pdptes[:] = [0, 0, 0, 0]
         self.make_stale(STALE_ALL)
         self.pending_debug = 0
+        self.x87_error = False
         self.msrs.clear()
         self.dr[:] = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
         self.eflags = _ONE
@@ -522,6 +524,7 @@ class Vcpu:
             "pdptes": list(self.pdptes),
             "halted": self.halted,
             "interrupt_shadow": self.interrupt_shadow,
+            "x87_error": self.x87_error,
             "nmi": [self.nmi_pending, self.nmi_blocked],
             "fpu": [bytes(self.state.buffer[start:end]).hex() for start, end in hw.FPU_RANGES],
         }
@@ -542,6 +545,7 @@ class Vcpu:
         self.sysenter_cs, self.sysenter_esp, self.sysenter_eip = saved["sysenter"]
         self.pdptes[:] = saved["pdptes"]
         self.halted, self.interrupt_shadow = saved["halted"], saved["interrupt_shadow"]
+        self.x87_error = saved.get("x87_error", False)
         self.nmi_pending, self.nmi_blocked = saved.get("nmi", (False, False))
         for (start, end), data in zip(hw.FPU_RANGES, saved["fpu"], strict=True):
             self.state.buffer[start:end] = bytes.fromhex(data)

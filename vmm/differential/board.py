@@ -70,3 +70,7 @@ class PortBoard:
         self.on_intr(False)
         self.taken.append(self._vector)
         return self._vector
+
+    def x87_error(self, level: bool) -> bool:
+        """FERR# is not connected."""
+        return False

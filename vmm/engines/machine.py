@@ -18,6 +18,10 @@ class InterruptSource(Platform, Protocol):
         """The INTA cycle: the vector, 0-255."""
         ...
 
+    def x87_error(self, level: bool) -> bool:
+        """FERR#, with CR0.NE clear; returns whether IGNNE# is asserted."""
+        ...
+
 
 @dataclass(slots=True)
 class Machine:

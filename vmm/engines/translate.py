@@ -15,7 +15,7 @@ from bt.decode import Insn
 from bt.emit import CALLOUT_VECTOR, CHECKED, FLAGS, MISALIGNED, S0, S2, Site, SiteKind
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
-from vmm.arch.registers import Eflags, Reg, Seg
+from vmm.arch.registers import Cr0, Eflags, Reg, Seg
 from vmm.cpu import callouts, fpu
 from vmm.cpu.access_checks import check_all
 from vmm.cpu.callouts import Plan
@@ -42,6 +42,7 @@ from vmm.hw.cpu import PhysicalCpu
 
 _TF: Final = int(Eflags.TF)
 _RF: Final = int(Eflags.RF)
+_NE: Final = int(Cr0.NE)
 _FAULT_W: Final = int(PageFault.W)
 _FAULT_I: Final = int(PageFault.I)
 _PENDING: Final = Slot.PENDING >> 2
@@ -213,6 +214,8 @@ class TranslateEngine(GuestRunner):
         if plan is None:
             plan = site.plan = callouts.plan(site.insn)
         self.stats.callouts[plan.name] += 1
+        if self._vcpu.x87_error:
+            self._follow_x87_error()
         if plan.name in SYSTEM_CALLS and self._step is None and self.observer is None:
             self._system_call(plan, block)
         else:
@@ -356,6 +359,30 @@ class TranslateEngine(GuestRunner):
         except GuestFault as fault:
             self._inject(fault)
 
+    def _report_x87_error(self) -> None:
+        """With CR0.NE clear an instruction that meets an error asserts FERR# and waits for an interrupt, or, under
+        IGNNE#, goes on without minding.
+
+        Source: SDM Vol. 1, "MS-DOS Compatibility Sub-mode"; "MS-DOS Compatibility Sub-mode in the P6 Family".
+        """
+        vcpu = self._vcpu
+        vcpu.x87_error = True
+        if self._board.x87_error(True):
+            fpu.hide_error(vcpu)
+            self._begin_step([])
+            if self._step is not None:
+                self._step.ignores_error = True
+            return
+        vcpu.halted = True
+        self._resume()
+
+    def _follow_x87_error(self) -> None:
+        """FERR# falls when there is no error any more."""
+        vcpu = self._vcpu
+        if self._step is None and not fpu.has_error(vcpu):
+            vcpu.x87_error = False
+            self._board.x87_error(False)
+
     # --- faults ----------------------------------------------------------------------------------------
 
     def _fault(self, vector: int, address: int) -> None:
@@ -372,6 +399,9 @@ class TranslateEngine(GuestRunner):
             self._page_fault(state.q[hw.Q_CR + 2] & MASK32, code, block, address)
             return
         self._rewind(block, address)
+        if vector == Vector.MF and not self._vcpu.page[_CR0] & _NE:
+            self._report_x87_error()
+            return
         self._inject(GuestFault(vector, code & 0xFFFF if vector in HAS_ERROR_CODE else None))
 
     def _rewind(self, block: Block, address: int) -> None:
@@ -488,6 +518,8 @@ class TranslateEngine(GuestRunner):
         if step is None:
             raise Unmodelled("the end of a step that never began")
         self._devices.write_back(step.pages)
+        if step.ignores_error:
+            fpu.show_error(self._vcpu)
         if step.repeated is not None:
             self._stepper.count_iteration(step.repeated)
         if step.trap:
@@ -501,6 +533,8 @@ class TranslateEngine(GuestRunner):
         """Deliver what the guest has earned; a triple fault is for the monitor."""
         if self._step is not None:
             self._devices.unmap(self._step.pages)
+            if self._step.ignores_error:
+                fpu.show_error(self._vcpu)
             self._step = None
         super()._deliver(fault, kind)
 

@@ -67,6 +67,10 @@ class LabBoard:
         """The spurious vector of a controller that has none."""
         return 7
 
+    def x87_error(self, level: bool) -> bool:
+        """FERR# is not connected."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
