@@ -7,8 +7,8 @@ again; each address space has its own code pages that are on (see `vmm.cpu.space
 is left writable, and its blocks check their own source.
 """
 
-from dataclasses import replace
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from time import perf_counter
 from typing import Final
 

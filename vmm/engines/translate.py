@@ -339,6 +339,7 @@ class TranslateEngine(GuestRunner):
         step, self._step = self._step, None
         pages = [] if step is None else step.pages
         self._begin_step(pages, trap=step is not None and step.trap, one_iteration=True)
+
     def _prepare(self, site: Site, block: Block) -> None:
         """Something for an instruction that runs in the cache by itself."""
         self.stats.exits["prepare"] += 1
