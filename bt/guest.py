@@ -27,7 +27,7 @@ class Context:
     debug registers stop execution. `segments` are the classes of the segment registers, by their numbers, and
     `code_limit` is the limit of CS, 32 bits in bytes.
     `simd_errors`: MXCSR lets some error through, `odd_bases`: one of DS, ES and SS has a base that is no multiple of 16
-    (see `bt.simd`).
+    (see `bt.simd`). `looks`: why the VMM has to look at each access to memory (see `bt.looks`).
     """
 
     mode: Mode
@@ -40,6 +40,7 @@ class Context:
     code_limit: int = MASK32
     simd_errors: bool = False
     odd_bases: bool = False
+    looks: int = 0
 
     @property
     def is_user(self) -> bool:

@@ -110,4 +110,4 @@ def _touch(emit: Emitter, insn: Insn) -> None:
 
 
 # What a PREPARE exit in front of an instruction, or behind it, is for: its `target`.
-STATE, BEHIND_STATE, LOOK_AT_ADDRESS, BEFORE_ARITHMETIC, BEHIND_ARITHMETIC = range(5)
+STATE, BEHIND_STATE, LOOK_AT_ADDRESS, BEFORE_ARITHMETIC, BEHIND_ARITHMETIC, LOOK_AT_ACCESSES = range(6)

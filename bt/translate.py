@@ -12,6 +12,7 @@ from bt.branches import jump_through_table
 from bt.decode import MAX_LENGTH, Decoder, Insn
 from bt.emit import Emitter, SiteKind, Translation
 from bt.guest import Context, Window
+from bt.looks import looked_at
 from bt.segment_checks import checked, need_of
 from bt.self_check import check_source
 from bt.shapes import Shape, ShapeTree
@@ -162,7 +163,7 @@ class _Scan:
         """Go on to the end of the block: does it end in a control transfer?"""
         while (shape := self._plain()) is not None:
             treatment = shape.made
-            if treatment.branch and not self._need.everywhere:
+            if treatment.branch and not self._need.everywhere and not self._emit.context.looks:
                 self._branch(shape)
             else:
                 self._special(shape)
@@ -226,6 +227,7 @@ class _Scan:
         to_code = len(emit.code) - at
         checks, probes, limit = options.self_check, options.probe_critical, options.limit
         everywhere, segments = self._need
+        everywhere = everywhere or bool(emit.context.looks)
         while (shape := find(source, at)) is not None:
             treatment = shape.made
             if not treatment.is_plain and (probes or treatment.entry is not None):
@@ -262,6 +264,8 @@ class _Scan:
         entry = treatment.entry or verbatim
         if not inline and treatment.name not in BRANCHES:
             entry = never_inline(insn, entry) if _stays(emit, insn, entry) else callout
+        if treatment.accesses and emit.context.looks:
+            entry = looked_at(entry)
         if entry is not callout and (self._need.everywhere or treatment.override in self._need.segments):
             entry = checked(entry)
         start = len(emit.code)

@@ -158,6 +158,15 @@ def test_a_breakpoint_on_the_instruction_behind_mov_dr7_strikes(bench):
     assert (after["fault"], after["eip"]) == (DB, at(P32[0], code))
 
 
+def test_a_breakpoint_whose_address_is_set_last_strikes(bench):
+    """DR7 enables it before DR0 says where it is."""
+    code = "mov dr7, edx; mov dr0, esi"
+    bench.start(P32[0], f"{code}; inc ebx; inc ecx", edx=G0 | DR7_ONE)
+    bench.set(esi=at(P32[0], f"{code}; inc ebx"))
+    after = bench.run()
+    assert (after["fault"], after["eip"]) == (DB, at(P32[0], f"{code}; inc ebx"))
+
+
 def test_a_cleared_breakpoint_is_gone(bench):
     bench.start(P32[0], "xor eax, eax; mov dr7, eax; inc ebx; inc ecx")
     breakpoint_at(bench, 0, at(P32[0], "xor eax, eax; mov dr7, eax; inc ebx"), G0)

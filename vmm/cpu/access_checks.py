@@ -87,6 +87,30 @@ def _check_pages(vcpu: Vcpu, accessed: list[Place]) -> None:
         check(vcpu.base(seg) + offset & MASK32, size, user)
 
 
+def is_empty(vcpu: Vcpu, insn: Insn) -> bool:
+    """Does an instruction access nothing after all: a REP that has nothing to do, or one that is not available?"""
+    if vcpu.cr0 & _FPU_OFF and (insn.opcode in _X87 or insn.opcode in _SIMD):
+        return True
+    return repeats(insn) and not vcpu.reg32(Reg.ECX) & _MASKS[insn.address_size]
+
+
+def runs(vcpu: Vcpu, insn: Insn) -> Iterator[Place]:
+    """As `places`, but what a repeated instruction may do in all its iterations as one access each; at the most that,
+    since REPE and REPNE may end before, and what goes round the end of the address size is not taken apart."""
+    if not repeats(insn):
+        yield from places(vcpu, insn)
+        return
+    mask = _MASKS[insn.address_size]
+    beyond = (vcpu.reg32(Reg.ECX) & mask) - 1
+    backward = bool(vcpu.fold_flags() & _DF)
+    for place in places(vcpu, insn):
+        length = beyond * place.size
+        start = place.offset - length if backward else place.offset
+        if start < 0 or start + length + place.size > mask + 1:
+            start, length = 0, mask
+        yield place._replace(offset=start, size=place.size + length)
+
+
 def places(vcpu: Vcpu, insn: Insn) -> Iterator[Place]:
     """All accesses of an instruction, one by one."""
     for access in accesses(insn):

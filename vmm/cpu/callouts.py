@@ -263,7 +263,7 @@ def cache_control(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
 
 def clflush(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """CLFLUSH m8: there is no cache, but for paging it is a load (SDM Vol. 2A, "CLFLUSH - Flush Cache Line")."""
-    vcpu.memory.check_read(linear_address(vcpu, insn.memory), 1, vcpu.cpl == 3)
+    vcpu.memory.check_read(locate(vcpu, insn.memory, 1, False), 1, vcpu.cpl == 3)
 
 
 def cpuid_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:

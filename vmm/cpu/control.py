@@ -169,6 +169,7 @@ def mov_to_dr(vcpu: Vcpu, dr: int, value: int) -> None:
     elif dr == _DR7:
         value = value & _DR7_WRITABLE | _DR7_ONE
     vcpu.dr[dr] = value & MASK32
+    vcpu.segments_changed = True  # to the engine: what code may run is another matter now
 
 
 # --- descriptor-table registers -----------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from bt.decode import Insn
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SIZE
 from vmm.arch.registers import Eflags, Reg, Seg
 from vmm.cpu import control, limits
+from vmm.cpu.access_checks import Place
+from vmm.cpu.breakpoints import has_breakpoints, struck, struck_by_port
 from vmm.cpu.vcpu import Vcpu
 
 _DF: Final = int(Eflags.DF)
@@ -37,6 +39,7 @@ def in_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     port, width = _port(vcpu, insn), insn.port_width
     control.check_io(vcpu, port, width)
     vcpu.set_reg(_EAX, width, platform.port_read(port, width))
+    vcpu.pending_debug |= struck_by_port(vcpu, port, width)
 
 
 def out(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
@@ -44,6 +47,7 @@ def out(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     port, width = _port(vcpu, insn), insn.port_width
     control.check_io(vcpu, port, width)
     platform.port_write(port, width, vcpu.reg(_EAX, width))
+    vcpu.pending_debug |= struck_by_port(vcpu, port, width)
 
 
 def _string_io(vcpu: Vcpu, insn: Insn, index: int, transfer: Callable[[int, int], None]) -> None:
@@ -65,12 +69,18 @@ def _string_io(vcpu: Vcpu, insn: Insn, index: int, transfer: Callable[[int, int]
         la = vcpu.base(seg) + offset & MASK32
         allowed = limits.room(vcpu, seg, offset, is_input)
         room = min(PAGE_SIZE - (la & PAGE_MASK), mask + 1 - offset, allowed) // width
-        count = 1 if backward or room == 0 else min(left, room)
+        count = 1 if backward or room == 0 or has_breakpoints(vcpu) else min(left, room)
+        hit = struck(vcpu, [Place(seg, offset, width, is_input)])
         transfer(la, count)
         vcpu.set_reg(index, size, offset + (-width if backward else width * count))
         left -= count
         if insn.repeat:
             vcpu.set_reg(Reg.ECX, size, left)
+        if hit := hit | struck_by_port(vcpu, vcpu.reg(_EDX, 2), width):
+            vcpu.pending_debug |= hit
+            if left:
+                vcpu.eip = insn.eip
+            return
 
 
 def ins(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:

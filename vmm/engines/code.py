@@ -16,6 +16,7 @@ from bt.cache import Arena, Block, BlockSpace, CodeCache, CodePage, Entrance
 from bt.decode import MAX_LENGTH, Insn
 from bt.emit import Site, SiteKind
 from bt.guest import Context, Mode, Window
+from bt.looks import ALIGNMENT, DATA
 from bt.lookup import BranchTable, CacheFull, LookupArea
 from bt.segment_checks import guard_image
 from bt.segment_classes import ALL_FLAT, LIMIT_64K, Classes, classify_all
@@ -23,7 +24,8 @@ from bt.tables import INLINE
 from bt.translate import BlockTranslator, Options
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Slot
-from vmm.arch.registers import Seg
+from vmm.arch.registers import Cr0, Eflags, Seg
+from vmm.cpu.breakpoints import watches_data
 from vmm.cpu.fpu import lets_errors_through
 from vmm.cpu.hole import DEFAULT_HOLE, KERNEL_CACHE_SIZE, LOOKUP_SIZE, USER_CACHE_SIZE
 from vmm.cpu.shadow import ShadowTables
@@ -48,6 +50,9 @@ _USER_RING: Final = 3
 _SHORTAGE: Final = Slot.SHORTAGE >> 2
 _LIMIT: Final = Slot.LIMIT >> 2
 _MXCSR: Final = hw.MXCSR >> 2
+_FLAGS: Final = Slot.FLAGS >> 2
+_AM: Final = int(Cr0.AM)
+_AC: Final = int(Eflags.AC)
 
 
 class TranslatedCode:
@@ -101,6 +106,8 @@ class TranslatedCode:
         odd_bases = physical.has_odd_base(vcpu)
         if odd_bases:
             bits |= 256
+        looks = self._looks()
+        bits |= looks << 9
         stops = tuple(la for la, _ in vcpu.execution_breakpoints) if vcpu.dr[7] & _BREAKPOINT_ENABLES else ()
         segments, code_limit = ALL_FLAT, MASK32
         if self._options.segment_checks:
@@ -110,7 +117,7 @@ class TranslatedCode:
         if space is None:
             context = Context(
                 Mode(mode), cpl, bool(bits & 4), bool(bits & 8), bool(bits & 16), stops, segments, code_limit,
-                simd_errors, odd_bases,
+                simd_errors, odd_bases, looks,
             )  # fmt: skip
             try:
                 space = self.cache.space(key[0], context)
@@ -122,6 +129,12 @@ class TranslatedCode:
         if self.observer is not None:
             self.observer.mode(mode_name(vcpu))
         self.scratch = self._scratch_user if cpl == _USER_RING else self._scratch_kernel
+
+    def _looks(self) -> int:
+        """Why the VMM looks at each access to memory."""
+        vcpu = self._vcpu
+        is_checked = vcpu.cpl == _USER_RING and vcpu.cr0 & _AM and vcpu.page[_FLAGS] & _AC
+        return (ALIGNMENT if is_checked else 0) | (DATA if watches_data(vcpu) else 0)
 
     def _classes(self, flags: tuple[int, ...], mode: int) -> Classes:
         """The classes of the segment registers; what checks read of their limits goes into the vCPU page."""

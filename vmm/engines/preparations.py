@@ -7,12 +7,16 @@ anybody looks at it or the translation goes.
 from typing import Final
 
 from bt.cache import Block
+from bt.decode import Insn
 from bt.emit import Site
-from bt.simd import BEHIND_ARITHMETIC, BEHIND_STATE, LOOK_AT_ADDRESS, STATE
+from bt.looks import ALIGNMENT, DATA
+from bt.simd import BEHIND_ARITHMETIC, BEHIND_STATE, LOOK_AT_ACCESSES, LOOK_AT_ADDRESS, STATE
 from vmm.arch.exceptions import GuestFault, Vector, ud
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Cr4
-from vmm.cpu import fpu
+from vmm.cpu import breakpoints, fpu
+from vmm.cpu.access_checks import is_empty, runs
+from vmm.cpu.alignment import check_alignment
 from vmm.cpu.vcpu import Vcpu
 from vmm.engines.code import TranslatedCode
 from vmm.hw import state as hw
@@ -27,10 +31,11 @@ _X87: Final = slice(hw.FPU_TOP, hw.FPU_OPCODE)
 
 
 class Preparations:
-    """Those of one virtual CPU."""
+    """Those of one virtual CPU. `struck`: bits in DR6 of the breakpoints that the latest one looked at strikes."""
 
     def __init__(self, vcpu: Vcpu, code: TranslatedCode) -> None:
         self._vcpu, self._code = vcpu, code
+        self.struck = 0
         self._before: tuple[bytes, bytes, bytes, int] = (b"", b"", b"", 0)
         code.before_clearing = self.settle
 
@@ -40,6 +45,7 @@ class Preparations:
         Raises: GuestFault: its fault. EIP is at it.
         """
         vcpu, insn, what = self._vcpu, site.insn, site.target
+        self.struck = 0
         vcpu.eip = insn.eip
         if what == STATE:
             before = vcpu.state.d[_MXCSR]
@@ -51,11 +57,24 @@ class Preparations:
         elif what == LOOK_AT_ADDRESS:
             fpu.require_sse(vcpu)
             fpu.check_alignment(vcpu, insn)
+        elif what == LOOK_AT_ACCESSES:
+            return self._look_at_accesses(insn)
         elif what == BEHIND_ARITHMETIC:
             self._look_for_errors()
         else:
             self._remember()
         return False
+
+    def _look_at_accesses(self, insn: Insn) -> bool:
+        """An instruction with accesses, in a context where they matter. One that strikes a breakpoint runs alone."""
+        vcpu, looks = self._vcpu, self._code.space.context.looks
+        if is_empty(vcpu, insn):
+            return False
+        if looks & ALIGNMENT:
+            check_alignment(vcpu, insn)
+        if looks & DATA:
+            self.struck = breakpoints.struck(vcpu, runs(vcpu, insn))
+        return self.struck != 0
 
     # --- errors of SSE ----------------------------------------------------------------------------------
 

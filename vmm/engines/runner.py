@@ -58,8 +58,9 @@ class GuestRunner:
             self._leave = Leave.SHUTDOWN
 
     def _trap_behind(self) -> None:
-        """The guest's own single-step trap, behind an instruction; then go on."""
-        self._vcpu.dr[_DR6] |= _DR6_BS
+        """The guest's own single-step trap, behind an instruction, with what else has come there; then go on."""
+        self._vcpu.dr[_DR6] |= _DR6_BS | self._vcpu.pending_debug
+        self._vcpu.pending_debug = 0
         self._inject(GuestFault(Vector.DB), EventKind.TRAP)
 
     def _raise_pending_debug(self) -> None:

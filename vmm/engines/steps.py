@@ -25,14 +25,16 @@ _REPEATS: Final = (0xF2, 0xF3)
 class Step:
     """One instruction under way: what to undo and to deliver when it is done.
 
-    `trap`: the single-step trap follows. `ignores_error`: it does not see the x87 error that waits. `repeated` is the
-    instruction as the guest has it when it runs one iteration at a time, without its REP prefix.
+    `trap`: the single-step trap follows. `debug`: so does a #DB for these bits of DR6. `ignores_error`: it does not see
+    the x87 error that waits. `repeated` is the instruction as the guest has it when it runs one iteration at a time,
+    without its REP prefix.
     """
 
     pages: list[DevicePage]
     trap: bool = False
     repeated: Insn | None = None
     ignores_error: bool = False
+    debug: int = 0
 
 
 class Stepper:

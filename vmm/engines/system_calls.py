@@ -22,7 +22,7 @@ _LAST_NULL: Final = 3
 _ESP: Final = int(Reg.ESP)
 _ECX: Final = int(Reg.ECX)
 _EDX: Final = int(Reg.EDX)
-_IOPL: Final = int(Eflags.IOPL)
+_IOPL_AND_AC: Final = int(Eflags.IOPL | Eflags.AC)
 _CR0: Final = Slot.CR0 >> 2
 _CR4: Final = Slot.CR4 >> 2
 _FLAGS: Final = Slot.FLAGS >> 2
@@ -68,7 +68,7 @@ class SystemCalls:
             return None
         if not enters and page[_PENDING] and page[_IF]:
             return None
-        iopl = page[_FLAGS] & _IOPL
+        iopl = page[_FLAGS] & _IOPL_AND_AC
         mode = (enters, hflags, page[_CR0], page[_CR4], iopl, page[_GDT_LIMIT], vcpu.sysenter_cs)
         return (*mode, self._code.space, vcpu.selector(_FS) <= _LAST_NULL, vcpu.selector(_GS) <= _LAST_NULL)
 

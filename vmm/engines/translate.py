@@ -56,6 +56,8 @@ _MXCSR_MASKS: Final = 0x1F80
 _DR6: Final = 6
 _DR7: Final = 7
 _IOPL: Final = int(Eflags.IOPL)
+_IOPL_AND_AC: Final = int(Eflags.IOPL | Eflags.AC)
+_USER_RING: Final = 3
 _DF: Final = int(Eflags.DF)
 _OF: Final = int(Eflags.OF)
 _LAHF: Final = int(Eflags.SF | Eflags.ZF | Eflags.AF | Eflags.PF | Eflags.CF)
@@ -277,6 +279,7 @@ class TranslateEngine(GuestRunner):
             or self._leave is not None
             or (vcpu.page[_PENDING] and vcpu.page[_IF])
             or vcpu.nmi_pending
+            or vcpu.pending_debug
         ):
             self._resume()
 
@@ -348,8 +351,10 @@ class TranslateEngine(GuestRunner):
         except GuestFault as fault:
             self._inject(fault)
             return
-        if is_alone and self._step is None:
-            self._begin_step([])
+        if self._step is not None:
+            self._step.debug |= self._preparations.struck
+        elif is_alone:
+            self._begin_step([], one_iteration=True)
 
     def _misaligned(self, block: Block, address: int) -> None:
         """An SSE operand has not passed the check of its alignment."""
@@ -521,6 +526,7 @@ class TranslateEngine(GuestRunner):
         self._devices.write_back(step.pages)
         if step.ignores_error:
             fpu.show_error(self._vcpu)
+        self._vcpu.pending_debug |= step.debug
         if step.repeated is not None:
             self._stepper.count_iteration(step.repeated)
         if step.trap:
@@ -592,9 +598,9 @@ class TranslateEngine(GuestRunner):
                 self._in_force = None
             self.code.refresh()
         page, cpl = vcpu.page, vcpu.cpl
-        iopl = page[_FLAGS] & _IOPL if cpl else 0
+        flags = page[_FLAGS] & (_IOPL_AND_AC if cpl == _USER_RING else _IOPL) if cpl else 0
         mxcsr = vcpu.state.d[_MXCSR] & _MXCSR_MASKS
-        control = (page[_CR0], page[_CR4], cpl, iopl, vcpu.field_flags & _VM, vcpu.dr[_DR7], mxcsr)
+        control = (page[_CR0], page[_CR4], cpl, flags, vcpu.field_flags & _VM, vcpu.dr[_DR7], mxcsr)
         if control != self._in_force or vcpu.segments_changed:
             before = self.code.space
             self.code.select_space()
