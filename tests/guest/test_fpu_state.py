@@ -367,3 +367,63 @@ def test_ferr_falls_when_the_error_is_cleared(bench, clear):
     bench.board.ignores_x87_errors = True
     assert bench.run()["eip"] == "end"
     assert bench.board.x87_errors == [True, False]
+
+
+# --- errors in the x87 status word ------------------------------------------------------------------------------------
+
+INF, NAN, BIG, SMALL = 0x7F80_0000, 0x7FC0_0000, 0x7F7F_FFFF, 0x0080_0000
+X87_ERRORS = [  # instruction, its operands ST0 and ST1 as singles, the errors (SDM Vol. 1, "x87 FPU Exception Conditions")
+    pytest.param("fdivrp", ONE, ZERO, ZE, id="by_zero"),
+    pytest.param("fdivrp", ZERO, ZERO, IE, id="zero_by_zero"),
+    pytest.param("fdivrp", INF, ZERO, 0, id="infinity_by_zero"),
+    pytest.param("fdivrp", ONE, THREE, PEF, id="inexact"),
+    pytest.param("fsubp", INF, INF, IE, id="infinity_minus_infinity"),
+    pytest.param("fcompp", NAN, ONE, IE, id="compared_with_a_nan"),
+    pytest.param("fucompp", NAN, ONE, 0, id="compared_quietly"),
+    pytest.param("fmulp; fstp dword ptr [{cell}]", BIG, BIG, OE | PEF, id="overflow"),
+    pytest.param("fmulp; fstp dword ptr [{cell}]", SMALL, SMALL, UE | PEF, id="underflow"),
+    pytest.param("fistp dword ptr [{cell}]", BIG, ONE, IE, id="too_large_for_an_integer"),
+    pytest.param("faddp", ONE, ONE, 0, id="exact"),
+]
+OPERANDS = "fninit; fld dword ptr [{cell} + 4]; fld dword ptr [{cell}]; "
+
+
+def with_operands(bench, mode, code, left, right):
+    start(bench, mode, OPERANDS + code)
+    bench.poke(DATA + CELL, little(left, 4) + little(right, 4))
+
+
+@pytest.mark.parametrize("store", ["fnstsw ax; mov [{area} + 4], ax", "fnstsw [{area} + 4]", "fnstenv [{area}]"])
+@pytest.mark.parametrize(("code", "left", "right", "errors"), X87_ERRORS)
+def test_masked_errors_gather_in_the_status_word(bench, store, code, left, right, errors):
+    """SDM Vol. 1, "x87 FPU Status Register": sticky."""
+    with_operands(bench, P32[3], f"{code}; {store}", left, right)
+    assert bench.run()["eip"] == "end"
+    assert bench.word(DATA + AREA + 4, 2) & 0xBF == errors
+
+
+@pytest.mark.parametrize("clear", ["fnclex", "fninit", "fnsave [{area}]"])
+def test_errors_can_be_cleared(bench, clear):
+    with_operands(bench, P32[0], f"fdivrp; {clear}; fnstsw ax", ONE, THREE)
+    assert bench.run()["eax"] & 0xFF == 0
+
+
+def test_errors_that_are_loaded_are_there(bench):
+    with_operands(bench, P32[0], "fdivrp; fnstenv [{area}]; fnclex; fldenv [{area}]; fnstsw ax", ONE, THREE)
+    assert bench.run()["eax"] & 0xFF == PEF
+
+
+def test_zero_by_zero_is_no_division_by_zero(bench):
+    """Nor does it raise #MF as one."""
+    with_operands(
+        bench, P32[3], "mov word ptr [{area}], 0x37b; fldcw [{area}]; fdivrp; fwait; fnstsw ax; fld1", ZERO, ZERO
+    )
+    after = bench.run()
+    assert (after["eip"], after["eax"] & 0xFF) == ("end", IE)
+
+
+@pytest.mark.parametrize("test", ["sahf", "test ah, 0x45", "and ah, 0x45"])
+def test_condition_codes_need_no_exit(bench, test):
+    with_operands(bench, P32[3], f"fcompp; fnstsw ax; {test}; nop", ONE, THREE)
+    assert bench.run()["eax"] >> 8 & 0x45 == 0x01
+    assert bench.engine.stats.exits["prepare"] == 1  # FNINIT's

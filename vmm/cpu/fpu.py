@@ -28,6 +28,8 @@ _TS: Final = int(Cr0.TS)
 _OSFXSR: Final = int(Cr4.OSFXSR)
 _USER_RING: Final = 3
 _ERROR_MASKS: Final = 0x3F
+_GATHERED: Final = 0x3D
+"""IE, ZE, OE, UE and PE, in the status word and in the engine."""
 _SUMMARY: Final = 0x0080
 _SUMMARY_AND_BUSY: Final = 0x8080
 _MASK16: Final = 0xFFFF
@@ -51,6 +53,7 @@ _BEFORE_ROUNDING: Final = 0x07
 
 _FX_SIZE: Final = 512
 _FX_ALIGNMENT: Final = 16
+_FX_STATUS: Final = 2
 _FX_OPCODE: Final = 6
 _REGISTERS: Final = 8
 
@@ -125,6 +128,35 @@ def _load_pointers(vcpu: Vcpu, values: tuple[int, int, int, int, int]) -> None:
 # --- errors of x87 --------------------------------------------------------------------------------------------------
 
 
+def show_errors(vcpu: Vcpu) -> None:
+    """Let the status word show the errors that have gathered in the engine since FNCLEX or FNINIT.
+
+    The engine itself shows ZE alone, and that for 0/0, too. Limits: DE is not among them. What is unmasked is found
+    only here, and so raises no #MF before. Source: SDM Vol. 1, "x87 FPU Status Register".
+    """
+    status = _word(vcpu, hw.FPU_STATUS) & ~_GATHERED | vcpu.state.buffer[hw.FPU_ERRORS] & _GATHERED
+    _set_word(vcpu, hw.FPU_STATUS, status & ~_SUMMARY_AND_BUSY)
+    show_error(vcpu)
+
+
+def is_true_error(vcpu: Vcpu) -> bool:
+    """Whether the error that the engine has met is one: it takes 0/0 for a division by zero."""
+    show_errors(vcpu)
+    return has_error(vcpu)
+
+
+def clear_errors(vcpu: Vcpu, insn: Insn) -> None:
+    """FNCLEX and FNINIT, as far as the engine does not do it."""
+    require_fpu(vcpu)
+    vcpu.state.buffer[hw.FPU_ERRORS] = 0
+
+
+def fnstsw(vcpu: Vcpu, insn: Insn) -> None:
+    """FNSTSW, before the processor below does it."""
+    require_fpu(vcpu)
+    show_errors(vcpu)
+
+
 def has_error(vcpu: Vcpu) -> bool:
     """Is the error summary bit set?"""
     return bool(_word(vcpu, hw.FPU_STATUS) & _SUMMARY)
@@ -197,6 +229,7 @@ def _store(vcpu: Vcpu, insn: Insn, image: bytes) -> None:
 def fnstenv(vcpu: Vcpu, insn: Insn) -> None:
     """FNSTENV: store the environment, then mask all errors."""
     require_fpu(vcpu)
+    show_errors(vcpu)
     _store(vcpu, insn, _environment(vcpu, insn.operand_size))
     _set_word(vcpu, hw.FPU_CONTROL, _word(vcpu, hw.FPU_CONTROL) | _ERROR_MASKS)
     hide_error(vcpu)
@@ -205,8 +238,10 @@ def fnstenv(vcpu: Vcpu, insn: Insn) -> None:
 def fnsave(vcpu: Vcpu, insn: Insn) -> None:
     """FNSAVE without the FNINIT at its end: the environment, then the stack from its top."""
     require_fpu(vcpu)
+    show_errors(vcpu)
     top, registers = vcpu.state.buffer[hw.FPU_TOP] & 7, _registers(vcpu)
     _store(vcpu, insn, _environment(vcpu, insn.operand_size) + b"".join(registers[top:] + registers[:top]))
+    vcpu.state.buffer[hw.FPU_ERRORS] = 0
 
 
 # --- FLDENV, FRSTOR -------------------------------------------------------------------------------------------------
@@ -221,6 +256,7 @@ def fldenv(vcpu: Vcpu, insn: Insn) -> None:
     count = environment + (0 if insn.name == "fldenv" else 10 * _REGISTERS)
     image = vcpu.memory.read_bytes(at, count, vcpu.cpl == _USER_RING)
     _load_pointers(vcpu, _pointers_in(vcpu, image[:environment], size))
+    vcpu.state.buffer[hw.FPU_ERRORS] = image[size] & _GATHERED
 
 
 def _pointers_in(vcpu: Vcpu, image: bytes, size: int) -> tuple[int, int, int, int, int]:
@@ -238,6 +274,7 @@ def fxsave(vcpu: Vcpu, insn: Insn) -> None:
     """FXSAVE, before the processor below does it."""
     require_fpu(vcpu)
     check_alignment(vcpu, insn)
+    show_errors(vcpu)
     fold_errors(vcpu)
 
 
@@ -257,6 +294,7 @@ def fxrstor(vcpu: Vcpu, insn: Insn) -> None:
     if vcpu.cr4 & _OSFXSR:
         _check_mxcsr(vcpu, mxcsr)
     _load_pointers(vcpu, (opcode & 0x7FF, ip, cs, dp, ds))
+    vcpu.state.buffer[hw.FPU_ERRORS] = image[_FX_STATUS] & _GATHERED
 
 
 def stmxcsr(vcpu: Vcpu, insn: Insn) -> None:
@@ -282,8 +320,11 @@ def _check_mxcsr(vcpu: Vcpu, value: int) -> None:
 
 PREPARATIONS: Final[Mapping[str, Callable[[Vcpu, Insn], None]]] = {
     "fldenv": fldenv,
+    "fnclex": clear_errors,
+    "fninit": clear_errors,
     "fnsave": fnsave,
     "fnstenv": fnstenv,
+    "fnstsw": fnstsw,
     "frstor": fldenv,
     "fxrstor": fxrstor,
     "fxsave": fxsave,

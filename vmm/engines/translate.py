@@ -365,6 +365,18 @@ class TranslateEngine(GuestRunner):
         except GuestFault as fault:
             self._inject(fault)
 
+    def _goes_on_with_x87_error(self) -> bool:
+        """An x87 error at `vcpu.eip`: is it none, or not for the guest's #MF? Then what it is for is done.
+
+        If it is none, the instruction goes on where it is.
+        """
+        if not fpu.is_true_error(self._vcpu):
+            return True
+        if self._vcpu.page[_CR0] & _NE:
+            return False
+        self._report_x87_error()
+        return True
+
     def _report_x87_error(self) -> None:
         """With CR0.NE clear an instruction that meets an error asserts FERR# and waits for an interrupt, or, under
         IGNNE#, goes on without minding.
@@ -373,9 +385,12 @@ class TranslateEngine(GuestRunner):
         """
         vcpu = self._vcpu
         vcpu.x87_error = True
+        step, self._step = self._step, None
+        if step is not None:
+            self._devices.unmap(step.pages)
         if self._board.x87_error(True):
             fpu.hide_error(vcpu)
-            self._begin_step([])
+            self._begin_step([], trap=step is not None and step.trap)
             if self._step is not None:
                 self._step.ignores_error = True
             return
@@ -405,8 +420,7 @@ class TranslateEngine(GuestRunner):
             self._page_fault(state.q[hw.Q_CR + 2] & MASK32, code, block, address)
             return
         self._rewind(block, address)
-        if vector == Vector.MF and not self._vcpu.page[_CR0] & _NE:
-            self._report_x87_error()
+        if vector == Vector.MF and self._goes_on_with_x87_error():
             return
         self._inject(GuestFault(vector, code & 0xFFFF if vector in HAS_ERROR_CODE else None))
 

@@ -48,6 +48,7 @@ FPU_CS: Final = 754
 FPU_DS: Final = 756
 FPU_IP: Final = 760
 FPU_DP: Final = 768
+FPU_ERRORS: Final = 778  # of softfloat's flags, below, those of x87
 FPU_ROUNDING: Final = 776  # softfloat's modes and flags: x87, MMX, SSE; the last ends where MXCSR begins
 SSE_ERRORS: Final = 810  # of those flags, the ones that SSE instructions have set and nobody has taken out
 MXCSR: Final = 816
