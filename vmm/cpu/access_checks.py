@@ -15,7 +15,7 @@ from bt.decode import Insn
 from bt.tables import repeats, waits
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32
-from vmm.arch.registers import Cr0, Eflags, Reg, Seg
+from vmm.arch.registers import Cr0, Cr4, Eflags, Reg, Seg
 from vmm.cpu import limits
 from vmm.cpu.operands import effective_offset, read_rm
 from vmm.cpu.vcpu import Vcpu
@@ -35,6 +35,14 @@ _SIMD: Final = frozenset(
     for first, end in ((0x10, 0x18), (0x28, 0x30), (0x50, 0x80), (0xAE, 0xAF), (0xC2, 0xC3), (0xC4, 0xC7), (0xD0, 0xFF))
     for at in range(0x0F00 + first, 0x0F00 + end)
 )
+_SSE_ALONE: Final = frozenset(
+    (*range(0x0F10, 0x0F18), *range(0x0F28, 0x0F2A), 0x0F2B, 0x0F2E, 0x0F2F, *range(0x0F50, 0x0F60), 0x0FC2, 0x0FC6)
+)
+"""Opcodes that name an XMM register, or memory for one, whatever their prefix is."""
+_GROUP_15: Final = (0x0FAE,)
+_MXCSR_FIELDS: Final = (2, 3)
+_OPERAND_SIZE: Final = 0x66
+_OSFXSR: Final = int(Cr4.OSFXSR)
 _LEVELS: Final = 32
 _USER_RING: Final = 3
 _PUSHA_FAULTS: Final = range(7, 16, 2)
@@ -57,7 +65,7 @@ def check_all(vcpu: Vcpu, insn: Insn) -> int | None:
     that may not.
     Raises: GuestFault #SS(0), #GP(0).
     """
-    if vcpu.cr0 & _FPU_OFF and (insn.opcode in _X87 or insn.opcode in _SIMD):
+    if _is_unavailable(vcpu, insn):
         return None  # #NM or #UD comes first
     if waits(insn) and _has_x87_error(vcpu):
         return None  # #MF does
@@ -87,9 +95,23 @@ def _check_pages(vcpu: Vcpu, accessed: list[Place]) -> None:
         check(vcpu.base(seg) + offset & MASK32, size, user)
 
 
+def _is_unavailable(vcpu: Vcpu, insn: Insn) -> bool:
+    """Do CR0.TS, CR0.EM or CR4.OSFXSR keep an x87, MMX or SSE instruction from being executed?"""
+    if insn.opcode in _SIMD and not vcpu.cr4 & _OSFXSR and _uses_xmm(insn):
+        return True
+    return bool(vcpu.cr0 & _FPU_OFF) and (insn.opcode in _X87 or insn.opcode in _SIMD)
+
+
+def _uses_xmm(insn: Insn) -> bool:
+    """Of the opcodes in `_SIMD`: is it SSE, not MMX? Source: SDM Vol. 2D, "Opcode Map"."""
+    if insn.opcode in _GROUP_15:
+        return insn.modrm >> 3 & 7 in _MXCSR_FIELDS
+    return insn.opcode in _SSE_ALONE or bool(insn.repeat) or _OPERAND_SIZE in insn.prefixes
+
+
 def is_empty(vcpu: Vcpu, insn: Insn) -> bool:
     """Does an instruction access nothing after all: a REP that has nothing to do, or one that is not available?"""
-    if vcpu.cr0 & _FPU_OFF and (insn.opcode in _X87 or insn.opcode in _SIMD):
+    if _is_unavailable(vcpu, insn):
         return True
     return repeats(insn) and not vcpu.reg32(Reg.ECX) & _MASKS[insn.address_size]
 

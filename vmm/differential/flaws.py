@@ -72,6 +72,30 @@ FLAWS: Final = (
         when=predicates.errs_without_ne,
     ),
     Flaw(
+        "alignment of SSE operands",
+        "a 128-bit operand that is not aligned is #GP, and so are reserved bits of MXCSR",
+        'SDM Vol. 3A, "Interrupt 13 - General Protection Exception (#GP)"; Vol. 2A, "LDMXCSR", "FXRSTOR"',
+        when=predicates.minds_alignment,
+    ),
+    Flaw(
+        "alignment check",
+        "what is not aligned is #AC at CPL 3 under CR0.AM and EFLAGS.AC",
+        'SDM Vol. 3A, "Interrupt 17 - Alignment Check Exception (#AC)"',
+        when=predicates.checks_alignment,
+    ),
+    Flaw(
+        "CLFLUSH",
+        "for paging it is a load",
+        'SDM Vol. 2A, "CLFLUSH - Flush Cache Line"',
+        when=predicates.flushes_what_is_not_there,
+    ),
+    Flaw(
+        "x87 and SSE state",
+        "errors show in MXCSR and in the x87 status word, whose summary follows from them; FNSTENV masks them",
+        'SDM Vol. 1, "MXCSR Control and Status Register", "x87 FPU Status Register"; Vol. 2A, "FSTENV/FNSTENV"',
+        when=predicates.keeps_fpu_state,
+    ),
+    Flaw(
         "accessed bits",
         "an entry that a translation uses becomes accessed; whether one does that ends in a fault is not said",
         'SDM Vol. 3A, "Accessed and Dirty Flags"',

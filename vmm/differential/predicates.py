@@ -9,6 +9,8 @@ from itertools import pairwise
 from typing import Final
 
 from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Insn
+from bt.fpu_state import STATES
+from bt.simd import must_be_aligned
 from bt.tables import waits
 from vmm.arch.descriptors import DESCRIPTOR_SIZE, SELECTOR_INDEX, SELECTOR_TI, Descriptor
 from vmm.arch.exceptions import HAS_ERROR_CODE, Vector
@@ -201,6 +203,37 @@ def errs_without_ne(case: Case) -> bool:
 def may_push_hidden_flags(case: Case) -> bool:
     """In virtual-8086 mode VM is set; back from the task of a task gate RF is."""
     return case.program.mode.kind is Kind.V86 or any(stop.where == TASK for stop in case.got.stops)
+
+
+_LOADS_MXCSR: Final = frozenset(("ldmxcsr", "fxrstor"))
+
+
+def minds_alignment(case: Case) -> bool:
+    """#GP for an operand that must be on a 16-byte boundary, or, what cannot be told apart, a reserved bit of MXCSR; or
+    a shutdown, for which there may be no other sign."""
+    if case.got.ending is Ending.SHUTDOWN and both_stops(case) is None:
+        return any(map(must_be_aligned, instructions(case.program)))
+    found = general_protection(case)
+    return found is not None and (must_be_aligned(found[1]) or found[1].name in _LOADS_MXCSR | {"fxsave"})
+
+
+def checks_alignment(case: Case) -> bool:
+    """#AC, or #DF because of its gate, at CPL 3 with EFLAGS.AC."""
+    stop = own_stop(case)
+    return stop is not None and stop.vector in (Vector.AC, Vector.DF) and bool(stop.control[0] & Cr0.AM)
+
+
+def flushes_what_is_not_there(case: Case) -> bool:
+    """A page fault of CLFLUSH."""
+    stop = own_stop(case)
+    insn = None if stop is None or stop.vector not in OF_PAGES else at_fault(stop)
+    return insn is not None and insn.name == "clflush"
+
+
+def keeps_fpu_state(case: Case) -> bool:
+    """What x87 and SSE hold, or was stored of it, is all that differs, and the program stores, loads or clears it."""
+    kinds = {difference.what.split()[0] for difference in case.differences}
+    return kinds <= {"page", "fpu", "errors"} and any(insn.name in STATES for insn in instructions(case.program))
 
 
 def overlooks_lock(case: Case) -> bool:

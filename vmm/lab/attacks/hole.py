@@ -6,7 +6,7 @@ Source: Intel SDM Vol. 3A, "Page-Fault Exceptions", "Segment Descriptor Tables",
 from collections.abc import Iterator
 from typing import Final
 
-from vmm.arch.exceptions import Vector
+from vmm.arch.exceptions import PageFault, Vector
 from vmm.arch.layout import PAGE_SIZE
 from vmm.cpu.hole import DEFAULT_HOLE, HOLE_SIZE, Hole
 from vmm.lab.attacks.guest import (
@@ -163,9 +163,9 @@ def _frames() -> Iterator[Attack]:
         text, count = _walk("mov eax, dword ptr [edi]", _WINDOW, 1024 * PAGE_SIZE, PAGE_SIZE)
         yield Attack(
             f"page table at {table:#x}",
-            "a directory entry that names a table where nothing answers",
+            "a directory entry that names a table where nothing answers: ones, of which bit 7 is reserved",
             f"mov dword ptr [{DIRECTORY + 4:#x}], {table | 7:#x}\n" + _PAGING_ON + text,
-            (ok,) * count,
+            ((_PF, int(PageFault.P | PageFault.RSVD)),) * count,
         )
     last = 1023
     seen_at = last << 22 | last << 12
