@@ -86,6 +86,12 @@ FLAWS: Final = (
         "CLFLUSH",
         "for paging it is a load",
         'SDM Vol. 2A, "CLFLUSH - Flush Cache Line"',
+        spellings.flush,
+    ),
+    Flaw(
+        "CLFLUSH",
+        "for paging it is a load",
+        'SDM Vol. 2A, "CLFLUSH - Flush Cache Line"',
         when=predicates.flushes_what_is_not_there,
     ),
     Flaw(

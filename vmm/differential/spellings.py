@@ -88,6 +88,11 @@ def _minds_lazy_flags(insn: Insn) -> bool:
     return insn.opcode in _SETCC or insn.modrm >> 3 & 7 in _OF_LAZY_FLAGS.get(insn.opcode, ())
 
 
+def flush(insn: Insn) -> bytes | None:
+    """CLFLUSH as NOP."""
+    return _NOP if insn.mnemonic == "clflush" else None
+
+
 def hint(insn: Insn) -> bytes | None:
     """0F18h of a register as NOP."""
     return _NOP if insn.opcode == _PREFETCH and insn.is_register_form else None
