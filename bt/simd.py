@@ -45,6 +45,8 @@ _ARITHMETIC: Final = frozenset((0x2A, 0x2C, 0x2D, 0x2E, 0x2F, 0x51, *range(0x58,
 _MMX_CONVERSIONS: Final = frozenset((0x2A, 0x2C, 0x2D))
 _CVTPI2PD: Final = 0x0F2A
 """Of a memory operand, behind 66h: the one of them that leaves MMX alone."""
+_MOVAPS_XMM0_XMM0: Final = b"\x0f\x28\xc0"
+"""#UD and #NM where the conversion itself would be, and they come before #MF."""
 _FWAIT: Final = b"\x9b"
 _TWO_BYTES: Final = 0x0F00
 _TIMES_8: Final = b"\x8d\x0c\xcd\0\0\0\0"
@@ -92,7 +94,7 @@ def _run(emit: Emitter, insn: Insn) -> None:
     looks = emit.context.simd_errors and is_arithmetic(insn)
     if looks:
         emit.site(SiteKind.PREPARE, BEFORE_ARITHMETIC)
-    emit.raw(_FWAIT * uses_mmx(insn) + insn.raw)
+    emit.raw((_MOVAPS_XMM0_XMM0 + _FWAIT if uses_mmx(insn) else b"") + insn.raw)
     if looks:
         emit.site(SiteKind.PREPARE, BEHIND_ARITHMETIC)
 

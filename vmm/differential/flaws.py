@@ -59,6 +59,18 @@ FLAWS: Final = (
         when=memory_predicates.is_in_the_hole,
     ),
     Flaw(
+        "OSFXSR",
+        "#UD for an SSE instruction without CR4.OSFXSR comes before #NM",
+        'SDM Vol. 2A, "Exceptions Type 2" and those behind it; Vol. 3A, "Interrupt 6 - Invalid Opcode Exception (#UD)"',
+        when=predicates.asks_for_no_sse,
+    ),
+    Flaw(
+        "loads of x87 state",
+        "an instruction that faults has changed nothing",
+        'SDM Vol. 3A, "Exception Classifications", faults',
+        when=predicates.loads_state_in_part,
+    ),
+    Flaw(
         "x87 and SSE state",
         "errors show in MXCSR and in the x87 status word, whose summary follows from them; FNSTENV masks them",
         'SDM Vol. 1, "MXCSR Control and Status Register", "x87 FPU Status Register"; Vol. 2A, "FSTENV/FNSTENV"',

@@ -15,7 +15,7 @@ from vmm.arch.descriptors import DESCRIPTOR_SIZE, SELECTOR_INDEX, SELECTOR_TI, D
 from vmm.arch.exceptions import HAS_ERROR_CODE, Vector
 from vmm.arch.layout import MASK32
 from vmm.arch.paging import RESERVED_PDPTE, Pte
-from vmm.arch.registers import Cr0, Eflags, Reg, Seg
+from vmm.arch.registers import Cr0, Cr4, Eflags, Reg, Seg
 from vmm.cpu.control import CR4_BITS
 from vmm.differential.case import Case
 from vmm.differential.evidence import (
@@ -206,6 +206,8 @@ def may_push_hidden_flags(case: Case) -> bool:
 
 _SUMMARY: Final = 0x80  # alone in `Stop.errors`
 _STATUS_AT, _WORD_DIGITS, _MXCSR_AT = 8, 4, 9  # hexadecimal digits, and words of `Outcome.fpu`
+_CR4_AT: Final = 3  # in `Stop.control`
+_LOADS_OF_STATE: Final = ("fldenv", "frstor", "fxrstor")
 _LOADS_MXCSR: Final = frozenset(("ldmxcsr", "fxrstor"))
 
 
@@ -246,6 +248,23 @@ def _values(fpu: str) -> list[str]:
     if not words:
         return []
     return [words[0][:_STATUS_AT] + words[0][_STATUS_AT + _WORD_DIGITS :], *words[1:_MXCSR_AT], *words[_MXCSR_AT + 1 :]]
+
+
+def asks_for_no_sse(case: Case) -> bool:
+    """#UD for an SSE instruction with CR4.OSFXSR clear or CR0.EM set; the reference looked at CR0.TS first."""
+    stops = both_stops(case)
+    if stops is None or stops[0].saved_eip != stops[1].saved_eip:
+        return False
+    is_off = stops[0].control[0] & Cr0.EM or not stops[0].control[_CR4_AT] & Cr4.OSFXSR
+    return bool(is_off and stops[0].vector == Vector.UD and stops[1].vector == Vector.NM)
+
+
+def loads_state_in_part(case: Case) -> bool:
+    """x87 and SSE registers alone differ, and a load of them was a page fault."""
+    if {difference.what for difference in case.differences} != {"fpu"}:
+        return False
+    faulted = (at_fault(stop) for stop in case.got.stops if stop.vector in OF_PAGES)
+    return any(insn is not None and insn.name in _LOADS_OF_STATE for insn in faulted)
 
 
 def overlooks_lock(case: Case) -> bool:
@@ -380,7 +399,7 @@ def enters_v86_far(case: Case) -> bool:
 
 
 def pushes_past_limit(case: Case) -> bool:
-    """One engine alone shut down, with a stack segment with a base and no room for a frame in it, the reference for an
+    """One engine alone shut down, with no room for a frame in its stack segment, the reference for an
     interrupt, which the VMM delivers there, too; or #SS(0) at an instruction with a frame of several words, or where a
     frame would go round the end of the linear addresses."""
     stops = both_stops(case)
@@ -390,12 +409,13 @@ def pushes_past_limit(case: Case) -> bool:
         insn = at_fault(stops[0])
         is_frame = insn is not None and insn.opcode in STACK_HELPERS
         return case.program.based and is_frame and not error_code(stops[0])
-    if not case.program.based or case.got.ending is case.expected.ending:
+    if case.got.ending is case.expected.ending:
         return False
     outcome = case.expected if case.got.last is None else case.got
     if outcome.last is None or (outcome is case.expected and not outcome.has_lost_interrupt):
         return False
-    return not _BIG_FRAME <= outcome.last.general[_ESP] <= _LIMIT_16
+    limits = outcome.last.segments[Seg.SS][_HIDDEN_LIMIT:]
+    return not _BIG_FRAME <= outcome.last.general[_ESP] <= (limits[0] if limits else _LIMIT_16)
 
 
 def drops_negative(case: Case) -> bool:

@@ -6,6 +6,7 @@ Each function takes an instruction and gives its other spelling, or None where i
 from typing import Final
 
 from bt.decode import Insn
+from bt.simd import uses_mmx
 from bt.tables import waits
 
 _IN_AL_DX: Final = b"\xec"
@@ -68,7 +69,8 @@ def bit_scan(insn: Insn) -> bytes | None:
 
 def waiting(insn: Insn) -> bytes | None:
     """x87 and MMX instructions that wait for errors, behind an FWAIT, the only one at which Unicorn looks for them."""
-    return _FWAIT + insn.raw if waits(insn) and insn.opcode != _FWAIT[0] else None
+    is_one = waits(insn) or uses_mmx(insn)
+    return _FWAIT + insn.raw if is_one and insn.opcode != _FWAIT[0] else None
 
 
 def loop_on_zf(insn: Insn) -> bytes | None:
