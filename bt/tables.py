@@ -161,6 +161,8 @@ LEAVING: Final = frozenset(
     """.split()
 )
 """They leave the cache."""
+_LOOKED_AT: Final = ("clflush",)
+"""They leave for what the engine does not check, and tell nothing."""
 
 _FWAIT: Final = b"\x9b"
 _NOT_WAITING: Final = frozenset("fnclex fninit fnsave fnstcw fnstenv fnstsw fdisi8087_nop feni8087_nop fsetpm".split())
@@ -310,7 +312,7 @@ def is_sensitive(insn: Insn) -> bool:
         return insn.opcode in _SYSTEM_MOVES
     if name in ("push", "pop"):
         return insn.opcode in _SEGMENT_STACK
-    return name in INLINE or name in LEAVING or name in PARTLY
+    return name in INLINE or (name in LEAVING and name not in _LOOKED_AT) or name in PARTLY
 
 
 CRITICAL_NAMES: Final = frozenset((*INLINE, *LEAVING, "mov", "pop"))

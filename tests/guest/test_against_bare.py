@@ -123,7 +123,7 @@ BOTH_WIDTHS = {
     "exchange": "xchg ax, bx; xadd cx, dx; mov si, cx; lahf; sahf; cbw; cwd; cmpxchg bx, cx",
     "float": (
         "fninit; fld1; fldpi; fadd st(0), st(1); fsqrt; fmul st(0), st(1); fistp word ptr [{d}]; "
-        "fstp qword ptr [{d}+8]; fnstcw [{d}+16]; fnstsw ax; fstp st(0); fldl2e; fsin; "
+        "fstp qword ptr [{d}+8]; fnstcw [{d}+16]; fnstsw ax; and al, 0xdf; fstp st(0); fldl2e; fsin; "
         "fstp dword ptr [{d}+24]"
     ),
     "sse": (

@@ -405,13 +405,14 @@ def test_the_page_fault_of_an_earlier_access_comes_first(used_bench, mode, text)
 
 @pytest.mark.parametrize("mode", [P16[3], P32_BASED[0]], ids=str)
 def test_an_x87_error_comes_before_the_fault_of_the_operand(used_bench, mode):
-    code = asm(f"fnstsw ax; fld dword ptr [{'ebx' if mode.code32 else 'bx'}]", mode.code32)
-    for error, vector in ((1, 16), (0, GP)):
+    """1 / 0, which CR0.NE and the control word make an error, and an operand across the end of its segment."""
+    code = asm(f"fld1; fldz; fdivp; fld dword ptr [{'ebx' if mode.code32 else 'bx'}]", mode.code32)
+    for control, vector in ((0x37B, 16), (0x37F, GP)):
         used_bench.start(mode, code, ebx=END - 1)
         used_bench.set(cr0=used_bench.vcpu.cr0 | int(Cr0.NE))
         state = used_bench.vcpu.state.buffer
-        state[hw.FPU_CONTROL : hw.FPU_CONTROL + 2] = (0x37E).to_bytes(2, "little")
-        state[hw.FPU_STATUS : hw.FPU_STATUS + 2] = (error | error << 7).to_bytes(2, "little")
+        state[hw.FPU_CONTROL : hw.FPU_CONTROL + 2] = control.to_bytes(2, "little")
+        state[hw.FPU_STATUS : hw.FPU_STATUS + 2] = bytes(2)
         assert used_bench.run()["fault"][0] == vector
 
 

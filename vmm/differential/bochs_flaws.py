@@ -20,12 +20,6 @@ _LIMITS: Final = 'docs/limits.md, "The bare processor"; SDM Vol. 3A, "Limit Chec
 
 DEVIATIONS: Final = (
     Flaw(
-        "alignment of SSE operands",
-        "a 128-bit operand that is not aligned is #GP",
-        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 3A, "Interrupt 13 - General Protection Exception (#GP)"',
-        when=bochs_predicates.misses_alignment,
-    ),
-    Flaw(
         "checks of data segments",
         "an operand beyond the limit, through a null selector or of the wrong type is #GP or #SS",
         _LIMITS,

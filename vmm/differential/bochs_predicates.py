@@ -18,7 +18,6 @@ from vmm.differential.operand_faults import (
     Access,
     accesses,
     general_before,
-    is_misaligned,
     segments_before,
     stack_accesses,
     violates,
@@ -50,15 +49,6 @@ _OF_PUSHES: Final = (Vector.PF, Vector.SS)
 _CALL: Final = 0xE8
 _RETURNS: Final = (0xC2, 0xC3)
 _INDIRECT: Final = (2, 4)
-
-
-def misses_alignment(case: Case) -> bool:
-    """#GP for a 128-bit operand that is not aligned."""
-    stop = _bochs_faulted(case)
-    insn = None if stop is None else at_fault(stop)
-    if stop is None or insn is None or stop.vector not in (Vector.GP, Vector.DF):
-        return False
-    return is_misaligned(insn, general_before(case, stop), segments_before(case, stop))
 
 
 def misses_segment_checks(case: Case) -> bool:
