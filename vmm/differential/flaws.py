@@ -65,6 +65,12 @@ FLAWS: Final = (
         when=predicates.asks_for_no_sse,
     ),
     Flaw(
+        "parts of x87 state",
+        "which byte of an operand of 28 to 512 bytes is looked at first is not said",
+        'SDM Vol. 3A, "Interrupt 14 - Page-Fault Exception (#PF)"',
+        when=memory_predicates.faults_elsewhere,
+    ),
+    Flaw(
         "loads of x87 state",
         "an instruction that faults has changed nothing",
         'SDM Vol. 3A, "Exception Classifications", faults',

@@ -6,6 +6,7 @@ Each function knows one; see `predicates.py`.
 from typing import Final
 
 from bt.decode import MAX_LENGTH, Insn
+from bt.fpu_state import STATES
 from vmm.arch.descriptors import ACCESS_BYTE, DESCRIPTOR_SIZE
 from vmm.arch.exceptions import PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT, PAGE_SIZE
@@ -168,6 +169,17 @@ def marks_elsewhere(case: Case) -> bool:
         and mine in tables
         and mine // DESCRIPTOR_SIZE == other // DESCRIPTOR_SIZE
     )
+
+
+def faults_elsewhere(case: Case) -> bool:
+    """CR2 alone differs, and names another byte of the same page, at an instruction with a large operand."""
+    stops = both_stops(case)
+    if stops is None or {difference.what for difference in case.differences} - {"control", "errors"}:
+        return False
+    (cr0, mine, *rest), (other_cr0, other, *other_rest) = (stop.control for stop in stops)
+    insn = at_fault(stops[0])
+    same_page = (cr0, mine // PAGE_SIZE, rest) == (other_cr0, other // PAGE_SIZE, other_rest)
+    return same_page and insn is not None and insn.name in STATES
 
 
 def _has_fresh_code(descriptors: bytes) -> bool:

@@ -215,7 +215,7 @@ def minds_alignment(case: Case) -> bool:
     """#GP for an operand that must be on a 16-byte boundary, or, what cannot be told apart, a reserved bit of MXCSR; or
     a shutdown, for which there may be no other sign."""
     if case.got.ending is Ending.SHUTDOWN and both_stops(case) is None:
-        return any(map(must_be_aligned, instructions(case.program)))
+        return any(must_be_aligned(insn) or insn.name in _LOADS_MXCSR for insn in instructions(case.program))
     found = general_protection(case)
     return found is not None and (must_be_aligned(found[1]) or found[1].name in _LOADS_MXCSR | {"fxsave"})
 

@@ -32,7 +32,6 @@ _RETURNS: Final = (0xC2, 0xC3)
 _INDIRECT: Final = (2, 4)
 _FLAT, _LIMIT_16 = 0xFFFF_FFFF, 0xFFFF
 _FAST_CALLS: Final = (0x0F34, 0x0F35)
-_BIT_STRINGS: Final = (0x0FA3, 0x0FAB, 0x0FB3, 0x0FBB)
 _WHOLE: Final = 4
 """Fields of a segment register that is present."""
 _IMAGES: Final = {"fldenv": 28, "fnstenv": 28, "frstor": 108, "fnsave": 108, "fxsave": 512, "fxrstor": 512}
@@ -88,23 +87,10 @@ def _is_forbidden(case: Case, stop: Stop, insn: Insn) -> bool:
     segments, general = _segments(case, stop), general_before(case, stop)
     stack = segments[Seg.SS]
     stack32 = stack is not None and stack.is_default_big
-    size, moved = _IMAGES.get(insn.name, 0), _bit_string_step(insn, general)
-    mask = _FLAT if insn.address_size == WIDE else _LIMIT_16
-    found = [
-        access._replace(offset=access.offset + moved & mask, size=max(size, access.size))
-        for access in accesses(insn, general)
-    ]
+    size = _IMAGES.get(insn.name, 0)
+    found = [access._replace(size=max(size, access.size)) for access in accesses(insn, general)]
     found += stack_accesses(insn, general, stack32)
     return any(_forbids(insn, access, segments[access.seg]) for access in found)
-
-
-def _bit_string_step(insn: Insn, general: tuple[int, ...]) -> int:
-    """How far the bit offset in a register moves the operand of BT and its like."""
-    if insn.opcode not in _BIT_STRINGS:
-        return 0
-    bits = 8 * insn.operand_size
-    offset = general[insn.modrm >> 3 & 7] & (1 << bits) - 1
-    return (offset - (offset >> bits - 1 << bits)) // bits * insn.operand_size
 
 
 def _segments(case: Case, stop: Stop) -> dict[int, Descriptor | None]:

@@ -82,7 +82,7 @@ class Differ:
             case = pair.compare(program, expected)
             if not case.differences:
                 continue
-            flaws, case = explain(case, pair.compare)
+            flaws, case = explain(case, pair.compare, pair.compare_unchecked)
             if flaws:
                 tally.explained.update({f"{pair.engine}/{flaw.name}" for flaw in flaws})
                 continue
@@ -98,7 +98,11 @@ def _smaller(case: Case, pair: Pair) -> Case:
 
     def fails(program: Program) -> bool:
         trial = pair.compare(program)
-        return bool(trial.differences) and _kind(trial) == kind and not explain(trial, pair.compare)[0]
+        return (
+            bool(trial.differences)
+            and _kind(trial) == kind
+            and not explain(trial, pair.compare, pair.compare_unchecked)[0]
+        )
 
     return pair.compare(shrink(case.program, fails))
 
