@@ -66,7 +66,7 @@ FLAWS: Final = (
     ),
     Flaw(
         "parts of x87 state",
-        "which byte of an operand of 28 to 512 bytes is looked at first is not said",
+        "which byte of an operand of 10 to 512 bytes is looked at first is not said",
         'SDM Vol. 3A, "Interrupt 14 - Page-Fault Exception (#PF)"',
         when=memory_predicates.faults_elsewhere,
     ),

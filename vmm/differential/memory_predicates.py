@@ -34,6 +34,7 @@ _CR2: Final = 1
 _BLOCK: Final = 0x60  # bytes that a block of the engine may have
 _USER: Final = 3
 _3DNOW: Final = 0x0F0F
+_X87: Final = range(0xD8, 0xE0)
 _FAR_CALL: Final = 3
 TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
 _DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
@@ -172,14 +173,14 @@ def marks_elsewhere(case: Case) -> bool:
 
 
 def faults_elsewhere(case: Case) -> bool:
-    """CR2 alone differs, and names another byte of the same page, at an instruction with a large operand."""
+    """CR2 alone differs, and names another byte of the same page, at an x87 instruction, whose operand may be large."""
     stops = both_stops(case)
     if stops is None or {difference.what for difference in case.differences} - {"control", "errors"}:
         return False
     (cr0, mine, *rest), (other_cr0, other, *other_rest) = (stop.control for stop in stops)
     insn = at_fault(stops[0])
     same_page = (cr0, mine // PAGE_SIZE, rest) == (other_cr0, other // PAGE_SIZE, other_rest)
-    return same_page and insn is not None and insn.name in STATES
+    return same_page and insn is not None and (insn.name in STATES or insn.opcode in _X87)
 
 
 def _has_fresh_code(descriptors: bytes) -> bool:

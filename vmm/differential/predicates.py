@@ -402,13 +402,13 @@ def pushes_past_limit(case: Case) -> bool:
     """One engine alone shut down, with no room for a frame in its stack segment, the reference for an
     interrupt, which the VMM delivers there, too; or #SS(0) at an instruction with a frame of several words, or where a
     frame would go round the end of the linear addresses."""
-    stops = both_stops(case)
-    if stops is not None and stops[0].vector == Vector.SS:
-        if stops[0].general[_ESP] > MASK32 - _BIG_FRAME:
+    stop = own_stop(case)
+    if stop is not None and stop.vector == Vector.SS:
+        if stop.general[_ESP] > MASK32 - _BIG_FRAME:
             return True
-        insn = at_fault(stops[0])
+        insn = at_fault(stop)
         is_frame = insn is not None and insn.opcode in STACK_HELPERS
-        return case.program.based and is_frame and not error_code(stops[0])
+        return case.program.based and is_frame and not error_code(stop)
     if case.got.ending is case.expected.ending:
         return False
     outcome = case.expected if case.got.last is None else case.got

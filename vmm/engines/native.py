@@ -171,10 +171,14 @@ class NativeEngine(GuestRunner):
         state.d[hw.D_HFLAGS] &= ~hw.HF_INHIBIT_IRQ & MASK32
 
     def _code_byte(self) -> int:
-        """The first byte of the instruction at EIP, which the processor has fetched, behind its prefixes."""
+        """The first byte of the instruction at EIP, which the processor has fetched, behind its prefixes; 0 where it
+        did so through entries with reserved bits that it does not look at."""
         vcpu = self._vcpu
         la = vcpu.base(_CS) + vcpu.eip & MASK32
-        at = self._mmu.translate(la, False, vcpu.cpl == 3, fetch=True)
+        try:
+            at = self._mmu.translate(la, False, vcpu.cpl == 3, fetch=True)
+        except GuestFault:
+            return 0
         raw = self._memory.read(at, min(MAX_LENGTH, PAGE_SIZE - (la & PAGE_MASK)))
         if len(raw) < MAX_LENGTH and LEGACY_PREFIXES.issuperset(raw):  # the rest lies in the next page
             raw += vcpu.memory.read_bytes(la + len(raw) & MASK32, MAX_LENGTH - len(raw), vcpu.cpl == 3)
