@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from vmm.cli.main import main
+from vmm.differential.campaign import Campaign, Progress
+from vmm.differential.tally import Tally
 
 FEW = ["differential", "--programs", "4", "--modes", "real", "--jobs", "1", "--against", "callouts"]
 
@@ -49,3 +51,18 @@ def test_a_saved_case_runs_again(capsys: pytest.CaptureFixture[str]) -> None:
     case = Path(__file__).parents[1] / "differential" / "cases" / "iretd_in_a_nested_task.json"
     assert main(["differential", "--against", "callouts", "--case", str(case)]) == 0
     assert "translate against callouts:\n  the same" in capsys.readouterr().out
+
+
+def test_an_interrupted_campaign_reports_what_there_is(monkeypatch, capsys) -> None:
+    run = Campaign.run
+
+    def interrupted(campaign: Campaign, progress: Progress) -> Tally:
+        def stop(_tally: Tally) -> None:
+            raise KeyboardInterrupt
+
+        return run(campaign, stop)
+
+    monkeypatch.setattr(Campaign, "run", interrupted)
+    few = ["differential", "--programs", "120", "--modes", "real", "--jobs", "1", "--against", "callouts"]
+    assert main(few) == 130
+    assert "Interrupted: " in capsys.readouterr().out

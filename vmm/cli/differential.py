@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from vmm.differential.rig import SUBJECTS
 from vmm.differential.tally import Tally
 from vmm.differential.worker import Plan
 from vmm.errors import ConfigError
-from vmm.outcome import EXIT_OK
+from vmm.outcome import EXIT_OK, SIGNAL_BASE
 
 EXIT_DIFFERENT: Final = 1
 STDOUT: Final = "-"
@@ -29,7 +30,8 @@ _SHOW_EVERY_S: Final = 5.0
 
 
 def run(words: dict[str, Any]) -> int:
-    """Run the campaign that the words of the command line ask for; status 1 if a difference is unexplained.
+    """Run the campaign that the words of the command line ask for. Status 1 if a difference is unexplained; 130, with a
+    report of what there is, if the user interrupts it.
 
     Raises: ConfigError.
     """
@@ -54,11 +56,17 @@ def run(words: dict[str, Any]) -> int:
         if words.get(option) != STDOUT:
             output_file(words.get(option), f"--{option}")
     campaign = Campaign(plan, words["first"], words["programs"], jobs, output_file(words.get("resume"), "--resume"))
-    campaign.run(_Progress(words["programs"]).show)
+    interrupted = False
+    try:
+        campaign.run(_Progress(words["programs"]).show)
+    except KeyboardInterrupt:
+        interrupted = True
     json_text = json.dumps(report.to_json(campaign), indent=1) + "\n"
     _write(words.get("json"), "--json", json_text)
     target = words.get("report", None if words.get("json") == STDOUT else STDOUT)
     _write(target, "--report", report.to_markdown(campaign))
+    if interrupted:
+        return SIGNAL_BASE + signal.SIGINT
     return EXIT_DIFFERENT if campaign.tally.failures else EXIT_OK
 
 

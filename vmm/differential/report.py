@@ -63,7 +63,7 @@ def to_markdown(campaign: Campaign) -> str:
             "",
             f"`{command(campaign)}`",
             "",
-            f"{tally.total} programs, {tally.share(tally.faulting):.1%} of them with exceptions, "
+            f"{_amount(campaign)} programs, {tally.share(tally.faulting):.1%} of them with exceptions, "
             f"{tally.share(tally.interrupted):.1%} with hardware interrupts. "
             f"{sum(tally.explained.values())} explained differences, {len(tally.failures)} unexplained.",
             "",
@@ -83,6 +83,11 @@ def to_markdown(campaign: Campaign) -> str:
 
 def _listed(counts: Any) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "none"
+
+
+def _amount(campaign: Campaign) -> str:
+    done = campaign.tally.total
+    return str(done) if done == campaign.programs else f"Interrupted: {done} of {campaign.programs}"
 
 
 def _mode_rows(campaign: Campaign) -> list[str]:
