@@ -105,6 +105,8 @@ _FIXED: Final[Mapping[int, Callable[[Insn], Accesses]]] = {
     **dict.fromkeys((0xAE, 0xAF), lambda insn: (Access(Via.DESTINATION, _wide(insn)),)),
     0xC8: lambda insn: (Access(Via.ENTER, insn.operand_size, True),),
     0xC9: lambda insn: (Access(Via.FRAME, insn.operand_size),),
+    **dict.fromkeys((0xCA, 0xCB), lambda insn: (Access(Via.POP, insn.operand_size, False, 2),)),
+    0xCF: lambda insn: (Access(Via.POP, insn.operand_size, False, 3),),
     0xD7: lambda insn: (Access(Via.TABLE, 1),),
     0xFF: _group_ff,
     0x0FF7: _masked,

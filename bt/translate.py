@@ -263,15 +263,7 @@ class _Scan:
         inline = options.inline and not options.step  # a step may be under TF, which only the VMM can show
         if inline and treatment.casts_shadow:
             inline = options.limit > 1 and self._tree.find(self._source, self.at) is not None
-        entry = treatment.entry or verbatim
-        if entry is fpu_state and is_comparison(treatment.name, self._source[self.at : self.at + _IDIOM]):
-            entry = verbatim
-        if not inline and treatment.name not in BRANCHES:
-            entry = never_inline(insn, entry) if _stays(emit, insn, entry) else callout
-        if treatment.accesses and emit.context.looks:
-            entry = looked_at(entry)
-        if entry is not callout and (self._need.everywhere or treatment.override in self._need.segments):
-            entry = checked(entry)
+        entry = self._entry(treatment, insn, inline)
         start = len(emit.code)
         probed = options.probe_critical and treatment.is_sensitive and _stays(emit, insn, entry)
         if probed:
@@ -285,6 +277,24 @@ class _Scan:
             emit.changes.append((insn, start, len(emit.code)))
         if probed:
             emit.site(SiteKind.TRACE, 1)
+
+    def _entry(self, treatment: Treatment, insn: Insn, inline: bool) -> Translator:
+        """What translates an instruction, with the checks and looks that come first."""
+        emit = self._emit
+        entry = treatment.entry or verbatim
+        if entry is fpu_state and is_comparison(treatment.name, self._source[self.at : self.at + _IDIOM]):
+            entry = verbatim
+        if not inline and treatment.name not in BRANCHES:
+            entry = never_inline(insn, entry) if _stays(emit, insn, entry) else callout
+        is_looked_at = bool(treatment.accesses and emit.context.looks)
+        is_branch = treatment.name in BRANCHES  # its operand is looked at before its target
+        if is_looked_at and not is_branch:
+            entry = looked_at(entry)
+        if entry is not callout and (self._need.everywhere or treatment.override in self._need.segments):
+            entry = checked(entry)
+        if is_looked_at and is_branch:
+            entry = looked_at(entry)
+        return entry
 
 
 def _undefined(emit: Emitter, insn: Insn) -> None:
