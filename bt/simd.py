@@ -49,6 +49,7 @@ _MOVAPS_XMM0_XMM0: Final = b"\x0f\x28\xc0"
 """#UD and #NM where the conversion itself would be, and they come before #MF."""
 _FWAIT: Final = b"\x9b"
 _TWO_BYTES: Final = 0x0F00
+_CMPPS, _PREDICATE = 0x0FC2, 7
 _TIMES_8: Final = b"\x8d\x0c\xcd\0\0\0\0"
 _LOW_BITS: Final = (_TIMES_8, b"\x8d\x0c\x09", b"\x0f\xb6\xc9", _TIMES_8, _TIMES_8)
 """LEA ECX, [ECX * 8]; LEA ECX, [ECX + ECX]; MOVZX ECX, CL; LEA ECX, [ECX * 8] twice: bits 3:0 come to be bits 13:10."""
@@ -94,9 +95,15 @@ def _run(emit: Emitter, insn: Insn) -> None:
     looks = emit.context.simd_errors and is_arithmetic(insn)
     if looks:
         emit.site(SiteKind.PREPARE, BEFORE_ARITHMETIC)
-    emit.raw((_MOVAPS_XMM0_XMM0 + _FWAIT if uses_mmx(insn) else b"") + insn.raw)
+    emit.raw((_MOVAPS_XMM0_XMM0 + _FWAIT if uses_mmx(insn) else b"") + _spelt(insn))
     if looks:
         emit.site(SiteKind.PREPARE, BEHIND_ARITHMETIC)
+
+
+def _spelt(insn: Insn) -> bytes:
+    """The instruction; CMPPS and its like without bits 7:3 of the predicate, which are reserved: a P6 ignores them, the
+    engine raises #UD. Source: SDM Vol. 2A, "CMPPS - Compare Packed Single-Precision Floating-Point Values"."""
+    return insn.raw[:-1] + bytes([insn.raw[-1] & _PREDICATE]) if insn.opcode == _CMPPS else insn.raw
 
 
 def _touch(emit: Emitter, insn: Insn) -> None:

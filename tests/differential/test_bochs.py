@@ -41,7 +41,6 @@ UNEXPLAINED_MAX = 3
 GATE_GONE = tuple(Patch(layout.IDT + 8 * vector, bytes(8)) for vector in (6, 8, 11, 13))
 
 DIFFERENT = [
-    ("predicates of CMPPS", program("p32-ring0", RAW("0fc2c108"))),
     ("prefixes of SSE opcodes", program("p32-ring0", RAW("660fae1500000000"))),
     ("x87 and SSE registers", program("p32-ring0", RAW("0fefc0"))),
     ("CALL beyond the limit", program("p32-ring2", RAW("e8d9ebd9e9"))),

@@ -59,6 +59,7 @@ CASES = [
     ("CLFLUSH", program("p32-ring0", RAW("0fae3d00300000"), patches=(SECOND_PAGE,), **PAGED)),
     ("encodings in new code", program("p16-ring2", RAW("c6060521cc"), RAW("0f40df"), RAW("0f000ea907"))),
     ("reserved bits of CR0", program("real", RAW("0f22c0"), eax=0xFF)),
+    ("CMPPS", program("p32-ring0", RAW("0fc2c108"))),
     ("hints", program("p32-ring0", RAW("660f18ce"))),
     ("far CALL", program("p32-ring2", RAW("9a0000bf71b200"))),
     ("16-bit tasks", program("p32-ring0", RAW("ea000000002001"))),

@@ -31,7 +31,7 @@ DEVIATIONS = [
               r"|660f3a0ac100|660f7cc1|660f7dc1|660fd0c1|8fc8|8fd0|8fe878a2c100|c6f800|c7f800000000|db08|dd08|df08"
               r"|f20f12c1|f20f38f0c0|f20f7cc1|f20fd0c1|f20ff000|f30f12c1|f30f16c1|f30fb8c0)"
               r"|real-0f07|p32_ring[03]-c5f858c1|(p32_ring3|p16_ring3|v86_iopl3)-0f01d1)", _NEWER),
-    Deviation("test_odd_encodings_that_exist_are_executed", "test_f6_1|test_f7_1|rep_bsr_is_bsr|prefetch_of_a_register",
+    Deviation("test_odd_encodings_that_exist_are_executed", "test_f6_1|test_f7_1|rep_bsr_is_bsr|prefetch_of_a_register|cmpps_with_reserved_bits",
               'Vol. 2D, "Opcode Map": TEST has no second encoding, REP BSR is LZCNT, 0F18h has no registers'),
     Deviation("test_cmpxchg8b_changes_zf_alone", "", 'Vol. 2A, "CMPXCHG8B": it also changes the other flags'),
     Deviation("test_lock_is_undefined_everywhere_else",

@@ -340,6 +340,7 @@ OLD_FORMS = [
     ("hint_nop_18", "0f1d00", {"eax": 0x40}, {}),
     ("endbr32", "f30f1efb", {}, {}),
     ("prefetch", "0f1800", {"eax": 0x40}, {}),
+    ("cmpps_with_reserved_bits", "0fc2c1f4", {}, {}),
     ("prefetch_of_a_register", "660f18ce", {}, {}),
     ("wait", "9b", {}, {}),
     ("fs_gs_prefix", "646590", {}, {}),

@@ -26,12 +26,6 @@ DEVIATIONS: Final = (
         when=bochs_predicates.misses_segment_checks,
     ),
     Flaw(
-        "predicates of CMPPS",
-        "bits 7:3 of the immediate are reserved: Bochs ignores them, ours is #UD",
-        'SDM Vol. 2A, "CMPPS - Compare Packed Single-Precision Floating-Point Values"',
-        when=bochs_predicates.takes_any_predicate,
-    ),
-    Flaw(
         "prefixes of SSE opcodes",
         "a prefix that the opcode map has no entry for is #UD",
         'SDM Vol. 2D, "Opcode Map"; Vol. 2A, "Instruction Column in the Opcode Summary Table" (NP)',

@@ -5,7 +5,7 @@
 
 from typing import Final
 
-from bt.decode import LEGACY_PREFIXES, Insn
+from bt.decode import Insn
 from bt.tables import waits
 from vmm.arch.exceptions import PageFault, Vector
 from vmm.arch.layout import MASK32
@@ -78,15 +78,6 @@ def _bochs_faulted(case: Case) -> Stop | None:
     mine, other = stops
     same = mine.vector == other.vector and mine.saved_eip == other.saved_eip
     return None if same or mine.vector < 0 else mine
-
-
-def takes_any_predicate(case: Case) -> bool:
-    """#UD for CMPPS and its like with an immediate beyond 7, of which Bochs looks at the low three bits."""
-    stops = both_stops(case)
-    if stops is None or stops[1].vector != Vector.UD:
-        return False
-    code = stops[1].code.lstrip(bytes(LEGACY_PREFIXES))
-    return code[:2] == b"\x0f\xc2"
 
 
 def overlooks_a_prefix(case: Case) -> bool:

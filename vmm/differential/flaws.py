@@ -341,6 +341,7 @@ FLAWS: Final = (
     Flaw(
         "TEST", "F6 /1 and F7 /1 are TEST", "processors execute them as /0; the opcode map has no entry", spellings.test
     ),
+    Flaw("CMPPS", "bits 7:3 of the predicate are ignored", 'SDM Vol. 2A, "CMPPS"', spellings.predicate),
     Flaw(
         "hints", "0F18h of a register is a reserved NOP", 'SDM Vol. 2D, "Opcode Extensions", group 16', spellings.hint
     ),

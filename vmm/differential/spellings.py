@@ -46,6 +46,7 @@ _OF_LAZY_FLAGS: Final = {
 }
 _TASK_SWITCHES: Final = (0x9A, 0xCD, 0xCF, 0xEA)
 _PREFETCH: Final = 0x0F18
+_CMPPS: Final = 0x0FC2
 _TESTS: Final = (0xF6, 0xF7)
 _TO_MEMORY: Final = frozenset(
     [row | low for row in (0x00, 0x08, 0x10, 0x18, 0x20, 0x28, 0x30) for low in (0, 1)]
@@ -93,6 +94,11 @@ def _minds_lazy_flags(insn: Insn) -> bool:
 def flush(insn: Insn) -> bytes | None:
     """CLFLUSH as NOP."""
     return _NOP if insn.mnemonic == "clflush" else None
+
+
+def predicate(insn: Insn) -> bytes | None:
+    """CMPPS and its like with the bits of the predicate that exist."""
+    return insn.raw[:-1] + bytes([insn.raw[-1] & 7]) if insn.opcode == _CMPPS else None
 
 
 def hint(insn: Insn) -> bytes | None:
