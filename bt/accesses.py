@@ -41,7 +41,6 @@ class Access(NamedTuple):
 
 Accesses = tuple[Access, ...]
 _NONE: Final[Accesses] = ()
-_FIRST_REGISTER_FORM: Final = 0xC0
 
 
 def accesses(insn: Insn) -> Accesses:

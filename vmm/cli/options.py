@@ -162,7 +162,7 @@ def check(words: Words) -> RunRequest:
         media=media,
         payload=payload,
         ends=_ends(words),
-        outputs=_outputs(words),
+        outputs=_outputs(words, engine),
         states=_states(words),
         memory=parse_size(words.memory),
         bios=_optional_input(words.bios, "--bios"),
@@ -333,8 +333,8 @@ def _script(name: str | None) -> tuple[Step, ...] | None:
     return parse(text, name)
 
 
-def _outputs(words: Words) -> Outputs:
-    trace = parse_trace_kinds(words.trace, _engine(words))
+def _outputs(words: Words, engine: EngineName) -> Outputs:
+    trace = parse_trace_kinds(words.trace, engine)
     if words.trace_file and not trace:
         raise ConfigError(f"--trace-file needs --trace KINDS, any of {', '.join(KINDS)}, or all")
     display = _display(words)

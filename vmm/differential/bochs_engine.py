@@ -74,7 +74,6 @@ _TICKS_MAX: Final = 20_000
 """Instructions, or iterations of a REP, after which the guest is preempted."""
 _EXITS_MAX: Final = 1000
 """Of a program: after so many it is endless."""
-_IN_VMCB: Final = (Reg.EAX, Reg.ESP)
 _DR6, _DR7 = 6, 7
 _DR6_BS: Final = 1 << 14
 _TF: Final = int(Eflags.TF)

@@ -12,7 +12,7 @@ from vmm.hw import state as hw
 
 SIZE: Final = 512
 _CONTROL, _STATUS, _TAGS = 0, 2, 4
-_MXCSR, _MXCSR_MASK = 24, 28
+_MXCSR: Final = 24
 _REGISTERS, _XMM, _STEP = 32, 160, 16
 _COUNT: Final = 8
 _TOP_SHIFT: Final = 11

@@ -11,7 +11,7 @@ from vmm.arch.exceptions import PageFault, Vector
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Cr0, Cr4, Seg
 from vmm.differential.case import Case
-from vmm.differential.evidence import GROUP_5, OF_PAGES, at_fault, both_stops, error_code, instructions
+from vmm.differential.evidence import GROUP_5, OF_PAGES, at_fault, both_stops, error_code, instructions, moved_fault
 from vmm.differential.layout import RAM
 from vmm.differential.memory_predicates import TABLE_PAGES, memory_alone
 from vmm.differential.operand_faults import (
@@ -158,20 +158,18 @@ def _is_clflush(insn: Insn) -> bool:
 
 def names_another_byte(case: Case) -> bool:
     """CR2 alone differs, and the fault is of the same instruction, with an operand of several bytes or two operands."""
-    stops = both_stops(case)
-    if stops is None or {each.what for each in case.differences} != {"control"} or stops[0].vector not in OF_PAGES:
+    fault = moved_fault(case)
+    insn = None if fault is None or fault[0].vector not in OF_PAGES else at_fault(fault[0])
+    if fault is None or insn is None:
         return False
-    (cr0, _, *rest), (other_cr0, _, *other_rest) = (stop.control for stop in stops)
-    insn = at_fault(stops[0])
-    if (cr0, rest) != (other_cr0, other_rest) or insn is None:
-        return False
-    segments = segments_before(case, stops[0])
+    stop, *addresses = fault
+    segments = segments_before(case, stop)
     places = [
         range(found.base + offset, found.base + offset + max(size, _LONGEST))
-        for seg, offset, size in _all_accesses(case, stops[0], insn)
+        for seg, offset, size in _all_accesses(case, stop, insn)
         if (found := segments[seg]) is not None
     ]
-    return all(any(stop.control[1] in place for place in places) for stop in stops)
+    return all(any(address in place for place in places) for address in addresses)
 
 
 def shows_more_rights(case: Case) -> bool:

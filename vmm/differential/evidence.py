@@ -59,3 +59,13 @@ def instructions(program: Program) -> Iterator[Insn]:
     """Those of all steps, as they are at the start."""
     for step in program.steps:
         yield from DECODER.decode(step.code, 0, program.mode.code32)
+
+
+def moved_fault(case: Case, beside: frozenset[str] = frozenset()) -> tuple[Stop, int, int] | None:
+    """The stop of the engine under test and the two values of CR2, if no other control register differs, nor anything
+    that is not in `beside`."""
+    stops = both_stops(case)
+    if stops is None or {difference.what for difference in case.differences} - {"control"} - beside:
+        return None
+    (cr0, mine, *rest), (other_cr0, other, *other_rest) = (stop.control for stop in stops)
+    return (stops[0], mine, other) if (cr0, rest) == (other_cr0, other_rest) else None

@@ -10,7 +10,7 @@ no run will ever show again.
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from vmm.differential import memory_predicates, predicates, segment_predicates, spellings
+from vmm.differential import fpu_predicates, memory_predicates, predicates, segment_predicates, spellings
 from vmm.differential.case import Case
 from vmm.differential.neutral import Spelling
 
@@ -62,7 +62,7 @@ FLAWS: Final = (
         "OSFXSR",
         "#UD for an SSE instruction without CR4.OSFXSR comes before #NM",
         'SDM Vol. 2A, "Exceptions Type 2" and those behind it; Vol. 3A, "Interrupt 6 - Invalid Opcode Exception (#UD)"',
-        when=predicates.asks_for_no_sse,
+        when=fpu_predicates.asks_for_no_sse,
     ),
     Flaw(
         "parts of x87 state",
@@ -74,7 +74,7 @@ FLAWS: Final = (
         "loads of x87 state",
         "an instruction that faults has changed nothing",
         'SDM Vol. 3A, "Exception Classifications", faults',
-        when=predicates.loads_state_in_part,
+        when=fpu_predicates.loads_state_in_part,
     ),
     Flaw(
         "x87 and SSE state",
@@ -86,19 +86,19 @@ FLAWS: Final = (
         "x87 errors without CR0.NE",
         "an error is the board's business, not #MF",
         'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Exception Handling"',
-        when=predicates.errs_without_ne,
+        when=fpu_predicates.errs_without_ne,
     ),
     Flaw(
         "alignment of SSE operands",
         "a 128-bit operand that is not aligned is #GP, and so are reserved bits of MXCSR",
         'SDM Vol. 3A, "Interrupt 13 - General Protection Exception (#GP)"; Vol. 2A, "LDMXCSR", "FXRSTOR"',
-        when=predicates.minds_alignment,
+        when=fpu_predicates.minds_alignment,
     ),
     Flaw(
         "alignment check",
         "what is not aligned is #AC at CPL 3 under CR0.AM and EFLAGS.AC",
         'SDM Vol. 3A, "Interrupt 17 - Alignment Check Exception (#AC)"',
-        when=predicates.checks_alignment,
+        when=fpu_predicates.checks_alignment,
     ),
     Flaw(
         "CLFLUSH",
@@ -110,13 +110,13 @@ FLAWS: Final = (
         "CLFLUSH",
         "for paging it is a load",
         'SDM Vol. 2A, "CLFLUSH - Flush Cache Line"',
-        when=predicates.flushes_what_is_not_there,
+        when=fpu_predicates.flushes_what_is_not_there,
     ),
     Flaw(
         "x87 and SSE state",
         "errors show in MXCSR and in the x87 status word, whose summary follows from them; FNSTENV masks them",
         'SDM Vol. 1, "MXCSR Control and Status Register", "x87 FPU Status Register"; Vol. 2A, "FSTENV/FNSTENV"',
-        when=predicates.keeps_fpu_state,
+        when=fpu_predicates.keeps_fpu_state,
     ),
     Flaw(
         "accessed bits",
@@ -356,7 +356,7 @@ FLAWS: Final = (
         "x87 errors",
         "an unmasked error is #MF at the next x87 or MMX instruction that waits, not at FWAIT alone",
         'SDM Vol. 1, "x87 FPU Exception Synchronization"',
-        when=predicates.overlooks_error,
+        when=fpu_predicates.overlooks_error,
     ),
     Flaw(
         _EARLIER_FETCH.name,

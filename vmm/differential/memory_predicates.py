@@ -21,6 +21,7 @@ from vmm.differential.evidence import (
     both_stops,
     error_code,
     instructions,
+    moved_fault,
     own_stop,
 )
 from vmm.differential.layout import BASES, CODE, GDT, IDT, LDT, LDT_LIMIT, PAGE_DIRECTORY, RAM, entry_at
@@ -35,6 +36,7 @@ _BLOCK: Final = 0x60  # bytes that a block of the engine may have
 _USER: Final = 3
 _3DNOW: Final = 0x0F0F
 _X87: Final = range(0xD8, 0xE0)
+_ERRORS: Final = frozenset(("errors",))
 _FAR_CALL: Final = 3
 TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
 _DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
@@ -160,27 +162,22 @@ def _is_marked(mine: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 def marks_elsewhere(case: Case) -> bool:
     """CR2 alone differs, and names another byte of the same descriptor."""
-    stops = both_stops(case)
-    if stops is None or {difference.what for difference in case.differences} != {"control"}:
+    found = moved_fault(case)
+    if found is None:
         return False
-    (cr0, mine, *rest), (other_cr0, other, *other_rest) = (stop.control for stop in stops)
-    tables = range(GDT, LDT + LDT_LIMIT + 1)
-    return (
-        (cr0, rest) == (other_cr0, other_rest)
-        and mine in tables
-        and mine // DESCRIPTOR_SIZE == other // DESCRIPTOR_SIZE
-    )
+    _, mine, other = found
+    return mine in range(GDT, LDT + LDT_LIMIT + 1) and mine // DESCRIPTOR_SIZE == other // DESCRIPTOR_SIZE
 
 
 def faults_elsewhere(case: Case) -> bool:
     """CR2 alone differs, and names another byte of the same page, at an x87 instruction, whose operand may be large."""
-    stops = both_stops(case)
-    if stops is None or {difference.what for difference in case.differences} - {"control", "errors"}:
+    found = moved_fault(case, _ERRORS)
+    if found is None:
         return False
-    (cr0, mine, *rest), (other_cr0, other, *other_rest) = (stop.control for stop in stops)
-    insn = at_fault(stops[0])
-    same_page = (cr0, mine // PAGE_SIZE, rest) == (other_cr0, other // PAGE_SIZE, other_rest)
-    return same_page and insn is not None and (insn.name in STATES or insn.opcode in _X87)
+    stop, mine, other = found
+    insn = at_fault(stop)
+    is_one = insn is not None and (insn.name in STATES or insn.opcode in _X87)
+    return is_one and mine // PAGE_SIZE == other // PAGE_SIZE
 
 
 def _has_fresh_code(descriptors: bytes) -> bool:

@@ -6,19 +6,18 @@ Source: SDM Vol. 3A, "Limit Checking", "Type Checking"; Vol. 1, "Memory Operands
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from bt.decode import Decoder, Insn
+from bt.decode import Insn
 from vmm.arch.descriptors import DESCRIPTOR_SIZE, SELECTOR_INDEX, SELECTOR_TI, Descriptor
 from vmm.arch.exceptions import HAS_ERROR_CODE
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Eflags, Reg, Seg
 from vmm.cpu.vcpu import DESC_B, DESC_P
 from vmm.differential.case import Case
-from vmm.differential.evidence import FAR, GROUP_5
+from vmm.differential.evidence import DECODER, FAR, GROUP_5
 from vmm.differential.layout import GDT, LDT
 from vmm.differential.modes import Kind
 from vmm.differential.outcome import Stop
 
-_DECODER: Final = Decoder()
 _LIMIT_16: Final = 0xFFFF
 _TYPE: Final = 0xF00
 _CODE, _EXPAND_DOWN, _WRITABLE = 0x800, 0x400, 0x200  # bits of the type in dword 1; for code: conforming, readable
@@ -38,7 +37,6 @@ _POPS: Final = frozenset(
     (*range(0x58, 0x60), 0x07, 0x17, 0x1F, 0x0FA1, 0x0FA9, 0x9D, _POPA, 0xC2, 0xC3, 0x8F, _LEAVE, 0xCA, 0xCB, 0xCF)
 )
 _BIT_STRINGS: Final = frozenset((0x0FA3, 0x0FAB, 0x0FB3, 0x0FBB))
-_UNALIGNED: Final = frozenset("movups movupd movdqu lddqu".split())
 
 
 class Access(NamedTuple):
@@ -87,7 +85,7 @@ def accesses(insn: Insn, general: tuple[int, ...]) -> Iterator[Access]:
                 offset += general[reg] * scale
         if opcode in _BIT_STRINGS:
             offset += _bit_string_offset(insn, general)
-        yield Access(memory.segment, offset & mask, max(1, _DECODER.memory_width(insn)))
+        yield Access(memory.segment, offset & mask, max(1, DECODER.memory_width(insn)))
 
 
 def _bit_string_offset(insn: Insn, general: tuple[int, ...]) -> int:
@@ -96,18 +94,6 @@ def _bit_string_offset(insn: Insn, general: tuple[int, ...]) -> int:
     number = general[insn.modrm >> 3 & 7] & (1 << bits) - 1
     signed = number - (1 << bits) if number >> bits - 1 else number
     return signed // bits * insn.operand_size
-
-
-def is_misaligned(insn: Insn, general: tuple[int, ...], bases: dict[int, Descriptor | None]) -> bool:
-    """A 128-bit operand of SSE that is not on a multiple of 16."""
-    if insn.opcode < 0x0F00 or insn.opcode == _MASKMOV or insn.name in _UNALIGNED:
-        return False
-    for seg, offset, size in accesses(insn, general):
-        found = bases.get(seg)
-        is_wide = size == _XMM or "xmmword" in insn.text or (0x66 in insn.prefixes and "mm" in insn.text)
-        if is_wide and found is not None and (found.base + offset) % _XMM:
-            return True
-    return False
 
 
 def segments_before(case: Case, stop: Stop) -> dict[int, Descriptor | None]:

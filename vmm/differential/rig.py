@@ -67,7 +67,6 @@ _ROUTINES: Final = {
 }
 _HIDDEN: Final = 0x00D0_FF00  # without L, which is reserved outside IA-32e mode
 _FRAME: Final = 40
-_DPL: Final = 0x6000
 _X87_EXCEPTIONS: Final = 0x3F
 _X87_ERROR_SUMMARY: Final = 1 << 7
 _NXE: Final = 1 << 11

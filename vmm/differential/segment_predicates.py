@@ -7,12 +7,12 @@ An engine that does make them is right if the rules of segmentation say so for t
 from collections.abc import Iterator
 from typing import Final
 
-from bt.decode import MAX_LENGTH, Decoder, Insn
+from bt.decode import MAX_LENGTH, Insn
 from vmm.arch.descriptors import CODE, CONFORMING, READABLE, WRITABLE, Descriptor
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Seg
 from vmm.differential.case import Case
-from vmm.differential.evidence import GROUP_5, WIDE, at_fault, instructions, own_stop
+from vmm.differential.evidence import DECODER, GROUP_5, WIDE, at_fault, instructions, own_stop
 from vmm.differential.operand_faults import (
     Access,
     accesses,
@@ -21,16 +21,14 @@ from vmm.differential.operand_faults import (
     stack_accesses,
     violates,
 )
-from vmm.differential.outcome import Ending, Stop
+from vmm.differential.outcome import TASK, Ending, Stop
 
-_DECODER: Final = Decoder()
 CHECKING: Final = ("translate", "callouts", "self-checking", "bochs")
 """What makes the checks of segments."""
-_TASK: Final = "task"
 _OF_SEGMENTS: Final = (Vector.GP, Vector.SS, Vector.DF)
 _RETURNS: Final = (0xC2, 0xC3)
 _INDIRECT: Final = (2, 4)
-_FLAT, _LIMIT_16 = 0xFFFF_FFFF, 0xFFFF
+_FLAT: Final = 0xFFFF_FFFF
 _FAST_CALLS: Final = (0x0F34, 0x0F35)
 _WHOLE: Final = 4
 """Fields of a segment register that is present."""
@@ -52,7 +50,7 @@ def leaves_its_segment(case: Case) -> bool:
     if stop is None:
         shut_down = case.got.ending is case.expected.ending is Ending.SHUTDOWN
         return shut_down and _may_leave_its_segment(case)
-    if stop.where == _TASK:
+    if stop.where == TASK:
         return _may_leave_its_segment(case)
     if stop.vector not in _OF_SEGMENTS:
         return False
@@ -74,11 +72,11 @@ def _found(case: Case, stop: Stop) -> Iterator[Insn]:
     is flat whatever the GDT says."""
     code = segments_before(case, stop)[Seg.CS]
     for code32 in {stop.code32, code is not None and code.is_default_big}:
-        insn = _DECODER.one(stop.code, 0, code32)
+        insn = DECODER.one(stop.code, 0, code32)
         if insn is not None:
             yield insn
     if any(each.opcode in _FAST_CALLS for each in instructions(case.program)):
-        flat = _DECODER.one(case.program.memory()[stop.saved_eip : stop.saved_eip + MAX_LENGTH], 0, True)
+        flat = DECODER.one(case.program.memory()[stop.saved_eip : stop.saved_eip + MAX_LENGTH], 0, True)
         if flat is not None:
             yield flat
 

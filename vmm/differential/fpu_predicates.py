@@ -1,0 +1,91 @@
+"""Differences that are recognised by what they look like: those of x87, MMX and SSE.
+
+Each function knows one; see `predicates.py`.
+"""
+
+from typing import Final
+
+from bt.simd import must_be_aligned
+from bt.tables import waits
+from vmm.arch.exceptions import Vector
+from vmm.arch.registers import Cr0, Cr4
+from vmm.differential.case import Case
+from vmm.differential.evidence import OF_PAGES, at_fault, both_stops, general_protection, instructions, own_stop
+from vmm.differential.outcome import Ending
+
+_SUMMARY: Final = 0x80  # alone in `Stop.errors`
+_STATUS_AT, _WORD_DIGITS, _MXCSR_AT = 8, 4, 9  # hexadecimal digits, and words of `Outcome.fpu`
+_CR4_AT: Final = 3  # in `Stop.control`
+_LOADS_OF_STATE: Final = ("fldenv", "frstor", "fxrstor")
+_LOADS_MXCSR: Final = frozenset(("ldmxcsr", "fxrstor"))
+
+
+def overlooks_error(case: Case) -> bool:
+    """Code that a program has written: #MF for an error that waits, at an instruction that minds it."""
+    stops = both_stops(case)
+    if stops is None or stops[0].vector != Vector.MF or not stops[0].errors:
+        return False
+    insn = at_fault(stops[0])
+    return insn is not None and waits(insn)
+
+
+def errs_without_ne(case: Case) -> bool:
+    """With CR0.NE clear there was an x87 error that is not masked."""
+    stops = both_stops(case)
+    return stops is not None and bool(stops[0].errors) and not (stops[0].control[0] | stops[1].control[0]) & Cr0.NE
+
+
+def minds_alignment(case: Case) -> bool:
+    """#GP for an operand that must be on a 16-byte boundary, or, what cannot be told apart, a reserved bit of MXCSR; or
+    a shutdown, for which there may be no other sign."""
+    if case.got.ending is Ending.SHUTDOWN and both_stops(case) is None:
+        return any(must_be_aligned(insn) or insn.name in _LOADS_MXCSR for insn in instructions(case.program))
+    found = general_protection(case)
+    return found is not None and (must_be_aligned(found[1]) or found[1].name in _LOADS_MXCSR | {"fxsave"})
+
+
+def checks_alignment(case: Case) -> bool:
+    """#AC, or #DF because of its gate, at CPL 3 with EFLAGS.AC."""
+    stop = own_stop(case)
+    return stop is not None and stop.vector in (Vector.AC, Vector.DF) and bool(stop.control[0] & Cr0.AM)
+
+
+def flushes_what_is_not_there(case: Case) -> bool:
+    """A page fault of CLFLUSH."""
+    stop = own_stop(case)
+    insn = None if stop is None or stop.vector not in OF_PAGES else at_fault(stop)
+    return insn is not None and insn.name == "clflush"
+
+
+def keeps_fpu_state(case: Case) -> bool:
+    """Errors of x87 and SSE are all that differs: in the end registers hold the same. Or the reference has #MF for a
+    summary without an error that it could be of."""
+    stops, kinds = both_stops(case), {difference.what for difference in case.differences}
+    if stops is not None and stops[1].vector == Vector.MF and stops[1].errors == _SUMMARY:
+        return True
+    return kinds == {"errors"} or (kinds == {"fpu"} and _values(case.got.fpu) == _values(case.expected.fpu))
+
+
+def _values(fpu: str) -> list[str]:
+    """All of `Outcome.fpu` but the x87 status word and MXCSR."""
+    words = fpu.split()
+    if not words:
+        return []
+    return [words[0][:_STATUS_AT] + words[0][_STATUS_AT + _WORD_DIGITS :], *words[1:_MXCSR_AT], *words[_MXCSR_AT + 1 :]]
+
+
+def asks_for_no_sse(case: Case) -> bool:
+    """#UD for an SSE instruction with CR4.OSFXSR clear or CR0.EM set; the reference looked at CR0.TS first."""
+    stops = both_stops(case)
+    if stops is None or stops[0].saved_eip != stops[1].saved_eip:
+        return False
+    is_off = stops[0].control[0] & Cr0.EM or not stops[0].control[_CR4_AT] & Cr4.OSFXSR
+    return bool(is_off and stops[0].vector == Vector.UD and stops[1].vector == Vector.NM)
+
+
+def loads_state_in_part(case: Case) -> bool:
+    """x87 and SSE registers alone differ, and a load of them was a page fault."""
+    if {difference.what for difference in case.differences} != {"fpu"}:
+        return False
+    faulted = (at_fault(stop) for stop in case.got.stops if stop.vector in OF_PAGES)
+    return any(insn is not None and insn.name in _LOADS_OF_STATE for insn in faulted)
