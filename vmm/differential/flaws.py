@@ -72,6 +72,12 @@ FLAWS: Final = (
     ),
     Flaw(
         "loads of x87 state",
+        "an operand is read as a whole",
+        'SDM Vol. 2A, "FLDENV - Load x87 FPU Environment"; Vol. 2B, "FRSTOR"',
+        when=memory_predicates.loads_part_of_state,
+    ),
+    Flaw(
+        "loads of x87 state",
         "an instruction that faults has changed nothing",
         'SDM Vol. 3A, "Exception Classifications", faults',
         when=fpu_predicates.loads_state_in_part,
@@ -117,6 +123,12 @@ FLAWS: Final = (
         "errors show in MXCSR and in the x87 status word, whose summary follows from them; FNSTENV masks them",
         'SDM Vol. 1, "MXCSR Control and Status Register", "x87 FPU Status Register"; Vol. 2A, "FSTENV/FNSTENV"',
         when=fpu_predicates.keeps_fpu_state,
+    ),
+    Flaw(
+        "reads that are to be written",
+        "the page fault of an instruction that reads and writes its operand is that of a write",
+        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 3A, "Page-Fault Exceptions"',
+        when=memory_predicates.reads_before_it_writes,
     ),
     Flaw(
         "accessed bits",
@@ -181,7 +193,7 @@ FLAWS: Final = (
     ),
     Flaw(
         "encodings in new code",
-        "8F, C6, C7 have one reg field; processors take F6 /1, F7 /1 for TEST; FISTTP came with SSE3; aliases in x87",
+        "8F, C6, C7 have one reg field; F6 /1, F7 /1 are TEST; FISTTP came with SSE3; aliases in x87; bits of CMPPS",
         'SDM Vol. 2D, "Opcode Map", "Opcode Extensions For One- And Two-byte Opcodes"',
         when=predicates.spells_loosely,
     ),
@@ -334,7 +346,7 @@ FLAWS: Final = (
     Flaw("LOOPcc", "LOOPE and LOOPNE affect no flags", 'SDM Vol. 2A, "LOOP/LOOPcc"', spellings.loop_on_zf),
     Flaw(
         "lazy flags",
-        "CMPXCHG8B affects ZF alone; task switches save all flags; SETcc, RCL and RCR may write to code",
+        "CMPXCHG8B affects ZF alone; task switches save all flags; SETcc, RCL, SHLD may write to code",
         'SDM Vol. 2A, "CMPXCHG8B"; Vol. 3A, "Task Switching", "Self-Modifying Code"',
         spellings.flags_first,
     ),

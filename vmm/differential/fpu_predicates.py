@@ -11,7 +11,7 @@ from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Cr0, Cr4
 from vmm.differential.case import Case
 from vmm.differential.evidence import OF_PAGES, at_fault, both_stops, general_protection, instructions, own_stop
-from vmm.differential.outcome import Ending
+from vmm.differential.outcome import TASK, Ending
 
 _SUMMARY: Final = 0x80  # alone in `Stop.errors`
 _STATUS_AT, _WORD_DIGITS, _MXCSR_AT = 8, 4, 9  # hexadecimal digits, and words of `Outcome.fpu`
@@ -75,12 +75,14 @@ def _values(fpu: str) -> list[str]:
 
 
 def asks_for_no_sse(case: Case) -> bool:
-    """#UD for an SSE instruction with CR4.OSFXSR clear or CR0.EM set; the reference looked at CR0.TS first."""
+    """#UD for an SSE instruction with CR4.OSFXSR clear or CR0.EM set; the reference looked at CR0.TS first, and its #NM
+    may be a task."""
     stops = both_stops(case)
-    if stops is None or stops[0].saved_eip != stops[1].saved_eip:
+    if stops is None or (stops[1].where != TASK and stops[0].saved_eip != stops[1].saved_eip):
         return False
     is_off = stops[0].control[0] & Cr0.EM or not stops[0].control[_CR4_AT] & Cr4.OSFXSR
-    return bool(is_off and stops[0].vector == Vector.UD and stops[1].vector == Vector.NM)
+    is_first = stops[1].where == TASK or stops[1].vector == Vector.NM
+    return bool(is_off and is_first and stops[0].vector == Vector.UD)
 
 
 def loads_state_in_part(case: Case) -> bool:

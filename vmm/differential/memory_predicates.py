@@ -13,6 +13,7 @@ from vmm.arch.layout import MASK32, PAGE_SHIFT, PAGE_SIZE
 from vmm.cpu.hole import DEFAULT_HOLE, HOLE_SIZE
 from vmm.differential.case import Case
 from vmm.differential.evidence import (
+    DECODER,
     GROUP_5,
     OF_PAGES,
     STACK_HELPERS,
@@ -26,7 +27,7 @@ from vmm.differential.evidence import (
 )
 from vmm.differential.layout import BASES, CODE, GDT, IDT, LDT, LDT_LIMIT, PAGE_DIRECTORY, RAM, entry_at
 from vmm.differential.modes import Paging
-from vmm.differential.outcome import Ending
+from vmm.differential.outcome import TASK, Ending
 
 _OF_OPERANDS: Final = (*OF_PAGES, Vector.NM)
 _OF_OPCODES: Final = (Vector.UD, Vector.NM, Vector.DF, Vector.GP)
@@ -38,6 +39,7 @@ _3DNOW: Final = 0x0F0F
 _X87: Final = range(0xD8, 0xE0)
 _ERRORS: Final = frozenset(("errors",))
 _FAR_CALL: Final = 3
+_ENVIRONMENTS: Final = ("fldenv", "frstor")
 TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
 _DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
 _HIDDEN: Final = 4  # parts of a segment register, its attributes last
@@ -101,7 +103,28 @@ def minds_operands_of_nothing(case: Case) -> bool:
     what = {difference.what for difference in case.differences} - {"fpu"}
     tables = case.program.paging is not Paging.NONE and what <= TABLE_PAGES
     undefined = (at_fault(stop) for stop in case.got.stops if stop.vector == Vector.UD)
-    return (tables or not what) and any(insn is None or insn.opcode == _3DNOW for insn in undefined)
+    met = any(insn is None or insn.opcode == _3DNOW for insn in undefined) or _has_met_unseen(case)
+    return (tables or not what) and met
+
+
+def _has_met_unseen(case: Case) -> bool:
+    """Was there a task switch, which shows no instruction, in a program that has an undefined opcode?"""
+    code32 = case.program.mode.code32
+    return any(stop.where == TASK for stop in case.got.stops) and any(
+        sum(len(insn.raw) for insn in DECODER.decode(step.code, 0, code32)) < len(step.code)
+        for step in case.program.steps
+    )
+
+
+def loads_part_of_state(case: Case) -> bool:
+    """Page tables alone differ, and the program has FLDENV or FRSTOR, whose pointers the reference does not read; or
+    they are on a page that is not there."""
+    stop = own_stop(case)
+    if stop is not None:
+        insn = at_fault(stop) if stop.vector in OF_PAGES else None
+        return insn is not None and insn.name in _ENVIRONMENTS and not stop.control[_CR2] % PAGE_SIZE
+    tables = {difference.what for difference in case.differences} <= TABLE_PAGES
+    return tables and any(insn.name in _ENVIRONMENTS for insn in instructions(case.program))
 
 
 def memory_alone(case: Case) -> bool:
@@ -134,6 +157,17 @@ def _is_in_hole(insn: Insn, registers: tuple[int, ...]) -> bool:
     base = 0 if memory.base is None else registers[memory.base]
     index = 0 if memory.index is None else registers[memory.index] * memory.scale
     return any(base + index + memory.displacement + start & MASK32 in _HOLE for start in BASES)
+
+
+def reads_before_it_writes(case: Case) -> bool:
+    """Of a page fault W in the error code alone differs, at an instruction that reads and writes its operand."""
+    stops = both_stops(case)
+    if stops is None or {difference.what for difference in case.differences} != {"frame"}:
+        return False
+    insn = at_fault(stops[0])
+    if insn is None or any(stop.vector != Vector.PF for stop in stops) or not insn.has_modrm or insn.is_register_form:
+        return False
+    return stops[0].frame[8:] == stops[1].frame[8:] and error_code(stops[0]) ^ error_code(stops[1]) == PageFault.W
 
 
 def ends_in_fault(case: Case) -> bool:

@@ -29,8 +29,9 @@ _MOFFS: Final = range(0xA0, 0xA4)
 _XLAT: Final = 0xD7
 _MASKMOV: Final = 0x0FF7
 _PUSHA, _POPA, _LEAVE, _FAR_CALL = 0x60, 0x61, 0xC9, 3
+_ENTER, _LEVELS = 0xC8, 31
 _PUSHES: Final = frozenset(
-    (*range(0x50, 0x58), 0x06, 0x0E, 0x16, 0x1E, 0x0FA0, 0x0FA8, 0x68, 0x6A, 0x9C, _PUSHA, 0xE8, 0x9A, 0xC8)
+    (*range(0x50, 0x58), 0x06, 0x0E, 0x16, 0x1E, 0x0FA0, 0x0FA8, 0x68, 0x6A, 0x9C, _PUSHA, 0xE8, 0x9A)
 )
 _PUSHES_OF_GROUP_5: Final = (2, _FAR_CALL, 6)
 _POPS: Final = frozenset(
@@ -52,7 +53,13 @@ def stack_accesses(insn: Insn, general: tuple[int, ...], stack32: bool) -> Itera
     opcode, width = insn.opcode, insn.operand_size
     mask = MASK32 if stack32 else _LIMIT_16
     group = opcode == GROUP_5 and insn.modrm >> 3 & 7
-    if opcode in _PUSHES or group in _PUSHES_OF_GROUP_5:
+    if opcode == _ENTER:
+        levels = insn.tail[2] & _LEVELS
+        for number in range(1, levels):
+            yield Access(Seg.SS, general[Reg.EBP] - width * number & mask, width)
+        for number in range(1, levels + 2):
+            yield Access(Seg.SS, general[Reg.ESP] - width * number & mask, width)
+    elif opcode in _PUSHES or group in _PUSHES_OF_GROUP_5:
         size = width * (8 if opcode == _PUSHA else 2 if opcode == FAR[0] or group == _FAR_CALL else 1)
         yield Access(Seg.SS, general[Reg.ESP] - size & mask, size)
     elif opcode in _POPS:

@@ -65,6 +65,7 @@ _FAR_CALL_EXTENSION: Final = 3
 _HIDDEN_BASE, _HIDDEN_LIMIT = 1, 2  # parts of a segment register as a stop has it
 _STRING_STORES: Final = (0x6C, 0x6D, 0xA4, 0xA5, 0xAA, 0xAB)
 _VEX: Final = (0xC4, 0xC5)
+_CMPPS, _PREDICATES = 0x0FC2, 7
 _SHIFTS: Final = (0x71, 0x72, 0x73)
 _TWO_BYTES: Final = 0x0F
 _SYSTEM_CALLS_OF_AMD: Final = (0x05, 0x07)
@@ -270,7 +271,13 @@ def spells_loosely(case: Case) -> bool:
     knows of a later processor."""
     stops, own = both_stops(case), own_stop(case)
     found = stops if stops is not None else () if own is None else (own,)
-    return any(stop.vector == Vector.UD and _is_loose(stop.code) for stop in found)
+    return any(stop.vector == Vector.UD and (_is_loose(stop.code) or _compares_oddly(stop)) for stop in found)
+
+
+def _compares_oddly(stop: Stop) -> bool:
+    """Is it CMPPS or its like with bits of the predicate that are reserved, and ignored?"""
+    insn = at_fault(stop)
+    return insn is not None and insn.opcode == _CMPPS and insn.raw[-1] > _PREDICATES
 
 
 def _is_loose(raw: bytes) -> bool:

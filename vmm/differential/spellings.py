@@ -39,6 +39,7 @@ _REP: Final = 0xF3
 _BIT_SCANS: Final = (0x0FBC, 0x0FBD)
 _LOOPS: Final = (0xE0, 0xE1)
 _SETCC: Final = range(0x0F90, 0x0FA0)
+_DOUBLE_SHIFTS: Final = (0x0FA4, 0x0FA5, 0x0FAC, 0x0FAD)
 _OF_LAZY_FLAGS: Final = {
     0x0FC7: (1,),  # CMPXCHG8B
     0xFF: (3, 5),  # far CALL and JMP
@@ -80,15 +81,17 @@ def loop_on_zf(insn: Insn) -> bytes | None:
 
 
 def flags_first(insn: Insn) -> bytes | None:
-    """What the engine may begin twice, or without folding the flags first, once no flag is lazy: CMPXCHG8B, SETcc, RCL
-    and RCR of memory; and what may switch tasks."""
+    """What the engine may begin twice, or without folding the flags first, once no flag is lazy: CMPXCHG8B, SETcc, RCL,
+    RCR, SHLD and SHRD of memory; and what may switch tasks."""
     if insn.opcode in _TASK_SWITCHES or (insn.has_modrm and not insn.is_register_form and _minds_lazy_flags(insn)):
         return _CMC_TWICE + _NEXT_BLOCK + insn.raw
     return None
 
 
 def _minds_lazy_flags(insn: Insn) -> bool:
-    return insn.opcode in _SETCC or insn.modrm >> 3 & 7 in _OF_LAZY_FLAGS.get(insn.opcode, ())
+    if insn.opcode in _SETCC or insn.opcode in _DOUBLE_SHIFTS:
+        return True
+    return insn.modrm >> 3 & 7 in _OF_LAZY_FLAGS.get(insn.opcode, ())
 
 
 def flush(insn: Insn) -> bytes | None:
