@@ -133,10 +133,10 @@ def test_the_debug_exit_takes_the_value_whole(vm: Vm, port: int, width: int, val
 def test_cpuid_shows_the_apic_while_it_is_enabled(vm: Vm, apic: ApicBoard) -> None:
     plain = cpuid(1)
     both = 1 << 21 | 1 << 24
-    assert cpuid(1, vm.vcpu.apic) == (plain[0], plain[1], both, plain[3] | 1 << 9)
+    assert cpuid(1, apic=vm.vcpu.apic) == (plain[0], plain[1], both, plain[3] | 1 << 9)
     assert apic.write_msr(0x1B, LOCAL | 0x100)
-    assert cpuid(1, vm.vcpu.apic) == (plain[0], plain[1], both, plain[3])
-    assert cpuid(2, vm.vcpu.apic) == cpuid(2)
+    assert cpuid(1, apic=vm.vcpu.apic) == (plain[0], plain[1], both, plain[3])
+    assert cpuid(2, apic=vm.vcpu.apic) == cpuid(2)
 
 
 # --- fw_cfg ---------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from vmm.arch.layout import HostPhysical
 from vmm.board_apic import ApicBoard, ApicSurroundings
 from vmm.board_pci import PciBoard, Surroundings
 from vmm.chips import ByteTimedChip, Chip, InterruptController, TimedChip
+from vmm.cpu.cpuid import TSC_HZ
 from vmm.cpu.msr import tsc_distance
 from vmm.cpu.vcpu import STALE_ALL, Vcpu
 from vmm.devices.a20 import A20Gate, A20Source
@@ -60,7 +61,6 @@ PIT_IRQ, KEYBOARD_IRQ, COM2_IRQ, COM1_IRQ, FLOPPY_IRQ, RTC_IRQ, MOUSE_IRQ, ATA0_
 CASCADE_IRQ: Final = 2
 X87_IRQ: Final = 13
 FLOPPY_DMA: Final = 2
-TSC_HZ: Final = 1_000_000_000
 BOOT_DOOR_PORT: Final = 0x0F2A
 FIRMWARE_CONSOLE_PORT: Final = 0x402  # where SeaBIOS and Bochs' BIOS write their messages
 FLOPPY_DRIVES: Final = 4

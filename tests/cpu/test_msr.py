@@ -16,12 +16,22 @@ def test_tsc_follows_the_clock(world):
     assert rdmsr(world.vcpu, Msr.TSC, 5) == 5
 
 
-def test_written_tsc_goes_on_from_there_and_loses_its_upper_half(world):
+def test_written_tsc_goes_on_from_there(world):
     world.protected()
     wrmsr(world.vcpu, Msr.TSC, 0xAAAA_BBBB_0000_1000, now_tsc=500)
-    assert rdtsc(world.vcpu, 500) == 0x1000
-    assert rdtsc(world.vcpu, 700) == 0x1000 + 200
-    assert rdmsr(world.vcpu, Msr.TSC, 700) == 0x1000 + 200
+    assert rdtsc(world.vcpu, 500) == 0xAAAA_BBBB_0000_1000
+    assert rdtsc(world.vcpu, 700) == 0xAAAA_BBBB_0000_1000 + 200
+    assert rdmsr(world.vcpu, Msr.TSC, 700) == 0xAAAA_BBBB_0000_1000 + 200
+
+
+def test_tsc_adjust_has_what_was_added_to_the_counter(world):
+    world.protected()
+    assert rdmsr(world.vcpu, Msr.TSC_ADJUST, 500) == 0
+    wrmsr(world.vcpu, Msr.TSC, 1500, now_tsc=500)
+    assert rdmsr(world.vcpu, Msr.TSC_ADJUST, 700) == 1000
+    wrmsr(world.vcpu, Msr.TSC_ADJUST, (1 << 64) - 100, now_tsc=700)
+    assert rdtsc(world.vcpu, 700) == 600
+    assert rdmsr(world.vcpu, Msr.TSC_ADJUST, 800) == (1 << 64) - 100
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def cpuid_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     q = vcpu.state.q
     if q[_EAX] & MASK32 == _SIGNATURE_LEAF:
         msr.deposit_update_revision(vcpu)
-    q[_EAX], q[_EBX], q[_ECX], q[_EDX] = cpuid.cpuid(q[_EAX] & MASK32, vcpu.apic)
+    q[_EAX], q[_EBX], q[_ECX], q[_EDX] = cpuid.cpuid(q[_EAX] & MASK32, q[_ECX] & MASK32, vcpu.apic)
 
 
 def rdtsc(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:

@@ -3,7 +3,8 @@
 Shown are only features that are modelled and that the engine executes. Not shown, so that guests leave them alone:
 VME, MCE, MTRR, MCA, PAT, PSE-36, ACPI (clock and thermal control), long mode, and the hypervisor bit (the guest
 is to see the bare processor). A board with a local APIC adds its bits, of which that of leaf 1 EDX follows
-IA32_APIC_BASE.EN.
+IA32_APIC_BASE.EN. The frequency of the time-stamp counter is told, since measuring it takes as long as the host lets it
+(docs/adr/0031).
 
 Source: Intel SDM Vol. 2A, "CPUID - CPU Identification".
 """
@@ -43,6 +44,18 @@ class FeatureEcx(IntFlag):
     TSC_DEADLINE = 1 << 24
 
 
+class StructuredFeature(IntFlag):
+    """CPUID.7.0 EBX (SDM table "Structured Extended Feature Flags Enumeration Leaf")."""
+
+    TSC_ADJUST = 1 << 1
+
+
+class PowerFeature(IntFlag):
+    """CPUID.80000007h EDX (SDM table "Information Returned by CPUID Instruction")."""
+
+    INVARIANT_TSC = 1 << 8
+
+
 class ExtendedFeature(IntFlag):
     """CPUID.80000001h EDX (SDM table "Information Returned by CPUID Instruction")."""
 
@@ -69,9 +82,15 @@ FEATURES: Final = int(
 
 VENDOR: Final = b"GenuineIntel"
 BRAND: Final = b"Glassvisor virtual CPU".ljust(48, b"\0")
-MAX_BASIC: Final = 2
+MAX_BASIC: Final = 0x16
 EXTENDED: Final = 0x8000_0000
-MAX_EXTENDED: Final = EXTENDED + 4
+MAX_EXTENDED: Final = EXTENDED + 7
+
+STRUCTURED_LEAF: Final = 7
+TSC_LEAF: Final = 0x15
+TSC_HZ: Final = 1_000_000_000
+"""The time-stamp counter's frequency: it counts nanoseconds, and so does the timer of a local APIC."""
+_MHZ: Final = TSC_HZ // 1_000_000
 
 FEATURE_LEAF: Final = 1
 _APIC_EDX: Final = int(Feature.APIC)
@@ -83,6 +102,8 @@ CLFLUSH_LINE: Final = 64  # bytes, as the caches of leaf 2 have it
 # entries; B3 data TLB 4 KiB, 128; 02 instruction TLB 4 MiB, 2; 04 data TLB 4 MiB, 8; 30 L1 code 32 KiB; 2C L1 data
 # 32 KiB; 86 L2 512 KiB. All lines are of 64 bytes.
 _CACHES: Final = (0x02B3_B001, 0, 0, 0x2C04_3086)
+_L2: Final = 512 << 16 | 4 << 12 | CLFLUSH_LINE
+"""KBytes, ways, bytes of a line: ECX of leaf 80000006h."""
 
 Answer = tuple[int, int, int, int]
 
@@ -101,24 +122,34 @@ def _vendor() -> Answer:
     return MAX_BASIC, ebx, ecx, edx
 
 
+_NOTHING: Final = (0, 0, 0, 0)
 LEAVES: Final[dict[int, Answer]] = {
+    **dict.fromkeys(range(MAX_BASIC), _NOTHING),
     0: _vendor(),
     1: (CPU_SIGNATURE, CLFLUSH_LINE // 8 << 8, 0, FEATURES),
     2: _CACHES,
+    STRUCTURED_LEAF: (0, int(StructuredFeature.TSC_ADJUST), 0, 0),
+    TSC_LEAF: (1, 1, TSC_HZ, 0),
+    MAX_BASIC: (_MHZ, _MHZ, _MHZ, 0),
     EXTENDED: (MAX_EXTENDED, 0, 0, 0),
     EXTENDED + 1: (0, 0, 0, int(ExtendedFeature.NX)),
     EXTENDED + 2: _brand(0),
     EXTENDED + 3: _brand(1),
     EXTENDED + 4: _brand(2),
+    EXTENDED + 5: _NOTHING,
+    EXTENDED + 6: (0, 0, _L2, 0),
+    MAX_EXTENDED: (0, 0, 0, int(PowerFeature.INVARIANT_TSC)),
 }
 
 
-def cpuid(leaf: int, apic: ProcessorApic | None = None) -> Answer:
-    """(EAX, EBX, ECX, EDX) for EAX = `leaf`, 32 bits; no leaf here looks at ECX.
+def cpuid(leaf: int, sub_leaf: int = 0, apic: ProcessorApic | None = None) -> Answer:
+    """(EAX, EBX, ECX, EDX) for EAX = `leaf` and ECX = `sub_leaf`, 32 bits each; leaf 7 alone looks at that.
 
     A leaf beyond the highest basic or extended one answers as the highest basic leaf, as Intel processors do. The
     initial APIC identification, EBX 31:24 of leaf 1, is 0.
     """
+    if leaf == STRUCTURED_LEAF and sub_leaf:
+        return _NOTHING
     answer = LEAVES.get(leaf, LEAVES[MAX_BASIC])
     return answer if apic is None or leaf != FEATURE_LEAF else _with_apic(answer, apic)
 

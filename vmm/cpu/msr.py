@@ -27,6 +27,7 @@ class Msr(IntEnum):
 
     TSC = 0x10
     PLATFORM_ID = 0x17
+    TSC_ADJUST = 0x3B
     BIOS_SIGN_ID = 0x8B
     SYSENTER_CS = 0x174
     SYSENTER_ESP = 0x175
@@ -88,8 +89,13 @@ def _read_apic(vcpu: Vcpu, index: int) -> int | None:
 
 
 def _write_tsc(vcpu: Vcpu, value: int, now_tsc: int) -> None:
-    """32 bits are taken, the upper half is cleared, as in all of the P6 family (SDM Vol. 3B, "Time-Stamp Counter")."""
-    vcpu.msrs[_TSC] = (value & MASK32) - now_tsc & _MASK64
+    """All 64 bits (SDM Vol. 3B, "Time-Stamp Counter"): a processor with TSC_ADJUST takes them."""
+    _write_tsc_adjust(vcpu, value - now_tsc & _MASK64, now_tsc)
+
+
+def _write_tsc_adjust(vcpu: Vcpu, value: int, _now_tsc: int) -> None:
+    """What has been added to the counter since reset (SDM Vol. 3B, "IA32_TSC_ADJUST MSR")."""
+    vcpu.msrs[_TSC] = value
     if vcpu.apic is not None:
         vcpu.apic.tsc_changed()
 
@@ -130,6 +136,7 @@ def _write_efer(vcpu: Vcpu, value: int, _now_tsc: int) -> None:
 _READ: Final[Mapping[int, Callable[[Vcpu, int], int]]] = {
     int(Msr.TSC): read_tsc,
     int(Msr.PLATFORM_ID): lambda _vcpu, _now_tsc: 0,
+    int(Msr.TSC_ADJUST): lambda vcpu, _now_tsc: vcpu.msrs.get(_TSC, 0),
     int(Msr.BIOS_SIGN_ID): lambda vcpu, _now_tsc: vcpu.msrs.get(_BIOS_SIGN_ID, 0),
     int(Msr.SYSENTER_CS): lambda vcpu, _now_tsc: vcpu.sysenter_cs,
     int(Msr.SYSENTER_ESP): lambda vcpu, _now_tsc: vcpu.sysenter_esp,
@@ -139,6 +146,7 @@ _READ: Final[Mapping[int, Callable[[Vcpu, int], int]]] = {
 
 _WRITE: Final[Mapping[int, Callable[[Vcpu, int, int], None]]] = {
     int(Msr.TSC): _write_tsc,
+    int(Msr.TSC_ADJUST): _write_tsc_adjust,
     int(Msr.BIOS_SIGN_ID): _write_bios_sign_id,
     int(Msr.SYSENTER_CS): _write_sysenter_cs,
     int(Msr.SYSENTER_ESP): _write_sysenter_esp,
