@@ -9,11 +9,13 @@ from typing import Final
 
 from vmm.differential import bochs_predicates
 from vmm.differential.case import Case
+from vmm.differential.definite import definite_where_new
 from vmm.differential.evidence import both_stops
 from vmm.differential.flaws import Flaw
 from vmm.differential.judge import Compare, Verdict, judge
 from vmm.differential.neutral import respelt
 from vmm.differential.outcome import Stop
+from vmm.differential.plainer import code_in_place
 from vmm.differential.program import Program
 
 _LIMITS: Final = 'docs/limits.md, "The bare processor"; SDM Vol. 3A, "Limit Checking", "Type Checking"'
@@ -122,6 +124,30 @@ DEVIATIONS: Final = (
         when=bochs_predicates.has_more_of_cr4,
     ),
     Flaw(
+        "ENTER",
+        "the stack's size says whether BP or EBP becomes the frame pointer; Bochs looks at the operand's",
+        'SDM Vol. 2A, "ENTER - Make Stack Frame for Procedure Parameters"',
+        when=bochs_predicates.widens_frame_pointer,
+    ),
+    Flaw(
+        "images of x87 state",
+        "an operand beyond the limit is #GP or #SS: Bochs goes on at offset 0",
+        'SDM Vol. 3A, "Limit Checking"',
+        when=bochs_predicates.wraps_image,
+    ),
+    Flaw(
+        "alignment beyond the limit",
+        "a 128-bit operand that is not aligned and beyond the limit of SS is #GP or #SS: which, is not said",
+        'SDM Vol. 3A, "Priority Among Simultaneous Exceptions and Interrupts"',
+        when=bochs_predicates.ranks_alignment_and_limit,
+    ),
+    Flaw(
+        "code elsewhere",
+        "what a program finds outside of its code is not in a form that the manual defines: flags may differ",
+        "docs/differential.md",
+        when=bochs_predicates.runs_elsewhere,
+    ),
+    Flaw(
         "order of operands",
         "which byte of operands is looked at first is not said, and is what CR2 has",
         'SDM Vol. 3A, "Interrupt 14 - Page-Fault Exception (#PF)"',
@@ -136,10 +162,35 @@ DEVIATIONS: Final = (
     ),
 )
 
+NEW_CODE: Final = Flaw(
+    "new code",
+    "what a program writes into its code is not in a form that the manual defines; in one that is, nothing differs",
+    "docs/differential.md",
+)
+
 
 def explain(case: Case, compare: Compare) -> tuple[tuple[Flaw, ...], Case]:
+    """What explains a case, one after the other, or that its code is new; and what is left of it, as below."""
+    found, left = _explain(case, compare)
+    if found or not left.differences:
+        return found, left
+    in_place = code_in_place(case.program)
+    if in_place == case.program:
+        return found, left
+    trial = compare(definite_where_new(case.program, in_place))
+    if not trial.differences or _explain(trial, compare)[0] or bochs_predicates.changes_flags(left):
+        return (NEW_CODE,), trial
+    return found, left
+
+
+def _explain(case: Case, compare: Compare) -> tuple[tuple[Flaw, ...], Case]:
     """What explains a case, one after the other; and what is left of it. Nothing left: the case has no differences, or
     the last explanation is of something that cannot be left out."""
+
+    def without_registers(program: Program) -> Case:
+        trial = compare(program)
+        return _without_registers(trial, where_alone=True)
+
     found: list[Flaw] = []
     is_simplified = False
     for _ in range(2 * len(case.program.steps)):
@@ -149,7 +200,7 @@ def explain(case: Case, compare: Compare) -> tuple[tuple[Flaw, ...], Case]:
         flaw, case = _recognised(case, compare)
         if flaw is None:
             before = case.program
-            flaw, case = judge(case, compare)
+            flaw, case = judge(case, without_registers)
             if flaw is None and case.program != before and not is_simplified:
                 is_simplified = True  # it may have uncovered something else
                 continue
@@ -163,10 +214,10 @@ def explain(case: Case, compare: Compare) -> tuple[tuple[Flaw, ...], Case]:
     return (), case
 
 
-def _without_registers(case: Case) -> Case:
-    """Without what is known to differ in the registers of x87, MMX and SSE, where that is not all."""
+def _without_registers(case: Case, where_alone: bool = False) -> Case:
+    """Without what is known to differ in the registers of x87, MMX and SSE; where that is all only if asked."""
     others = tuple(each for each in case.differences if each.what != "fpu")
-    if not others or others == case.differences or not bochs_predicates.has_known_registers(case):
+    if (not others and not where_alone) or others == case.differences or not bochs_predicates.has_known_registers(case):
         return case
     return case._replace(differences=others)
 

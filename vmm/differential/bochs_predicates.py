@@ -3,17 +3,28 @@
 `got` is what Bochs did. See `predicates.py`, `bochs_flaws.py`.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from bt.decode import Insn
 from bt.tables import waits
 from vmm.arch.exceptions import PageFault, Vector
 from vmm.arch.layout import MASK32
-from vmm.arch.registers import Cr0, Cr4, Seg
+from vmm.arch.registers import ARITHMETIC, Cr0, Cr4, Seg
 from vmm.differential.case import Case
-from vmm.differential.evidence import GROUP_5, OF_PAGES, at_fault, both_stops, error_code, instructions, moved_fault
-from vmm.differential.layout import RAM
+from vmm.differential.evidence import (
+    GROUP_5,
+    OF_PAGES,
+    WIDE,
+    at_fault,
+    both_stops,
+    error_code,
+    instructions,
+    moved_fault,
+)
+from vmm.differential.layout import BASES, RAM
 from vmm.differential.memory_predicates import TABLE_PAGES, memory_alone
+from vmm.differential.modes import Paging
 from vmm.differential.operand_faults import (
     Access,
     accesses,
@@ -23,7 +34,7 @@ from vmm.differential.operand_faults import (
     violates,
 )
 from vmm.differential.outcome import FIRST_FREE, GENERAL, Ending, Stop
-from vmm.differential.segment_predicates import CHECKING
+from vmm.differential.segment_predicates import CHECKING, IMAGES
 
 _OF_SEGMENTS: Final = (Vector.GP, Vector.SS, Vector.DF)
 _SSE_PREFIXES: Final = frozenset((0x66, 0xF2, 0xF3))
@@ -49,6 +60,8 @@ _OF_PUSHES: Final = (Vector.PF, Vector.SS)
 _CALL: Final = 0xE8
 _RETURNS: Final = (0xC2, 0xC3)
 _INDIRECT: Final = (2, 4)
+_ENTER: Final = 0xC8
+_LOW_WORD: Final = 0xFFFF
 
 
 def misses_segment_checks(case: Case) -> bool:
@@ -244,12 +257,68 @@ def _is_near_call(insn: Insn | None) -> bool:
     )
 
 
+def widens_frame_pointer(case: Case) -> bool:
+    """The upper half of EBP alone differs, and there is an ENTER of 32 bits in code of 16."""
+    if len(case.differences) != 1 or case.differences[0].what != "ebp" or case.program.mode.code32:
+        return False
+    changed = case.differences[0].got ^ case.differences[0].expected
+    wide = any(insn.opcode == _ENTER and insn.operand_size == WIDE for insn in instructions(case.program))
+    return wide and not changed & _LOW_WORD
+
+
+def wraps_image(case: Case) -> bool:
+    """#GP or #SS, in the other engine alone, of an instruction that loads or stores the state of x87."""
+    stops = both_stops(case)
+    insn = None if stops is None else at_fault(stops[1])
+    return insn is not None and insn.name in IMAGES and stops is not None and stops[1].vector in _OF_SEGMENTS
+
+
+def ranks_alignment_and_limit(case: Case) -> bool:
+    """#GP and #SS of the same instruction, whose operand has 128 bits."""
+    stops = both_stops(case)
+    if stops is None or {stop.vector for stop in stops} != {Vector.GP, Vector.SS}:
+        return False
+    insn = at_fault(stops[0])
+    return insn is not None and "xmmword" in insn.text and stops[0].saved_eip == stops[1].saved_eip
+
+
+def changes_flags(case: Case) -> bool:
+    """Arithmetic flags alone differ, in EFLAGS and in what is on the stack."""
+    stops = both_stops(case)
+    if stops is None or not {each.what for each in case.differences} <= {"eflags", "frame"}:
+        return False
+    return not (stops[0].eflags ^ stops[1].eflags) & ~ARITHMETIC
+
+
+def runs_elsewhere(case: Case) -> bool:
+    """Flags alone differ, and a handler found the program outside of its code."""
+    stops = both_stops(case)
+    if stops is None or not {each.what for each in case.differences} <= {"eflags", "frame"}:
+        return False
+    starts = case.program.assemble()[1]
+    code = range(starts[0], starts[-1] + 1)
+    return stops[0].vector >= 0 and _saved_linear(case, stops[0]) not in code
+
+
 def has_no_memory_there(case: Case) -> bool:
-    """A program ran where only one of the machines has memory."""
+    """A program ran where only one of the machines has memory; or, without paging, has an operand there."""
     stops = both_stops(case)
     if stops is None:
-        return False
+        return case.program.paging is Paging.NONE and any(map(_is_beyond_ram, _operands(case)))
     return any(_saved_linear(case, stop) >= RAM for stop in stops if stop.vector >= 0)
+
+
+def _operands(case: Case) -> Iterator[int]:
+    """Linear addresses of operands, with the registers of the start and the bases that segments may have."""
+    general, mode = case.program.registers, case.program.mode
+    bases = BASES if case.program.based or not mode.code32 else BASES[:1]
+    for insn in instructions(case.program):
+        for access in accesses(insn, general):
+            yield from (access.offset + base & MASK32 for base in bases)
+
+
+def _is_beyond_ram(address: int) -> bool:
+    return address + _LONGEST > RAM
 
 
 def _saved_linear(case: Case, stop: Stop) -> int:

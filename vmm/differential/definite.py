@@ -63,6 +63,15 @@ def definite(program: Program) -> Program:
     return respelt(replace(program, patches=patches), _spelling)
 
 
+def definite_where_new(before: Program, program: Program) -> Program:
+    """`program`, whose steps are those of a definite one, `before`, but for some: these are made definite."""
+    if len(before.steps) != len(program.steps):
+        return definite(program)
+    made = definite(program).steps
+    pairs = zip(before.steps, program.steps, made, strict=True)
+    return replace(program, steps=tuple(new if old != step else step for old, step, new in pairs))
+
+
 def _spelling(insn: Insn) -> bytes | None:
     if insn.name in _APPROXIMATE or _has_state_of_x87(insn):
         return _NOP

@@ -15,7 +15,7 @@ UNSEEN: Final = Flaw(
     "code that a gate of the program's own leads to is subject to them, too",
     'SDM Vol. 3A, "Limit Checking", "Type Checking"',
 )
-EXPLANATIONS: Final = {flaw.name: flaw for flaw in (*bochs_flaws.DEVIATIONS, *FLAWS, UNSEEN)}
+EXPLANATIONS: Final = {flaw.name: flaw for flaw in (*bochs_flaws.DEVIATIONS, bochs_flaws.NEW_CODE, *FLAWS, UNSEEN)}
 """All there are, by name."""
 
 

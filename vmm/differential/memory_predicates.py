@@ -171,9 +171,9 @@ def reads_before_it_writes(case: Case) -> bool:
 
 
 def ends_in_fault(case: Case) -> bool:
-    """Both shut down, or had page faults; accessed bits of entries on the way to a page that is not there differ."""
+    """Both shut down, or had faults of pages or alignment; accessed bits of entries on the way there differ."""
     shut = case.got.ending is case.expected.ending is Ending.SHUTDOWN
-    faulted = any(stop.vector in OF_PAGES for stop in case.got.stops)
+    faulted = any(stop.vector in (*OF_PAGES, Vector.AC) for stop in case.got.stops)
     return (shut or faulted) and {difference.what for difference in case.differences} <= TABLE_PAGES
 
 

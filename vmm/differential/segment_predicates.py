@@ -32,7 +32,7 @@ _FLAT: Final = 0xFFFF_FFFF
 _FAST_CALLS: Final = (0x0F34, 0x0F35)
 _WHOLE: Final = 4
 """Fields of a segment register that is present."""
-_IMAGES: Final = {"fldenv": 28, "fnstenv": 28, "frstor": 108, "fnsave": 108, "fxsave": 512, "fxrstor": 512}
+IMAGES: Final = {"fldenv": 28, "fnstenv": 28, "frstor": 108, "fnsave": 108, "fxsave": 512, "fxrstor": 512}
 """Bytes at the most."""
 _X87_STORES: Final = ("fst", "fist", "fbst", "fnst", "fnsave", "fxsave")
 _ONLY_READ: Final = frozenset(
@@ -85,7 +85,7 @@ def _is_forbidden(case: Case, stop: Stop, insn: Insn) -> bool:
     segments, general = _segments(case, stop), general_before(case, stop)
     stack = segments[Seg.SS]
     stack32 = stack is not None and stack.is_default_big
-    size = _IMAGES.get(insn.name, 0)
+    size = IMAGES.get(insn.name, 0)
     found = [access._replace(size=max(size, access.size)) for access in accesses(insn, general)]
     found += stack_accesses(insn, general, stack32)
     return any(_forbids(insn, access, segments[access.seg]) for access in found)

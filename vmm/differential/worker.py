@@ -34,10 +34,13 @@ class Plan:
         """The reference first."""
         return self.against, *self.engines
 
-    def program(self, number: int) -> Program:
-        """Program `number`; with Bochs only what the manual defines of it."""
-        program = self.source.program(number)
+    def form(self, program: Program) -> Program:
+        """A program as it is run: with Bochs only what the manual defines of it."""
         return definite(program) if BOCHS in self.engines else program
+
+    def program(self, number: int) -> Program:
+        """Program `number`, as it is run."""
+        return self.form(self.source.program(number))
 
 
 class Place:
@@ -88,23 +91,29 @@ class Differ:
                 continue
             if self._shrunk < SHRUNK_MAX:
                 self._shrunk += 1
-                case = _smaller(case, pair)
+                case = self._smaller(number, case, pair)
             tally.failures.append(failure(number, case))
 
+    def _smaller(self, number: int, case: Case, pair: Pair) -> Case:
+        """The smallest program found that differs in the same way, without an explanation.
 
-def _smaller(case: Case, pair: Pair) -> Case:
-    """The smallest program found that differs in the same way, without an explanation."""
-    kind = _kind(case)
+        What is run in another form is made small before it takes that: what shrinking leaves of it might not be one.
+        """
+        form = self.plan.form
+        program = self.plan.source.program(number)
+        if form(program) == program:
+            program = case.program
+        kind = _kind(pair.compare(form(program)))
 
-    def fails(program: Program) -> bool:
-        trial = pair.compare(program)
-        return (
-            bool(trial.differences)
-            and _kind(trial) == kind
-            and not explain(trial, pair.compare, pair.compare_unchecked)[0]
-        )
+        def fails(program: Program) -> bool:
+            trial = pair.compare(form(program))
+            return (
+                bool(trial.differences)
+                and _kind(trial) == kind
+                and not explain(trial, pair.compare, pair.compare_unchecked)[0]
+            )
 
-    return pair.compare(shrink(case.program, fails))
+        return pair.compare(form(shrink(program, fails)))
 
 
 def _kind(case: Case) -> str:
