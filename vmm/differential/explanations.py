@@ -6,6 +6,7 @@ from vmm.differential import bochs_flaws
 from vmm.differential.case import Case
 from vmm.differential.flaws import FLAWS, Flaw
 from vmm.differential.judge import Compare, judge
+from vmm.differential.outcome import Ending
 from vmm.differential.plainer import gates_in_order
 from vmm.differential.segment_predicates import CHECKING
 
@@ -25,9 +26,15 @@ def explain(case: Case, compare: Compare, unchecked: Compare | None = None) -> t
     if case.engine == BOCHS:
         return bochs_flaws.explain(case, compare)
     flaw, judged = judge(case, compare)
-    if flaw is None and unchecked is not None and _has_gates(case) and not unchecked(case.program).differences:
+    if flaw is None and unchecked is not None and _has_gates(case) and _is_of_checks(case, unchecked):
         return (UNSEEN,), case
     return (() if flaw is None else (flaw,)), judged
+
+
+def _is_of_checks(case: Case, unchecked: Compare) -> bool:
+    """Is there no difference without segment checks? Or has it no end, as when the limit of CS is met, which is checked
+    in any case, and its fault leads nowhere?"""
+    return case.got.ending is Ending.ENDLESS or not unchecked(case.program).differences
 
 
 def _has_gates(case: Case) -> bool:

@@ -59,6 +59,12 @@ FLAWS: Final = (
         when=memory_predicates.is_in_the_hole,
     ),
     Flaw(
+        "MMX state",
+        "an instruction that faults has changed nothing",
+        'SDM Vol. 3A, "Exception Classifications", faults',
+        when=fpu_predicates.enters_mmx_state,
+    ),
+    Flaw(
         "OSFXSR",
         "#UD for an SSE instruction without CR4.OSFXSR comes before #NM",
         'SDM Vol. 2A, "Exceptions Type 2" and those behind it; Vol. 3A, "Interrupt 6 - Invalid Opcode Exception (#UD)"',
@@ -177,7 +183,7 @@ FLAWS: Final = (
         "memory is written when the RPL changes, else not",
         'SDM Vol. 2A, "ARPL - Adjust RPL Field of Segment Selector"',
         spellings.adjust_rpl,
-        memory_predicates.memory_alone,
+        memory_predicates.writes_what_stays,
     ),
     Flaw(
         "code limits",
@@ -318,6 +324,12 @@ FLAWS: Final = (
         'SDM Vol. 2B, "PUSHF/PUSHFD"',
         spellings.push_flags,
         predicates.may_push_hidden_flags,
+    ),
+    Flaw(
+        "PUSHFD",
+        "VM and RF are clear in the image",
+        'SDM Vol. 2B, "PUSHF/PUSHFD"',
+        when=predicates.may_push_hidden_flags_elsewhere,
     ),
     Flaw(
         "SMSW",

@@ -5,17 +5,26 @@ Each function knows one; see `predicates.py`.
 
 from typing import Final
 
-from bt.simd import must_be_aligned
+from bt.simd import must_be_aligned, uses_mmx
 from bt.tables import waits
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Cr0, Cr4
 from vmm.differential.case import Case
-from vmm.differential.evidence import OF_PAGES, at_fault, both_stops, general_protection, instructions, own_stop
-from vmm.differential.outcome import TASK, Ending
+from vmm.differential.evidence import (
+    OF_PAGES,
+    at_fault,
+    both_stops,
+    error_code,
+    general_protection,
+    instructions,
+    own_stop,
+)
+from vmm.differential.outcome import HALT, TASK, Ending, Stop
 
 _SUMMARY: Final = 0x80  # alone in `Stop.errors`
 _STATUS_AT, _WORD_DIGITS, _MXCSR_AT = 8, 4, 9  # hexadecimal digits, and words of `Outcome.fpu`
 _CR4_AT: Final = 3  # in `Stop.control`
+_GATE: Final = 3  # EXT and IDT in the error code of a gate
 _LOADS_OF_STATE: Final = ("fldenv", "frstor", "fxrstor")
 _LOADS_MXCSR: Final = frozenset(("ldmxcsr", "fxrstor"))
 
@@ -37,8 +46,14 @@ def errs_without_ne(case: Case) -> bool:
 
 def minds_alignment(case: Case) -> bool:
     """#GP for an operand that must be on a 16-byte boundary, or, what cannot be told apart, a reserved bit of MXCSR; or
-    a shutdown, for which there may be no other sign."""
-    if case.got.ending is Ending.SHUTDOWN and both_stops(case) is None:
+    where its handler is not the usual one a shutdown, a HLT or no end, for which there may be no other sign."""
+    stops = both_stops(case)
+    if stops is None:
+        is_hidden = case.got.ending in (Ending.SHUTDOWN, Ending.ENDLESS)
+    else:
+        has_left_protection = case.program.mode.is_segmented and not stops[0].control[0] & Cr0.PE
+        is_hidden = stops[0].where == HALT or has_left_protection
+    if is_hidden:
         return any(must_be_aligned(insn) or insn.name in _LOADS_MXCSR for insn in instructions(case.program))
     found = general_protection(case)
     return found is not None and (must_be_aligned(found[1]) or found[1].name in _LOADS_MXCSR | {"fxsave"})
@@ -78,16 +93,30 @@ def asks_for_no_sse(case: Case) -> bool:
     """#UD for an SSE instruction with CR4.OSFXSR clear or CR0.EM set; the reference looked at CR0.TS first, and its #NM
     may be a task."""
     stops = both_stops(case)
-    if stops is None or (stops[1].where != TASK and stops[0].saved_eip != stops[1].saved_eip):
+    if stops is None or (TASK not in (stops[0].where, stops[1].where) and stops[0].saved_eip != stops[1].saved_eip):
         return False
     is_off = stops[0].control[0] & Cr0.EM or not stops[0].control[_CR4_AT] & Cr4.OSFXSR
-    is_first = stops[1].where == TASK or stops[1].vector == Vector.NM
-    return bool(is_off and is_first and stops[0].vector == Vector.UD)
+    pairs = ((stops[0], Vector.UD), (stops[1], Vector.NM))
+    return bool(is_off) and all(stop.where == TASK or _is_of(stop, vector) for stop, vector in pairs)
+
+
+def _is_of(stop: Stop, vector: int) -> bool:
+    """Is it that exception, or the #NP of its gate?"""
+    return stop.vector == vector or (stop.vector == Vector.NP and error_code(stop) == vector << 3 | _GATE)
+
+
+def enters_mmx_state(case: Case) -> bool:
+    """The state of x87 alone differs, and an MMX instruction faulted: then it has not changed tags and top."""
+    if {difference.what for difference in case.differences} != {"fpu"}:
+        return False
+    faulted = (at_fault(stop) for stop in case.got.stops)
+    return any(insn is not None and (waits(insn) or uses_mmx(insn)) for insn in faulted)
 
 
 def loads_state_in_part(case: Case) -> bool:
-    """x87 and SSE registers alone differ, and a load of them was a page fault."""
-    if {difference.what for difference in case.differences} != {"fpu"}:
+    """x87 and SSE registers alone differ, and memory to which they were stored, and a load of them was a page fault."""
+    kinds = {difference.what for difference in case.differences}
+    if "fpu" not in kinds or not all(kind == "fpu" or kind.startswith("page ") for kind in kinds):
         return False
     faulted = (at_fault(stop) for stop in case.got.stops if stop.vector in OF_PAGES)
     return any(insn is not None and insn.name in _LOADS_OF_STATE for insn in faulted)

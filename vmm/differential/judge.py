@@ -7,7 +7,7 @@ from vmm.differential.case import Case
 from vmm.differential.flaws import FLAWS, Flaw
 from vmm.differential.neutral import respelt
 from vmm.differential.outcome import TASK
-from vmm.differential.plainer import SIMPLIFY
+from vmm.differential.plainer import SIMPLIFY, Simplify, gates_in_order
 from vmm.differential.program import Program
 
 _SPELT: Final = tuple(flaw for flaw in FLAWS if flaw.spelling is not None)
@@ -48,14 +48,17 @@ def _simpler(case: Case, compare: Compare, place: int) -> Case | None:
         program = simplify(case.program)
         if program != case.program:
             trial = compare(program)
-            if trial.differences and (_place(trial) == place or _was_hidden(case, _place(trial))):
+            if trial.differences and (_place(trial) == place or _was_hidden(case, _place(trial), simplify)):
                 return trial
     return None
 
 
-def _was_hidden(case: Case, place: int) -> bool:
-    """Is that a stop before the one that differs, in a task, which shows little of where it came from?"""
-    return 0 <= place < _place(case) and case.expected.stops[place].where == TASK
+def _was_hidden(case: Case, place: int, simplify: Simplify) -> bool:
+    """Is that a stop before the one that differs, which shows little of where it came from: in a task, or behind gates
+    of the program's own?"""
+    if not 0 <= place < _place(case):
+        return False
+    return simplify is gates_in_order or case.expected.stops[place].where == TASK
 
 
 def _place(case: Case) -> int:

@@ -39,6 +39,7 @@ _3DNOW: Final = 0x0F0F
 _X87: Final = range(0xD8, 0xE0)
 _ERRORS: Final = frozenset(("errors",))
 _FAR_CALL: Final = 3
+_ARPL: Final = 0x63
 _ENVIRONMENTS: Final = ("fldenv", "frstor")
 TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
 _DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
@@ -130,6 +131,15 @@ def loads_part_of_state(case: Case) -> bool:
 def memory_alone(case: Case) -> bool:
     """The engines agree about everything but memory."""
     return all(difference.what.startswith("page ") for difference in case.differences)
+
+
+def writes_what_stays(case: Case) -> bool:
+    """The engines agree about everything but memory; or the reference met the page fault of an ARPL."""
+    stops = both_stops(case)
+    if stops is None:
+        return memory_alone(case)
+    insn = at_fault(stops[1]) if stops[1].vector in OF_PAGES else None
+    return insn is not None and insn.opcode == _ARPL
 
 
 def is_in_the_hole(case: Case) -> bool:

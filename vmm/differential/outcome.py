@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-TASK: Final = "task"
+TASK, HALT = "task", "halt"
 """Where a stop is in the task that task gates lead to."""
 GENERAL: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
 

@@ -20,7 +20,7 @@ from vmm.differential import layout
 from vmm.differential.board import Flood, PortBoard
 from vmm.differential.bochs_engine import BochsEngine
 from vmm.differential.modes import Kind, Paging
-from vmm.differential.outcome import TASK, Ending, Outcome, Stop
+from vmm.differential.outcome import HALT, TASK, Ending, Outcome, Stop
 from vmm.differential.program import Program
 from vmm.engines.choice import ENGINES
 from vmm.engines.engine import Engine, Leave
@@ -175,9 +175,9 @@ class Rig:
             self._take_down("end")
             return Ending.DONE
         if linear in _ROUTINES or self._starts[0] <= linear < self._starts[-1]:
-            self._take_down(_ROUTINES.get(linear, "halt"))
+            self._take_down(_ROUTINES.get(linear, HALT))
             return self._leave_task() if linear == layout.TASK else None
-        self._take_down("halt")
+        self._take_down(HALT)
         return Ending.STRAYED
 
     # --- set-up ----------------------------------------------------------------------------------------
@@ -301,8 +301,8 @@ class Rig:
         vcpu = self.vcpu
         try:
             frame = self._mmu.read_bytes(self._stack_top(), _FRAME, False).hex()
-        except GuestFault as fault:
-            frame = str(fault)
+        except GuestFault:
+            frame = ""
         segmented = vcpu.is_protected and not vcpu.is_v86
         return Stop(
             where,
