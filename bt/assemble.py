@@ -77,14 +77,42 @@ def _kept() -> dict[str, str]:
 
 def key_of(text: str, code32: bool) -> str:
     """What a template's text goes by in the file."""
-    return sha1(f"{32 if code32 else 16}{text}".encode(), usedforsecurity=False).hexdigest()[:20]
+    return _key(text, 32 if code32 else 16)
+
+
+def _key(text: str, bits: int) -> str:
+    return sha1(f"{bits}{text}".encode(), usedforsecurity=False).hexdigest()[:20]
+
+
+def host_code(text: str) -> bytes:
+    """Assemble code for the host, an x86-64 processor. Raises TemplateError."""
+    kept = _kept().get(host_key_of(text))
+    return assemble_for_host(text) if kept is None else bytes.fromhex(kept)
+
+
+def host_key_of(text: str) -> str:
+    """What the text of host code goes by in the file."""
+    return _key(text, 64)
+
+
+def assemble_for_host(text: str) -> bytes:
+    """As `assemble`, for an x86-64 processor."""
+    import keystone
+
+    return _assemble(text, keystone.KS_MODE_64)
 
 
 def assemble(text: str, code32: bool) -> bytes:
     """Assemble Intel syntax at address 0. Raises TemplateError with Keystone's message."""
     import keystone
 
-    engine = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_32 if code32 else keystone.KS_MODE_16)
+    return _assemble(text, keystone.KS_MODE_32 if code32 else keystone.KS_MODE_16)
+
+
+def _assemble(text: str, mode: int) -> bytes:
+    import keystone
+
+    engine = keystone.Ks(keystone.KS_ARCH_X86, mode)
     try:
         code, _ = engine.asm(text, as_bytes=True)
     except keystone.KsError as error:

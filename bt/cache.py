@@ -334,6 +334,8 @@ class CodeCache:
     sites: dict[int, tuple[Site, Block]] = field(default_factory=dict)
     by_frame: dict[int, list[CodePage]] = field(default_factory=dict)
     flushes: int = 0
+    on_tombstone: Callable[[int], None] = lambda _address: None
+    """Told of each address at which an exit is another one now."""
 
     def arena(self, context: Context) -> Arena:
         """Where the blocks of a context lie."""
@@ -495,6 +497,7 @@ class CodeCache:
             insn = Insn(entrance.eip, b"", "", "", block.translation.code32)
             site = Site(SiteKind.LINK, offset + len(_EXIT), insn, entrance.eip)
             self.sites[entrance.address + len(_EXIT)] = (site, block)
+            self.on_tombstone(entrance.address + len(_EXIT))
             self._put(block, offset, _EXIT)
             self.forget_code(entrance.address, entrance.address + len(_EXIT))
 

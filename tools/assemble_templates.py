@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from itertools import product
 
 from bt import assemble as assembler
-from bt.assemble import KEPT, key_of
+from bt.assemble import KEPT, assemble_for_host, host_key_of, key_of
 from bt.guest import Context, Mode, Window
 from bt.translate import BlockTranslator, NeedsMoreBytes, Options
+from vmm.engines.crossing_code import CROSSING
 
 _OVERRIDES = (b"", b"\x26", b"\x2e", b"\x36", b"\x3e", b"\x64", b"\x65")
 _SIZES = (b"", b"\x66")
@@ -64,6 +65,7 @@ def collect() -> dict[str, str]:
             translator.translate(code, 0, context, window, options)
         except NeedsMoreBytes:
             continue
+    made[host_key_of(CROSSING)] = assemble_for_host(CROSSING).hex()
     return dict(sorted(made.items()))
 
 

@@ -33,7 +33,7 @@ from guest_bench import (
 
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Seg
-from vmm.engines.system_calls import SystemCalls
+from vmm.engines.crossings import Crossings
 
 KERNEL_AT = CODE + 0x800
 GP0 = (Vector.GP, 0)
@@ -214,7 +214,7 @@ def test_a_system_call_that_was_done_before_is_the_same_as_ever(bench, monkeypat
         return bench.run() | {"memory": bench.peek(DATA + 0x100, 0x200)}
 
     known = run()
-    assert bench.engine._system_calls._known
+    assert bench.engine._crossings._records
     assert known["fault"] == GP0
-    monkeypatch.setattr(SystemCalls, "key", lambda calls, enters: None)
+    monkeypatch.setattr(Crossings, "look", lambda *arguments: None)
     assert run() == known

@@ -41,6 +41,11 @@ class Slot(IntEnum):
     CS_HIGH = 0x6C
     SHORTAGE = 0x70  # six words, by segment register: how much its limit is short of FFFFh, 0 if it is not
     LIMIT = 0x88  # six words, by segment register: its limit in bytes
+    TR_BASE = 0xA0
+    TR_FLAGS = 0xA4  # dword 1 of its descriptor
+    SYSENTER_CS = 0xA8  # the three MSRs
+    SYSENTER_ESP = 0xAC
+    SYSENTER_EIP = 0xB0
 
 
 SCRATCH_WORDS: Final = 8

@@ -38,6 +38,8 @@ _IF_AT: Final = int(Slot.IF) >> 2
 _LDTR_AT: Final = int(Slot.LDTR) >> 2
 _PENDING_AT: Final = int(Slot.PENDING) >> 2
 _TR_AT: Final = int(Slot.TR) >> 2
+_TR_BASE_AT: Final = int(Slot.TR_BASE) >> 2
+_TR_FLAGS_AT: Final = int(Slot.TR_FLAGS) >> 2
 
 _SEGMENT_AT: Final = tuple(hw.D_SEGS + seg * hw.SEG_WORDS for seg in range(6))
 _BASE: Final = hw.SEG_BASE
@@ -173,7 +175,6 @@ class Vcpu:
         self.interrupt_shadow = False  # STI, MOV SS or POP SS was the last instruction
         self.nmi_pending = self.nmi_blocked = False  # an NMI waits; one is being handled, until the next IRET
         self.efer = 0  # EFER, as far as there is one: NXE
-        self.sysenter_cs = self.sysenter_esp = self.sysenter_eip = 0  # 32 bits each
         self.pdptes = [0, 0, 0, 0]  # as the last load of CR3 under PAE paging found them, 64 bits each
         self.stale = 0  # Stale bits: what the engine's shadow must forget before the guest goes on
         self.stale_pages: list[int] = []  # with Stale.PAGE: linear addresses, 4-KByte aligned
@@ -428,6 +429,9 @@ class Vcpu:
     cr2 = _page_register(Slot.CR2)
     cr3 = _page_register(Slot.CR3)
     cr4 = _page_register(Slot.CR4)
+    sysenter_cs = _page_register(Slot.SYSENTER_CS)
+    sysenter_esp = _page_register(Slot.SYSENTER_ESP)
+    sysenter_eip = _page_register(Slot.SYSENTER_EIP)
 
     @property
     def gdtr(self) -> tuple[int, int]:
@@ -466,7 +470,7 @@ class Vcpu:
     @tr.setter
     def tr(self, value: SegmentRegister) -> None:
         self._tr = value
-        self.page[_TR_AT] = value.selector
+        self.page[_TR_AT], self.page[_TR_BASE_AT], self.page[_TR_FLAGS_AT] = value.selector, value.base, value.flags
 
     # --- debug registers -------------------------------------------------------------------------------
 

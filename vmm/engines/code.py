@@ -84,7 +84,7 @@ class TranslatedCode:
         self.space = BlockSpace(0, Context(Mode.REAL, 0, False, False), BranchTable(self.cache.lookup, 0, False))
         self.scratch: memoryview
         self.stats = EngineStats()
-        self.before_clearing: Callable[[], None] = lambda: None
+        self.before_clearing: list[Callable[[], None]] = []
         self.observer: Observer | None = None
         self._place_hole()
         self._memory.on_watched_write = self.watched_write
@@ -416,7 +416,8 @@ class TranslatedCode:
         self._clear_cache()
 
     def _clear_cache(self) -> None:
-        self.before_clearing()
+        for forget in self.before_clearing:
+            forget()
         self.cache.clear()
         self.shadow.forget_code()
         self._spaces.clear()

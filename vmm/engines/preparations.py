@@ -37,7 +37,7 @@ class Preparations:
         self._vcpu, self._code = vcpu, code
         self.struck = 0
         self._before: tuple[bytes, bytes, bytes, int] = (b"", b"", b"", 0)
-        code.before_clearing = self.settle
+        code.before_clearing.append(self.settle)
 
     def prepare(self, site: Site) -> bool:
         """See to an instruction; True: it changes what code may run behind it, and has to run alone.

@@ -25,6 +25,8 @@ from vmm.cpu.shadow_gdt import ShadowGdt
 from vmm.cpu.vcpu import STALE_ALL
 from vmm.engines import physical
 from vmm.engines.code import TranslatedCode
+from vmm.engines.crossing_code import Cell
+from vmm.engines.crossings import KINDS, Crossings
 from vmm.engines.delivery import place_of
 from vmm.engines.device_pages import DevicePage, DevicePages, locate_linear
 from vmm.engines.engine import Leave
@@ -35,7 +37,6 @@ from vmm.engines.preemption import again_soon
 from vmm.engines.preparations import Preparations
 from vmm.engines.runner import GuestRunner
 from vmm.engines.steps import Step, Stepper
-from vmm.engines.system_calls import SYSTEM_CALLS, SystemCalls
 from vmm.errors import Unmodelled
 from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
@@ -45,6 +46,7 @@ _RF: Final = int(Eflags.RF)
 _NE: Final = int(Cr0.NE)
 _FAULT_W: Final = int(PageFault.W)
 _FAULT_I: Final = int(PageFault.I)
+_LATEST: Final = Cell.LATEST // 8
 _PENDING: Final = Slot.PENDING >> 2
 _IF: Final = Slot.IF >> 2
 _CR0: Final = Slot.CR0 >> 2
@@ -75,7 +77,9 @@ class TranslateEngine(GuestRunner):
         self._stepper = Stepper(machine.vcpu, self.code)
         self._devices = DevicePages(machine, phys, self.code.shadow, locate_linear(machine), self.code.memory_width)
         self._shadow_gdt = ShadowGdt(machine.physical, machine.hole)
-        self._system_calls = SystemCalls(machine.vcpu, self.code)
+        self._crossings = Crossings(machine, phys, self.code, self.stats)
+        self._crossed = self._crossings.cells
+        self.code.before_clearing.append(self._crossings.clear)
         self._preparations = Preparations(machine.vcpu, self.code)
         self._step: Step | None = None
         self._in_force: tuple[int, ...] | None = None
@@ -121,14 +125,18 @@ class TranslateEngine(GuestRunner):
         self._leave = None
         self._resume()
         self.preempted_after = 0
+        self._crossings.enable(self.observer is None)
         while self._leave is None:
             stopped = self._phys.run()
+            if self._crossed[_LATEST]:
+                self._catch_up()
             if self._audited:
                 self._check_audit()
             self._preparations.settle()
             if stopped:
                 self.preempted_after = self.preempted_after or self._phys.blocks
                 self._preempted()
+        self._crossings.report()
         return self._leave
 
     def _preempted(self) -> None:
@@ -149,6 +157,8 @@ class TranslateEngine(GuestRunner):
     # --- exits -----------------------------------------------------------------------------------------
 
     def _on_exit(self, vector: int) -> None:
+        if self._crossed[_LATEST]:
+            self._catch_up()
         address = self._phys.state.q[hw.Q_EIP] + self.code.space.cs_base & MASK32
         if self.observer is not None:
             self._observe_exit(self.observer, vector, address)
@@ -218,22 +228,17 @@ class TranslateEngine(GuestRunner):
         self.stats.callouts[plan.name] += 1
         if self._vcpu.x87_error:
             self._follow_x87_error()
-        if plan.name in SYSTEM_CALLS and self._step is None and self.observer is None:
-            self._system_call(plan, block)
+        if plan.name in KINDS and self._step is None and self.observer is None:
+            start = self._crossings.look(plan.name, site.insn, block.address + site.offset)
+            self._emulate(plan, block)
+            if start is not None and self._leave is None:
+                self._crossings.learn(start, self._in_force)
         else:
             self._emulate(plan, block)
 
-    def _system_call(self, plan: Plan, block: Block) -> None:
-        """SYSENTER or SYSEXIT: as it was before, or in the usual way."""
-        calls = self._system_calls
-        key = calls.key(plan.name == "sysenter")
-        switch = None if key is None else calls.repeat(key)
-        if switch is not None:
-            self._in_force = switch.in_force
-            return
-        self._emulate(plan, block)
-        if key is not None and self._leave is None:
-            calls.learn(key, self._in_force)
+    def _catch_up(self) -> None:
+        """The guest has changed sides without us."""
+        self._in_force = self._crossings.catch_up().in_force
 
     def _emulate(self, plan: Plan, block: Block) -> None:
         """Carry out an instruction, or inject its fault, and go on."""

@@ -29,13 +29,15 @@ from vmm.errors import EngineMismatch, VmmError
 from vmm.hw import polls
 from vmm.hw import state as hw
 from vmm.hw.calibrate import check_layout
-from vmm.hw.hooks import NEVER, AuditHook, BlockHook, ExitHook, InstructionHook, StopRing
+from vmm.hw.hooks import NEVER, AuditHook, BlockHook, ExitHook, InstructionHook, StopRing, executable
 from vmm.hw.mapping import PhysicalMap, Run
 from vmm.hw.memory import PhysicalMemory
 from vmm.hw.state import CpuState
 
 SUPPORTED_ENGINE: Final = "2.1.4"
 TCG_BUFFER: Final = 64 << 20
+EFLAGS_REGISTER: Final = int(x86_const.UC_X86_REG_EFLAGS)
+"""What `reg_read` knows EFLAGS by."""
 
 _DF: Final = int(Eflags.DF)
 _ASKED, _COUNTED, _BLOCKS, _LIMIT, _COUNTING = range(5)
@@ -165,6 +167,31 @@ class PhysicalCpu:
             return state.q[hw.Q_CC_SRC] & ARITHMETIC | (_DF if state.d[hw.D_DF] == MASK32 else 0)
         uclib.uc_reg_read(self._handle, x86_const.UC_X86_REG_EFLAGS, ctypes.byref(self._flags_cell))
         return self._flags_cell.value & (ARITHMETIC | _DF)
+
+    def answer_quickly(self, vector: int, code: bytes) -> None:
+        """From now on ask host code, position-independent and of type int(void), at each exit with a vector, before
+        `on_exit`: it returns 1 if it has brought the saved state to where the guest goes on. None asked: empty code.
+        """
+        quick = self._exit_hook.quick
+        quick[0] = 0
+        if code:
+            self._quick_code, quick[0] = executable(code)
+            quick[1] = vector
+
+    @property
+    def saved_state(self) -> int:
+        """Host address of what `state` shows, for `answer_quickly`."""
+        return int(self._context_pointer.value) + hw.HEADER
+
+    @property
+    def handle(self) -> int:
+        """The engine's, for `answer_quickly`."""
+        return int(self._handle.value)
+
+    @property
+    def reg_read(self) -> int:
+        """Host address of int(handle, register, void *value), which folds the lazy flags, for `answer_quickly`."""
+        return int(ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p).value or 0)
 
     # --- stopping --------------------------------------------------------------------------------------
 

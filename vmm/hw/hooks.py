@@ -18,7 +18,7 @@ _UD: Final = 6
 _NO_EXCEPTION: Final = b"\xff\xff\xff\xff"
 
 
-def _executable(code: bytes) -> tuple[mmap.mmap, int]:
+def executable(code: bytes) -> tuple[mmap.mmap, int]:
     """Memory that holds the code, and the code's address."""
     memory = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     memory.write(code)
@@ -40,12 +40,21 @@ class ExitHook:
     engine never clears `old_exception`, so that the next fault would become a double fault, and a stale
     `exception_is_int` makes later exits report the wrong EIP. `invalid_entry` is for UC_HOOK_INSN_INVALID: the same
     with vector 6, and true, so that the engine goes on. The callback must not raise.
+
+    `quick[0]` is the address of host code int(void), or 0: an exit with the vector in `quick[1]` asks it first. If it
+    returns 1 it has changed the saved state as it should be, and nobody is called back.
     """
 
     def __init__(self, handle: Any, context: Any, callback: Callable[[int, int, int], None]) -> None:
         self._callback = _CALLBACK(callback)
+        self.quick = (ctypes.c_uint64 * 2)(0, 0)
         state = context.value + hw.HEADER
         arguments = b"\x48\xbf" + _quad(handle.value) + b"\x48\xbe" + _quad(context.value)
+        back_to_python = (
+            b"\x31\xff\x89\xde\x31\xd2"                # xor edi, edi; mov esi, ebx; xor edx, edx
+            + b"\x48\xb8" + _address(self._callback) + b"\xff\xd0"  # mov rax, callback; call rax
+        )  # fmt: skip
+        ask = b"\xff\xd0\x85\xc0\x75" + bytes([len(back_to_python)])  # call rax; test eax, eax; jne restored
         code = (
             b"\x53\x89\xf3"                              # push rbx; mov ebx, esi
             + arguments                                 # mov rdi, handle; mov rsi, context
@@ -54,9 +63,11 @@ class ExitHook:
             + b"\xc7\x00" + _NO_EXCEPTION               # mov dword ptr [rax], -1
             + b"\x48\xb8" + _quad(state + 4 * hw.D_EXCEPTION_IS_INT)
             + b"\xc7\x00\0\0\0\0"                        # mov dword ptr [rax], 0
-            + b"\x31\xff\x89\xde\x31\xd2"                # xor edi, edi; mov esi, ebx; xor edx, edx
-            + b"\x48\xb8" + _address(self._callback) + b"\xff\xd0"  # mov rax, callback; call rax
-            + arguments
+            + b"\x48\xb8" + _quad(ctypes.addressof(self.quick))  # mov rax, quick
+            + b"\x3b\x58\x08\x75" + bytes([8 + len(ask)])  # cmp ebx, [rax + 8]; jne back
+            + b"\x48\x8b\x00\x48\x85\xc0\x74" + bytes([len(ask)])  # mov rax, [rax]; test rax, rax; je back
+            + ask + back_to_python
+            + arguments                                 # restored:
             + b"\x48\xb8" + _address(uclib.uc_context_restore)
             + b"\x5b\xff\xe0"                            # pop rbx; jmp rax
         )  # fmt: skip
@@ -66,7 +77,7 @@ class ExitHook:
             b"\xe8" + (-back).to_bytes(4, "little", signed=True)  # call entry
             + b"\xb8\x01\0\0\0\x48\x83\xc4\x08\xc3"    # mov eax, 1; add rsp, 8; ret
         )  # fmt: skip
-        self._code, self.entry = _executable(code + invalid)
+        self._code, self.entry = executable(code + invalid)
         self.invalid_entry = self.entry + len(code)
 
 
@@ -90,7 +101,7 @@ class StopRing:
             + b"\x48\xc7\x40\x18\0\0\0\0"                # counted: mov qword ptr [rax + 24], 0
             + b"\xc7\x40\x20\x01\0\0\0\xc3"              # mov dword ptr [rax + 32], 1; ret
         )  # fmt: skip
-        self._code, self.entry = _executable(code)
+        self._code, self.entry = executable(code)
 
 
 class BlockHook:
@@ -112,7 +123,7 @@ class BlockHook:
             + b"\x48\xb8" + _address(uclib.uc_emu_stop)  # stop: mov rax, uc_emu_stop
             + b"\xff\xe0"                              # jmp rax
         )  # fmt: skip
-        self._code, self.entry = _executable(code)
+        self._code, self.entry = executable(code)
 
 
 class InstructionHook:
@@ -120,7 +131,7 @@ class InstructionHook:
 
     def __init__(self) -> None:
         self.cells = (ctypes.c_uint64 * 1)()
-        self._code, self.entry = _executable(
+        self._code, self.entry = executable(
             b"\x48\xb8" + _quad(ctypes.addressof(self.cells))  # mov rax, cells
             + b"\x48\xff\x00\xc3"                      # inc qword ptr [rax]; ret
         )  # fmt: skip
@@ -154,7 +165,7 @@ class AuditHook:
         )  # fmt: skip
         second = b"\x48\x89\xc2\x48\x2b\x51\x10\x48\x3b\x51\x18\x73" + bytes([len(check_cpl)])
         # the same for the second range: mov rdx, rax; sub rdx, [rcx + 16]; cmp rdx, [rcx + 24]; jae bad
-        self._code, self.entry = _executable(
+        self._code, self.entry = executable(
             b"\x53\x48\x89\xfb\x89\xf0"                  # push rbx; mov rbx, rdi; mov eax, esi
             + b"\x48\xb9" + cells                       # mov rcx, cells
             + b"\x48\x89\x41\x28"                       # mov [rcx + 40], rax
