@@ -34,7 +34,7 @@ def tables(stats: Stats) -> RenderableType:
     side = [
         _counts("exit", stats["exits"]),
         _counts("callout", stats["callouts"]),
-        _counts("crossing", stats["crossings"]),
+        _counts("host code", stats["host_code"]),
         _counts("interrupt", {_vector(key): count for key, count in stats["interrupts"].items()}),
     ]
     if filled := [table for table in side if table.row_count]:

@@ -27,11 +27,11 @@ _EM: Final = int(Cr0.EM)
 _TS: Final = int(Cr0.TS)
 _OSFXSR: Final = int(Cr4.OSFXSR)
 _USER_RING: Final = 3
-_ERROR_MASKS: Final = 0x3F
-_GATHERED: Final = 0x3D
+ERROR_MASKS: Final = 0x3F
+GATHERED: Final = 0x3D
 """IE, ZE, OE, UE and PE, in the status word and in the engine."""
 _SUMMARY: Final = 0x0080
-_SUMMARY_AND_BUSY: Final = 0x8080
+SUMMARY_AND_BUSY: Final = 0x8080
 _MASK16: Final = 0xFFFF
 _HIGH_ONES: Final = 0xFFFF_0000
 _OWN_IP: Final = 1 << 63
@@ -134,8 +134,8 @@ def show_errors(vcpu: Vcpu) -> None:
     The engine itself shows ZE alone, and that for 0/0, too. Limits: DE is not among them. What is unmasked is found
     only here, and so raises no #MF before. Source: SDM Vol. 1, "x87 FPU Status Register".
     """
-    status = _word(vcpu, hw.FPU_STATUS) & ~_GATHERED | vcpu.state.buffer[hw.FPU_ERRORS] & _GATHERED
-    _set_word(vcpu, hw.FPU_STATUS, status & ~_SUMMARY_AND_BUSY)
+    status = _word(vcpu, hw.FPU_STATUS) & ~GATHERED | vcpu.state.buffer[hw.FPU_ERRORS] & GATHERED
+    _set_word(vcpu, hw.FPU_STATUS, status & ~SUMMARY_AND_BUSY)
     show_error(vcpu)
 
 
@@ -164,14 +164,14 @@ def has_error(vcpu: Vcpu) -> bool:
 
 def hide_error(vcpu: Vcpu) -> None:
     """Clear the error summary, so that nothing waits for the error."""
-    _set_word(vcpu, hw.FPU_STATUS, _word(vcpu, hw.FPU_STATUS) & ~_SUMMARY_AND_BUSY)
+    _set_word(vcpu, hw.FPU_STATUS, _word(vcpu, hw.FPU_STATUS) & ~SUMMARY_AND_BUSY)
 
 
 def show_error(vcpu: Vcpu) -> None:
     """Set the error summary again if an unmasked error is still there."""
     status = _word(vcpu, hw.FPU_STATUS)
-    if status & ~_word(vcpu, hw.FPU_CONTROL) & _ERROR_MASKS:
-        _set_word(vcpu, hw.FPU_STATUS, status | _SUMMARY_AND_BUSY)
+    if status & ~_word(vcpu, hw.FPU_CONTROL) & ERROR_MASKS:
+        _set_word(vcpu, hw.FPU_STATUS, status | SUMMARY_AND_BUSY)
 
 
 # --- FNSTENV, FNSAVE ------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def fnstenv(vcpu: Vcpu, insn: Insn) -> None:
     require_fpu(vcpu)
     show_errors(vcpu)
     _store(vcpu, insn, _environment(vcpu, insn.operand_size))
-    _set_word(vcpu, hw.FPU_CONTROL, _word(vcpu, hw.FPU_CONTROL) | _ERROR_MASKS)
+    _set_word(vcpu, hw.FPU_CONTROL, _word(vcpu, hw.FPU_CONTROL) | ERROR_MASKS)
     hide_error(vcpu)
 
 
@@ -256,7 +256,7 @@ def fldenv(vcpu: Vcpu, insn: Insn) -> None:
     count = environment + (0 if insn.name == "fldenv" else 10 * _REGISTERS)
     image = vcpu.memory.read_bytes(at, count, vcpu.cpl == _USER_RING)
     _load_pointers(vcpu, _pointers_in(vcpu, image[:environment], size))
-    vcpu.state.buffer[hw.FPU_ERRORS] = image[size] & _GATHERED
+    vcpu.state.buffer[hw.FPU_ERRORS] = image[size] & GATHERED
 
 
 def _pointers_in(vcpu: Vcpu, image: bytes, size: int) -> tuple[int, int, int, int, int]:
@@ -294,7 +294,7 @@ def fxrstor(vcpu: Vcpu, insn: Insn) -> None:
     if vcpu.cr4 & _OSFXSR:
         _check_mxcsr(vcpu, mxcsr)
     _load_pointers(vcpu, (opcode & 0x7FF, ip, cs, dp, ds))
-    vcpu.state.buffer[hw.FPU_ERRORS] = image[_FX_STATUS] & _GATHERED
+    vcpu.state.buffer[hw.FPU_ERRORS] = image[_FX_STATUS] & GATHERED
 
 
 def stmxcsr(vcpu: Vcpu, insn: Insn) -> None:

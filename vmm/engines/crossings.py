@@ -154,7 +154,7 @@ class Crossings:
         for record in self._records.values():
             count = record.words.cast("B").cast("Q")[Field.COUNT // 8]
             if count != record.reported:
-                self._stats.crossings[record.name] += count - record.reported
+                self._stats.host_code[record.name] += count - record.reported
                 record.reported = count
 
     def catch_up(self) -> Side:
@@ -168,6 +168,16 @@ class Crossings:
         return side
 
     # --- learning --------------------------------------------------------------------------------------
+
+    def learn_status(self, insn: Insn, key: int) -> None:
+        """What the VMM does before this FNSTSW is for host code from now on."""
+        if self._vcpu.base(_CS):
+            return
+        record = self._records.get(key) or self._new(key)
+        if record is not None:
+            record.name = insn.name
+            record.words[Field.KEY >> 2], record.words[Field.KIND >> 2] = key, Kind.FNSTSW
+            self._table[key >> 1 & TABLE_SIZE - 1] = record.address
 
     def look(self, name: str, insn: Insn, key: int) -> Start | None:
         """Before an instruction is carried out in the usual way: what it depends on; None if it is not worth it."""

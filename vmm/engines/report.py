@@ -17,12 +17,12 @@ def stats_of(engine: Engine, wall_seconds: float) -> dict[str, Any]:
             name: {
                 "inline_sites": stats.inline_sites[name],
                 "callout_sites": stats.callout_sites[name],
-                "callouts_retired": stats.callouts[name] + stats.crossings[name],
+                "callouts_retired": stats.callouts[name] + stats.host_code[name],
             }
             for name in sorted(names)
         },
         "callouts": dict(stats.callouts.most_common()),
-        "crossings": dict(stats.crossings.most_common()),
+        "host_code": dict(stats.host_code.most_common()),
         "exits": {**dict(stats.exits.most_common()), "callout": stats.callouts.total()},
         "interrupts": {str(vector): count for vector, count in sorted(stats.interrupts.items())},
         "exceptions": {str(vector): count for vector, count in sorted(stats.exceptions.items())},

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 class EngineStats:
     """Counters of one run: `callouts` by mnemonic, `exits` by kind, `interrupts` and `exceptions` by vector.
 
-    `crossings`, by mnemonic: switches of rings that host code has carried out, without the VMM's own."""
+    `host_code`, by mnemonic: what host code has carried out in the VMM's place."""
 
     blocks: int = 0
     instructions: int = 0
     translate_seconds: float = 0.0
     callouts: Counter[str] = field(default_factory=Counter)
-    crossings: Counter[str] = field(default_factory=Counter)
+    host_code: Counter[str] = field(default_factory=Counter)
     exits: Counter[str] = field(default_factory=Counter)
     interrupts: Counter[int] = field(default_factory=Counter)
     exceptions: Counter[int] = field(default_factory=Counter)

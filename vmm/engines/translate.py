@@ -13,6 +13,7 @@ from typing import Any, Final
 from bt.cache import Block, Entrance
 from bt.decode import Insn
 from bt.emit import CALLOUT_VECTOR, CHECKED, FLAGS, MISALIGNED, S0, S2, Site, SiteKind
+from bt.simd import STATE
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
 from vmm.arch.registers import Cr0, Eflags, Reg, Seg
@@ -358,6 +359,8 @@ class TranslateEngine(GuestRunner):
             return
         if self._step is not None:
             self._step.debug |= self._preparations.struck
+        elif site.target == STATE and site.insn.name == "fnstsw":
+            self._crossings.learn_status(site.insn, block.address + site.offset)
         elif is_alone:
             self._begin_step([], one_iteration=True)
 
