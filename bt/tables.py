@@ -21,6 +21,7 @@ from bt.innocuous import INNOCUOUS, MMX_AND_SSE
 from bt.lock import misplaces_lock
 from bt.segment_loads import SEGMENT_POPS, load_segment, shadows_by_ss
 from bt.simd import is_arithmetic, must_be_aligned, simd
+from bt.stack_frames import enter
 
 Translator = Callable[[Emitter, Insn], None]
 
@@ -255,6 +256,7 @@ ENGINE_FLAWS: Final[Mapping[str, Translator]] = {
     "nop": hint,
     "test": test,
     "cmpxchg8b": compare_exchange_8,
+    "enter": enter,
     "rcl": rotate_through_carry,
     "rcr": rotate_through_carry,
     **{f"set{condition[1:]}": set_condition for condition in _CONDITIONS},

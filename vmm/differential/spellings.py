@@ -161,6 +161,11 @@ def bit_test(insn: Insn) -> bytes | None:
     return insn.raw + _ADC_AL_0 if is_test else None
 
 
+def frame(insn: Insn) -> bytes | None:
+    """ENTER as NOP."""
+    return _NOP if insn.mnemonic == "enter" else None
+
+
 def environment(insn: Insn) -> bytes | None:
     """What stores the state of x87 or SSE, as FNSTCW: without errors and pointers; FNSTSW AX as MOV EAX, EAX."""
     if insn.raw[len(insn.prefixes) :] == _FNSTSW_AX:
