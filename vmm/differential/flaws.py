@@ -253,6 +253,12 @@ FLAWS: Final = (
     ),
     Flaw(
         "undefined flags",
+        "RCL and RCR by more than 1 leave OF undefined",
+        'SDM Vol. 2B, "RCL/RCR/ROL/ROR - Rotate"',
+        spellings.rotation,
+    ),
+    Flaw(
+        "undefined flags",
         "BT, BTS, BTR and BTC leave OF, SF, AF and PF undefined",
         'SDM Vol. 2A, "BT - Bit Test"',
         spellings.bit_test,
