@@ -58,8 +58,6 @@ _OF_PUSHES: Final = (Vector.PF, Vector.SS)
 _CALL: Final = 0xE8
 _RETURNS: Final = (0xC2, 0xC3)
 _INDIRECT: Final = (2, 4)
-_ENTER: Final = 0xC8
-_LOW_WORD: Final = 0xFFFF
 
 
 def misses_segment_checks(case: Case) -> bool:
