@@ -60,6 +60,12 @@ def stores(insn: Insn) -> bool:
     return any(access.write for access in accesses(insn))
 
 
+def modifies(insn: Insn) -> bool:
+    """Is all that an instruction reads of memory its r/m operand, which it writes, too?"""
+    found = accesses(insn)
+    return bool(found) and all(access.write and access.via in (Via.OPERAND, Via.BITS) for access in found)
+
+
 # --- addresses that ModR/M does not name --------------------------------------------------------------------------
 
 

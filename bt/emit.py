@@ -24,6 +24,8 @@ CHECKED: Final = 9
 """In the place of a register: a page fault in the guard pages says that an access is to be looked at by the VMM."""
 MISALIGNED: Final = 10
 """In the place of a register: a page fault in the hole says that the operand is not aligned (see `bt.simd`)."""
+STORES: Final = 11
+"""In the place of a register: what is read here is written next, so a page fault of the read is one of the write."""
 _SCRATCH_NAMES: Final = {f"S{index}": 4 * index for index in range(SCRATCH_WORDS)} | {"S2_HIGH": 4 * S2 + 2}
 """Byte offsets of scratch words; S2_HIGH is the high half of S2."""
 

@@ -11,7 +11,7 @@ _SIZES: Final = "b w d".split()
 
 _INTEGER: Final = """
     aaa aad aam aas adc add and bound bsf bsr bswap bt btc btr bts cbw cdq clc cld cmc cmp cmpxchg cwd
-    cwde daa das dec div endbr32 endbr64 enter idiv imul inc lahf lea leave movabs movsx movzx mul neg not or
+    cwde daa das dec div endbr32 endbr64 idiv imul inc lahf lea leave movabs movsx movzx mul neg not or
     pause popal popaw pushal pushaw rol ror sahf sal salc sar sbb shl shld shr shrd stc std sub wait
     xadd xchg xlatb xor
 """.split()

@@ -18,11 +18,11 @@ from bt.accesses import Access, Accesses, Via, accesses
 from bt.branches import load_ecx, target_of
 from bt.decode import OVERRIDE_BYTE, Insn
 from bt.emit import CHECKED, S0, Emitter, SiteKind
-from bt.segment_classes import LIMIT_64K, Classes, SegmentClass
+from bt.segment_classes import LIMIT_64K, READ_AS, Classes, SegmentClass
 from vmm.arch.layout import MASK32, Slot
 from vmm.arch.registers import Reg, Seg
 
-_FLAT, _NULLABLE, _WRAPPED, _SHORT, _LONG, _CONSTANT = list(SegmentClass)[:6]
+_FLAT, _NULLABLE, _WRAPPED, _SHORT, _LONG = list(SegmentClass)[:5]
 _RESTORE: Final = (Reg.ECX, S0)
 _WITHOUT_PREFIX: Final = (Seg.ES, Seg.SS, Seg.DS)
 """What instructions use that name no segment."""
@@ -114,7 +114,9 @@ def _guards(emit: Emitter, insn: Insn, found: Accesses) -> list[Guard] | None:
 def _guard(emit: Emitter, insn: Insn, access: Access) -> list[Guard] | None:
     seg = segment_of(insn, access)
     kind = emit.context.segments[seg]
-    if kind is _FLAT or (kind is _CONSTANT and not access.write):
+    if not access.write:
+        kind = READ_AS.get(kind, kind)
+    if kind is _FLAT:
         return []
     if kind is _NULLABLE:
         return [lambda: _not_null(emit, seg)]

@@ -24,15 +24,28 @@ class SegmentClass(IntEnum):
     SHORT = 3  # writable, less than 64 KiB
     LONG = 4  # writable, more than 64 KiB
     CONSTANT = 5  # as FLAT, but not writable: also a flat code segment that may be read
-    ODD = 6  # something else: expand-down, execute-only, not writable with a limit
-    ABSENT = 7  # not present: a null selector
+    CONSTANT_WRAPPED = 6  # as WRAPPED, SHORT and LONG, but not writable: code and what it keeps beside itself
+    CONSTANT_SHORT = 7
+    CONSTANT_LONG = 8
+    ODD = 9  # something else: expand-down, execute-only
+    ABSENT = 10  # not present: a null selector
 
     __hash__ = int.__hash__  # Enum's own is Python code, and these are in the key of every block
 
 
 Classes = tuple[SegmentClass, ...]
 ALL_FLAT: Final = (SegmentClass.FLAT,) * len(Seg)
-_WITH_LIMITS: Final = frozenset((SegmentClass.SHORT, SegmentClass.LONG))
+READ_AS: Final = {
+    SegmentClass.CONSTANT: SegmentClass.FLAT,
+    SegmentClass.CONSTANT_WRAPPED: SegmentClass.WRAPPED,
+    SegmentClass.CONSTANT_SHORT: SegmentClass.SHORT,
+    SegmentClass.CONSTANT_LONG: SegmentClass.LONG,
+}
+"""By the classes that cannot be written: the class whose reads they allow."""
+_CONSTANT_AS: Final = {writable: constant for constant, writable in READ_AS.items()}
+_WITH_LIMITS: Final = frozenset(
+    (SegmentClass.SHORT, SegmentClass.LONG, SegmentClass.CONSTANT_SHORT, SegmentClass.CONSTANT_LONG)
+)
 _LOADED_BY_CODE: Final = (Seg.FS, Seg.GS)
 
 
@@ -48,8 +61,11 @@ def classify(limit: int, flags: int, is_real: bool) -> SegmentClass:
     if not is_code and flags & EXPAND_DOWN:
         return SegmentClass.ODD
     if not is_real and (is_code or not flags & WRITABLE):
-        is_flat = limit == MASK32 and (not is_code or flags & READABLE)
-        return SegmentClass.CONSTANT if is_flat else SegmentClass.ODD
+        return _CONSTANT_AS[_by_limit(limit)] if not is_code or flags & READABLE else SegmentClass.ODD
+    return _by_limit(limit)
+
+
+def _by_limit(limit: int) -> SegmentClass:
     if limit == MASK32:
         return SegmentClass.FLAT
     if limit == LIMIT_64K:

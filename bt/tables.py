@@ -21,6 +21,7 @@ from bt.innocuous import INNOCUOUS, MMX_AND_SSE
 from bt.lock import misplaces_lock
 from bt.segment_loads import SEGMENT_POPS, load_segment, shadows_by_ss
 from bt.simd import is_arithmetic, must_be_aligned, simd
+from bt.stack_frames import enter
 
 Translator = Callable[[Emitter, Insn], None]
 
@@ -195,6 +196,9 @@ def wait_first(emit: Emitter, insn: Insn) -> None:
 _CMC_TWICE: Final = b"\xf5\xf5"
 _NOP: Final = b"\x90"
 _NOT_GROUP: Final = 2
+_BY_IMMEDIATE: Final = (0xC0, 0xC1)
+_BY_ONE: Final = 0x10  # D0h and D1h
+_COUNTS: Final = 32
 
 
 def set_condition(emit: Emitter, insn: Insn) -> None:
@@ -210,15 +214,28 @@ def set_condition(emit: Emitter, insn: Insn) -> None:
 
 
 def rotate_through_carry(emit: Emitter, insn: Insn) -> None:
-    """RCL, RCR: the same bytes; for memory, once its page is sure to take them.
+    """RCL, RCR: by an immediate in two steps, the last of them by 1; for memory, once its page is sure to take them.
 
     The engine changes CF before it stores the result, so that a fault at the store would let the instruction run again
-    with the wrong CF. NOT twice needs the same rights, changes nothing, and can begin again.
+    with the wrong CF. NOT twice needs the same rights, changes nothing, and can begin again. OF is defined for a
+    rotation by 1 alone; processors set it to what the last step would, the engine to something else.
     Source: SDM Vol. 2B, "RCL/RCR/ROL/ROR - Rotate"; "NOT": no flags affected.
     """
     if not insn.is_register_form:
         emit.raw((insn.prefixes + bytes([0xF6 | insn.opcode & 1]) + insn.memory.with_reg(_NOT_GROUP)) * 2)
-    verbatim(emit, insn)
+    if insn.opcode in _BY_IMMEDIATE:
+        _rotate_in_steps(emit, insn)
+    else:
+        verbatim(emit, insn)
+
+
+def _rotate_in_steps(emit: Emitter, insn: Insn) -> None:
+    """Never the same bytes: one shape has every count."""
+    count, end = insn.raw[-1] % _COUNTS, len(insn.prefixes)
+    if count > 1:
+        emit.raw(insn.raw[:-1] + bytes([count - 1]))
+    by_one = insn.prefixes + bytes([insn.opcode | _BY_ONE]) + insn.raw[end + 1 : -1]
+    emit.raw(by_one if count else _NOP)
 
 
 def compare_exchange_8(emit: Emitter, insn: Insn) -> None:
@@ -255,6 +272,7 @@ ENGINE_FLAWS: Final[Mapping[str, Translator]] = {
     "nop": hint,
     "test": test,
     "cmpxchg8b": compare_exchange_8,
+    "enter": enter,
     "rcl": rotate_through_carry,
     "rcr": rotate_through_carry,
     **{f"set{condition[1:]}": set_condition for condition in _CONDITIONS},

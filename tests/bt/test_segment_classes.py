@@ -14,7 +14,9 @@ from vmm.arch.registers import Seg
 
 WINDOW = Window(0x1000, 0x2000, 0x3000, 0x4000, 0, 0x5000, 0x6000, 0x70_0000)
 TRANSLATOR = BlockTranslator()
-FLAT, NULLABLE, WRAPPED, SHORT, LONG, CONSTANT, ODD, ABSENT = SegmentClass
+FLAT, NULLABLE, WRAPPED, SHORT, LONG, CONSTANT, CONSTANT_WRAPPED, CONSTANT_SHORT, CONSTANT_LONG, ODD, ABSENT = (
+    SegmentClass
+)
 CODE, DATA = 0x9A00, 0x9200
 CODE16, CODE32 = (Context(Mode.PROTECTED, 3, wide, wide) for wide in (False, True))
 
@@ -39,7 +41,9 @@ def all_of(kind: SegmentClass, context: Context) -> Context:
     [
         (MASK32, DATA, False, FLAT), (MASK32, DATA & ~0x200, False, CONSTANT), (MASK32, CODE, False, CONSTANT),
         (MASK32, 0x9800, False, ODD), (0xFFFF, DATA, False, WRAPPED), (0xFFFE, DATA, False, SHORT), (0, DATA, False, SHORT),
-        (0x1_0000, DATA, False, LONG), (0xFFFF, DATA | 0x400, False, ODD), (0xFFFF, CODE, False, ODD), (0, 0, False, ABSENT),
+        (0x1_0000, DATA, False, LONG), (0xFFFF, DATA | 0x400, False, ODD), (0, 0, False, ABSENT),
+        (0xFFFF, CODE, False, CONSTANT_WRAPPED), (0xFFF, CODE, False, CONSTANT_SHORT), (0x1_0000, CODE, False, CONSTANT_LONG),
+        (0xFFFF, DATA & ~0x200, False, CONSTANT_WRAPPED), (0xFFF, 0x9800, False, ODD),
         (0xFFFF, CODE, True, WRAPPED), (MASK32, 0x9000, True, FLAT), (0xFFFF, DATA | 0x400, True, ODD),
     ],
 )  # fmt: skip
@@ -76,7 +80,9 @@ def test_flat_segments_get_no_check(raw, context):
         ("0fa307", WRAPPED, (0, 1)), ("c8000000", WRAPPED, (2, 0)), ("c8000002", WRAPPED, (0, 1)), ("8d07", WRAPPED, (0, 0)),
         ("8a07", SHORT, (1, 0)), ("8b07", SHORT, (1, 0)), ("678b03", SHORT, (1, 0)), ("a1fdff", SHORT, (1, 0)), ("f3a4", SHORT, (0, 1)),
         ("8a07", LONG, (0, 0)), ("8b07", LONG, (1, 0)), ("678b03", LONG, (1, 0)), ("a1fdff", LONG, (0, 0)), ("67a1feffffff", LONG, (1, 0)),
-        ("8b07", CONSTANT, (0, 0)), ("8907", CONSTANT, (0, 1)), ("50", CONSTANT, (0, 1)), ("8a07", ODD, (0, 1)), ("8a07", ABSENT, (0, 1)),
+        ("8b07", CONSTANT, (0, 0)), ("8907", CONSTANT, (0, 1)), ("8b07", CONSTANT_WRAPPED, (1, 0)), ("8907", CONSTANT_WRAPPED, (0, 1)),
+        ("8a07", CONSTANT_SHORT, (1, 0)), ("8b07", CONSTANT_LONG, (1, 0)), ("0007", CONSTANT_LONG, (0, 1)),
+        ("50", CONSTANT, (0, 1)), ("8a07", ODD, (0, 1)), ("8a07", ABSENT, (0, 1)),
         ("648a07", NULLABLE, (1, 0)),
     ],
 )  # fmt: skip

@@ -231,3 +231,56 @@
     mov     esp, 4
     ud2
     SHUTS_DOWN
+
+# ENTER whose operand and stack have different sizes: the operand decides the width of the frame pointer.
+.macro mixed_enter name, size, esp, code, ebp, after
+    CASE PM32+3, "\name"
+    PREPARE
+    DESCRIPTOR T0, DATA_BASE, 0xFFFF, P+DPL3+RW, \size
+    RUN
+    mov     eax, T0+3
+    mov     ss, eax
+    mov     esp, \esp
+    mov     ebp, 0xABCD8000
+    \code
+    mov     eax, esp
+    mov     ebx, ebp
+    mov     esp, 0x800
+    SHOWS   R_EAX, \after
+    SHOWS   R_EBX, \ebp
+.endm
+    mixed_enter "16-bit stack: enter of 32 bits sets all of EBP", B16, 0x56780100, "enter 8, 0", 0x567800FC, 0x567800F4
+    SHOWS   DATA_BASE+0xFC, 0xABCD8000
+    PASSES
+
+    mixed_enter "16-bit stack: enter of 32 bits pushes all of its frame pointer", B16, 0x56780000, "enter 8, 1", 0x5678FFFC, 0x5678FFF0
+    SHOWS   DATA_BASE+0xFFFC, 0xABCD8000
+    SHOWS   DATA_BASE+0xFFF8, 0x5678FFFC
+    PASSES
+
+    mixed_enter "16-bit stack: enter of 32 bits copies frame pointers from where BP points", B16, 0x56780100, "mov dword ptr ds:[0x20], 0x13579BDF; mov bp, 0x24; enter 0, 2", 0x567800FC, 0x567800F4
+    SHOWS   DATA_BASE+0xFC, 0xABCD0024
+    SHOWS   DATA_BASE+0xF4, 0x567800FC
+    PASSES
+
+    mixed_enter "32-bit stack: enter of 16 bits sets BP alone", B32, 0x100, "data16 enter 8, 0", 0xABCD00FE, 0xF6
+    SHOWS   DATA_BASE+0xFC, 0x8000FDFC
+    PASSES
+
+    mixed_enter "32-bit stack: enter of 16 bits copies words from where EBP points", B32, 0x100, "mov ebp, 0x44; data16 enter 4, 3", 0xFE, 0xF4
+    SHOWS   DATA_BASE+0xFC, 0x00444342
+    SHOWS   DATA_BASE+0xF8, 0x414000FE
+    PASSES
+
+    CASE PM32+3, "16-bit stack: enter of 32 bits whose new top is beyond the limit changes nothing"
+    PREPARE
+    DESCRIPTOR T0, DATA_BASE, 0xFFF, P+DPL3+RW, B16
+    RUN
+    mov     eax, T0+3
+    mov     ss, eax
+    mov     esp, 0x12340100
+    mov     ebp, 0xABCD8000
+9:  enter   0x200, 0
+    SHOWS   R_ESP, 0x12340100
+    SHOWS   R_EBP, 0xABCD8000
+    FAULTS  SSF, 0

@@ -414,3 +414,16 @@
     SHOWS   R_SS, STACK32+9
     SHOWS   R_ESP, 0x900-16
     PASSES
+
+.irp instruction, lcall, ljmp
+    CASE PM32+3, "\instruction through a 16-bit gate: the upper word of its offset does not count"
+    PREPARE
+    CALL_GATE T0, CODE32+27, 1f, P+DPL3+A_CALL16
+    mov     word ptr ds:[GDT+T0+6], 0xFFFF
+    RUN
+    \instruction T0+3, 0
+    ud2
+1:
+    SHOWS   R_CS, CODE32+27
+    PASSES
+.endr

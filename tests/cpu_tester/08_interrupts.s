@@ -545,3 +545,14 @@
     SHOWS   R_EBX, 0
     SHOWS   R_ESP, STACK_TOP-20
     PASSES
+
+    CASE PM32+3, "a 16-bit gate: the upper word of its offset does not count"
+    PREPARE
+    INTERRUPT_GATE 0x21, CODE32+27, 1f, P+DPL3+A_INT16
+    mov     word ptr ds:[IDT+8*0x21+6], 0xFFFF
+    RUN
+    int     0x21
+    ud2
+1:
+    SHOWS   R_CS, CODE32+27
+    PASSES

@@ -303,3 +303,75 @@
     mov     ds, eax
 9:  mov     al, ds:[0x100]
     FAULTS  GP, 0
+
+# ENTER looks at the new top of the stack, which it does not write.
+.macro enter_case mode, big, name, bits, esp, code, verdict:vararg
+    CASE \mode+PAGED, "\mode: \name"
+    PREPARE
+    mov     dword ptr ds:[PTE], PAGE + \bits
+    .if \mode <> V86+0
+    DESCRIPTOR T0, DATA_BASE, 0xFFFF, P+DPL3+RW, \big
+    .endif
+    RUN
+    .if \mode == V86+0
+    mov     ax, DATA_BASE >> 4
+    .else
+    mov     ax, T0+3
+    .endif
+    mov     ss, ax
+    mov     sp, \esp
+    movzx   esp, sp
+    mov     bp, 0x1234
+    movzx   ebp, bp
+    mov     cx, 0x5678
+9:  \code
+    \verdict
+.endm
+.macro ENTER_FAULT error, at, esp
+    SHOWS   R_CR2, PAGE+\at
+    SHOWS   R_ESP, \esp, 0xFFFF
+    SHOWS   R_EBP, 0x1234, 0xFFFF
+    SHOWS   R_ECX, 0x5678, 0xFFFF
+    FAULTS  PF, \error
+.endm
+.macro enter_cases mode, big, size
+    enter_case \mode, \big, "enter whose new top is not present", 0, 0x3100, "enter 0x200, 0", ENTER_FAULT PF_U+PF_W, 0xF00-\size, 0x3100
+    enter_case \mode, \big, "enter with level 2 whose new top is not present", 0, 0x3100, "enter 0x200, 2", ENTER_FAULT PF_U+PF_W, 0xF00-3*\size, 0x3100
+    enter_case \mode, \big, "enter whose new top is read-only", PTE_P+PTE_U, 0x3100, "enter 0x200, 0", ENTER_FAULT PF_U+PF_W+PF_P, 0xF00-\size, 0x3100
+    enter_case \mode, \big, "enter whose first push is not present", 0, 0x2100, "enter 0x80, 0", ENTER_FAULT PF_U+PF_W, 0x100-\size, 0x2100
+    enter_case \mode, \big, "enter whose new top is there", PTE_P+PTE_U+PTE_W, 0x3100, "enter 0x200, 0"
+    mov     bx, sp
+    mov     sp, 0x800
+    SHOWS   R_EBX, 0x2F00-\size, 0xFFFF
+    SHOWS   R_EBP, 0x3100-\size, 0xFFFF
+    SHOWS   R_ECX, 0x5678, 0xFFFF
+    PASSES
+.endm
+    enter_cases PM32+3, B32, 4
+    enter_cases PM16+3, B16, 2
+    enter_cases V86+0, 0, 2
+
+    CASE PM32+3+PAGED, "enter of 32 bits on a 16-bit stack whose new top is not present"
+    PREPARE
+    mov     dword ptr ds:[PTE], 0
+    DESCRIPTOR T0, DATA_BASE, 0xFFFF, P+DPL3+RW, B16
+    RUN
+    mov     eax, T0+3
+    mov     ss, eax
+    mov     esp, 0x12343100
+    mov     ebp, 0xABCD8000
+9:  enter   0x200, 1
+    SHOWS   R_CR2, PAGE+0xEF8
+    SHOWS   R_ESP, 0x12343100
+    SHOWS   R_EBP, 0xABCD8000
+    FAULTS  PF, PF_U+PF_W
+
+# What reads and writes its operand asks for the write at once.
+.irp code, "add [bx], al", "inc word ptr [bx]", "xchg [bx], ax", "shl byte ptr [bx], 1", "rcl byte ptr [bx], 1", "not byte ptr [bx]", "bts word ptr [bx], 3", "xadd [bx], ax", "cmpxchg [bx], ax"
+    page_case PM32+3, 1, "\code: what is not present is written", 0, "\code", PAGE_FAULT PF_U+PF_W
+    page_case PM32+3, 1, "\code: a page of the supervisor is written", PTE_P+PTE_W, "\code", PAGE_FAULT PF_U+PF_W+PF_P
+    page_case PM32+0, 1, "\code: a page of the supervisor is written", PTE_P, "\code", PAGE_FAULT PF_W+PF_P
+.endr
+.irp code, "cmp [bx], al", "test [bx], al", "push word ptr [bx]", "bt word ptr [bx], 3"
+    page_case PM32+3, 1, "\code: what is not present is read", 0, "\code", PAGE_FAULT PF_U
+.endr

@@ -72,6 +72,12 @@ CASES = [
     ("segment checks", program("real", RAW("f3a5"), ecx=3, esi=0xFFFD)),
     ("near branch limits", program("p16-ring1", RAW("66ffe0"), eax=0x1_0000)),
     ("accessed bit", program("p32-ring0", RAW("66b878018ed8"), patches=(READ_ONLY_GDT,), cr0=0x1_0000, **PAGED)),
+    (
+        "reads that are to be written",
+        program("p32-ring3", RAW("810500300000 01000000"), patches=(SECOND_PAGE,), **PAGED),
+    ),
+    ("ENTER", program("p32-ring0", RAW("66c8080000"), ebp=0x1234_5678)),
+    ("undefined flags", program("p32-ring0", RAW("c0d007"), eax=2, eflags=1)),
     ("x87 errors without CR0.NE", program("p32-ring0", RAW("0f20c083e0df0f22c0"), RAW("def2"), RAW("d9f2"))),
 ]
 

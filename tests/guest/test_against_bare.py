@@ -283,12 +283,12 @@ class Generator:
         return head + self.rm(size, self.random.randrange(2))
 
     def shift(self) -> bytes:
+        """RCL and RCR by 1 alone: by more they leave OF undefined, and the engine is no P6 there."""
         head, size = self.sized(0xC0)
-        return (
-            head
-            + self.rm(size, self.random.choice((0, 1, 2, 3, 4, 5, 7)))
-            + bytes([self.random.choice((1, 2, 3, 5, 7))])
-        )
+        field = self.random.choice((0, 1, 2, 3, 4, 5, 7))
+        operand = self.rm(size, field)
+        count = self.random.choice((1, 2, 3, 5, 7))
+        return head + operand + bytes([1 if field in (2, 3) else count])
 
     def move(self) -> bytes:
         head, size = self.sized(self.random.choice((0x88, 0x8A, 0x86)))

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from bt.accesses import Access, Via, accesses
 from bt.branches import target_of
 from bt.decode import Insn
+from bt.stack_frames import frame_size
 from bt.tables import repeats, waits
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32
@@ -43,7 +44,6 @@ _GROUP_15: Final = (0x0FAE,)
 _MXCSR_FIELDS: Final = (2, 3)
 _OPERAND_SIZE: Final = 0x66
 _OSFXSR: Final = int(Cr4.OSFXSR)
-_LEVELS: Final = 32
 _USER_RING: Final = 3
 _PUSHA_FAULTS: Final = range(7, 16, 2)
 _WIDEST: Final = 512
@@ -206,7 +206,7 @@ def _enter(vcpu: Vcpu, insn: Insn) -> Iterator[Place]:
     Source: SDM Vol. 2A, "ENTER - Make Stack Frame for Procedure Parameters".
     """
     size, mask = insn.operand_size, _MASKS[vcpu.stack_size]
-    room, level = int.from_bytes(insn.tail[:2], "little"), insn.tail[2] % _LEVELS
+    room, level = frame_size(insn)
     pointer, frame = vcpu.reg32(_ESP) - size, vcpu.reg32(_EBP)
     yield Place(_SS, pointer & mask, size, True)
     for _ in range(1, level):

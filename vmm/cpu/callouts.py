@@ -27,6 +27,7 @@ from vmm.cpu.operands import (
     write_rm,
 )
 from vmm.cpu.ports import Platform, in_, ins, out, outs
+from vmm.cpu.stack_frames import enter
 from vmm.cpu.vcpu import Vcpu
 
 _EAX: Final = int(Reg.EAX)
@@ -161,9 +162,9 @@ def verw(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
 
 
 def arpl(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
-    """ARPL r/m16, r16: its operand must be writable, even if nothing is to be written."""
+    """ARPL r/m16, r16: an operand that keeps its value is not written, and need not be writable."""
     segments.require_protected(vcpu)
-    value, adjusted = segments.arpl(read_rm(vcpu, insn, 2, to_write=True), vcpu.reg(insn.modrm >> 3 & 7, 2))
+    value, adjusted = segments.arpl(read_rm(vcpu, insn, 2), vcpu.reg(insn.modrm >> 3 & 7, 2))
     if adjusted:
         write_rm(vcpu, insn, 2, value)
     _set_zf(vcpu, adjusted)
@@ -378,6 +379,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "cli": _plain(control.cli),
     "clts": _plain(control.clts),
     "cpuid": cpuid_,
+    "enter": enter,
     "hlt": hlt,
     "in": in_,
     "insb": ins,
@@ -440,6 +442,7 @@ QUIET: Final = frozenset(
         "arpl",
         "clflush",
         "cpuid",
+        "enter",
         "in",
         "insb",
         "insd",

@@ -36,11 +36,11 @@ def locate(vcpu: Vcpu, memory: MemoryOperand, size: int, write: bool) -> int:
     return vcpu.base(memory.segment) + offset & MASK32
 
 
-def read_rm(vcpu: Vcpu, insn: Insn, size: int, to_write: bool = False) -> int:
-    """Read the r/m operand, `size` bytes; `to_write`: its segment must allow a write, too."""
+def read_rm(vcpu: Vcpu, insn: Insn, size: int) -> int:
+    """Read the r/m operand, `size` bytes."""
     if insn.is_register_form:
         return vcpu.reg(insn.modrm & 7, size)
-    return vcpu.memory.read(locate(vcpu, insn.memory, size, to_write), size, vcpu.cpl == 3)
+    return vcpu.memory.read(locate(vcpu, insn.memory, size, False), size, vcpu.cpl == 3)
 
 
 def write_rm(vcpu: Vcpu, insn: Insn, size: int, value: int) -> None:

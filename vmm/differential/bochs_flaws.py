@@ -34,12 +34,6 @@ DEVIATIONS: Final = (
         when=bochs_predicates.overlooks_a_prefix,
     ),
     Flaw(
-        "read before write",
-        "whether a page fault of an instruction that reads and writes its operand is a read or a write is not said",
-        'SDM Vol. 3A, "Page-Fault Exceptions"',
-        when=bochs_predicates.reads_before_it_writes,
-    ),
-    Flaw(
         "x87 and SSE registers",
         "MMX writes set the exponent to ones; results that are not exact set flags of MXCSR and of the x87 status",
         'SDM Vol. 3A, "Effect of MMX Instructions on the x87 FPU State"; Vol. 1, "MXCSR Control and Status Register"',
@@ -122,12 +116,6 @@ DEVIATIONS: Final = (
         "a bit that the processor has not is #GP: Bochs has VME, PVI, MCE and others",
         'docs/limits.md, "Exceptions and debugging"; SDM Vol. 2B, "MOV - Move to/from Control Registers"',
         when=bochs_predicates.has_more_of_cr4,
-    ),
-    Flaw(
-        "ENTER",
-        "the stack's size says whether BP or EBP becomes the frame pointer; Bochs looks at the operand's",
-        'SDM Vol. 2A, "ENTER - Make Stack Frame for Procedure Parameters"',
-        when=bochs_predicates.widens_frame_pointer,
     ),
     Flaw(
         "images of x87 state",

@@ -8,17 +8,15 @@ from typing import Final
 
 from bt.decode import Insn
 from bt.tables import waits
-from vmm.arch.exceptions import PageFault, Vector
+from vmm.arch.exceptions import Vector
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import ARITHMETIC, Cr0, Cr4, Seg
 from vmm.differential.case import Case
 from vmm.differential.evidence import (
     GROUP_5,
     OF_PAGES,
-    WIDE,
     at_fault,
     both_stops,
-    error_code,
     instructions,
     moved_fault,
 )
@@ -60,8 +58,6 @@ _OF_PUSHES: Final = (Vector.PF, Vector.SS)
 _CALL: Final = 0xE8
 _RETURNS: Final = (0xC2, 0xC3)
 _INDIRECT: Final = (2, 4)
-_ENTER: Final = 0xC8
-_LOW_WORD: Final = 0xFFFF
 
 
 def misses_segment_checks(case: Case) -> bool:
@@ -100,15 +96,6 @@ def overlooks_a_prefix(case: Case) -> bool:
         return False
     insn = at_fault(stop)
     return insn is not None and insn.opcode >= 0x0F00 and not _SSE_PREFIXES.isdisjoint(insn.prefixes)
-
-
-def reads_before_it_writes(case: Case) -> bool:
-    """#PF of the same place in both, but for W in the error code: set in Bochs, which means to write."""
-    stops = both_stops(case)
-    if stops is None or stops[0].vector != Vector.PF or {each.what for each in case.differences} != {"frame"}:
-        return False
-    mine, other = (stop.frame for stop in stops)
-    return mine[8:] == other[8:] and error_code(stops[0]) ^ error_code(stops[1]) == PageFault.W
 
 
 def rounds_registers_off(case: Case) -> bool:
@@ -255,15 +242,6 @@ def _is_near_call(insn: Insn | None) -> bool:
     return insn is not None and (
         insn.opcode == _CALL or (insn.opcode == GROUP_5 and insn.modrm >> 3 & 7 == _INDIRECT[0])
     )
-
-
-def widens_frame_pointer(case: Case) -> bool:
-    """The upper half of EBP alone differs, and there is an ENTER of 32 bits in code of 16."""
-    if len(case.differences) != 1 or case.differences[0].what != "ebp" or case.program.mode.code32:
-        return False
-    changed = case.differences[0].got ^ case.differences[0].expected
-    wide = any(insn.opcode == _ENTER and insn.operand_size == WIDE for insn in instructions(case.program))
-    return wide and not changed & _LOW_WORD
 
 
 def wraps_image(case: Case) -> bool:

@@ -133,7 +133,7 @@ FLAWS: Final = (
     Flaw(
         "reads that are to be written",
         "the page fault of an instruction that reads and writes its operand is that of a write",
-        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 3A, "Page-Fault Exceptions"',
+        'SDM Vol. 3A, "Page-Fault Exceptions"',
         when=memory_predicates.reads_before_it_writes,
     ),
     Flaw(
@@ -244,6 +244,18 @@ FLAWS: Final = (
         "TF traps after every instruction",
         'SDM Vol. 3B, "Single-Step Exception Condition"',
         spellings.pause,
+    ),
+    Flaw(
+        "ENTER",
+        "the operand has the width of the frame pointer; the new top of the stack must be writable",
+        'SDM Vol. 2A, "ENTER - Make Stack Frame for Procedure Parameters"',
+        spellings.frame,
+    ),
+    Flaw(
+        "undefined flags",
+        "RCL and RCR by more than 1 leave OF undefined",
+        'SDM Vol. 2B, "RCL/RCR/ROL/ROR - Rotate"',
+        spellings.rotation,
     ),
     Flaw(
         "undefined flags",

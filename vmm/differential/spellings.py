@@ -18,6 +18,9 @@ _PUSH_0_AND_HALF_OF_IT_BACK: Final = {
 }
 _BIT_TESTS: Final = (0x0FA3, 0x0FAB, 0x0FB3, 0x0FBB)
 _FIRST_BIT_TEST: Final = 4
+_ROTATIONS: Final = (0xC0, 0xC1)
+_THROUGH_CARRY: Final = (2, 3)
+_BY_ONE: Final = 0x10  # D0h and D1h
 _ADC_AL_0: Final = b"\x14\x00"
 _SMSW: Final = 4
 _NO_CONTROL_REGISTERS: Final = (1, 5, 6, 7)
@@ -159,6 +162,18 @@ def bit_test(insn: Insn) -> bytes | None:
     """BT and its like, and then ADC AL, 0: it keeps CF, and defines the flags that they do not."""
     is_test = insn.opcode in _BIT_TESTS or (insn.opcode == 0x0FBA and insn.modrm >> 3 & 7 >= _FIRST_BIT_TEST)
     return insn.raw + _ADC_AL_0 if is_test else None
+
+
+def rotation(insn: Insn) -> bytes | None:
+    """RCL and RCR by an immediate as those by 1."""
+    if insn.opcode not in _ROTATIONS or insn.modrm >> 3 & 7 not in _THROUGH_CARRY:
+        return None
+    return insn.prefixes + bytes([insn.opcode | _BY_ONE]) + insn.raw[len(insn.prefixes) + 1 : -1]
+
+
+def frame(insn: Insn) -> bytes | None:
+    """ENTER as NOP."""
+    return _NOP if insn.mnemonic == "enter" else None
 
 
 def environment(insn: Insn) -> bytes | None:

@@ -10,9 +10,10 @@ Blocks and the shadow tables are the business of `code.py`, instructions that ru
 from collections.abc import Callable
 from typing import Any, Final
 
+from bt.accesses import modifies
 from bt.cache import Block, Entrance
 from bt.decode import Insn
-from bt.emit import CALLOUT_VECTOR, CHECKED, FLAGS, MISALIGNED, S0, S2, Site, SiteKind
+from bt.emit import CALLOUT_VECTOR, CHECKED, FLAGS, MISALIGNED, S0, S2, STORES, Site, SiteKind
 from bt.simd import STATE
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
@@ -437,7 +438,7 @@ class TranslateEngine(GuestRunner):
         mark = block.mark_at(address)
         q, scratch = self._phys.state.q, self.code.scratch
         for reg, word in mark.restore:
-            if reg in (CHECKED, MISALIGNED):
+            if reg in (CHECKED, MISALIGNED, STORES):
                 continue
             if reg == FLAGS:
                 self._vcpu.set_arithmetic(_flags_out_of_ax(scratch[word]) | self._vcpu.fold_flags() & _DF)
@@ -468,7 +469,7 @@ class TranslateEngine(GuestRunner):
             result = self.code.shadow.fill(la, write, self._vcpu.cpl == 3)
         except GuestFault as fault:
             self._rewind(block, address)
-            self._inject(fault)
+            self._inject(fault if write else self._read_fault(fault, block, address))
             return
         self.stats.exits["shadow fill" if result is Fill.MAPPED else result.name.lower()] += 1
         if result is Fill.WATCHED:
@@ -479,6 +480,16 @@ class TranslateEngine(GuestRunner):
             self._resume()
         elif result is Fill.DEVICE:
             self._device_fault(la, write, block, address)
+
+    def _read_fault(self, fault: GuestFault, block: Block, address: int) -> GuestFault:
+        """The engine reads what an instruction modifies, then writes it; a processor asks for the write at once.
+
+        Source: SDM Vol. 3A, "Page-Fault Exceptions": W/R tells the access that the instruction makes.
+        """
+        mark = block.mark_at(address)
+        if (STORES, S0) in mark.restore or modifies(self.code.insn_at(block, mark.eip)):
+            return GuestFault(fault.vector, (fault.error_code or 0) | _FAULT_W, fault.cr2)
+        return fault
 
     def _device_fault(self, la: int, write: bool, block: Block, address: int) -> None:
         """An operand outside RAM: its instruction becomes a step, or its step gets another page."""
