@@ -11,7 +11,7 @@ register load natively in real mode and V86 (which run in physical V86); in prot
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from bt import branches, sensitive
+from bt import answers, branches, sensitive
 from bt.accesses import accesses
 from bt.decode import Insn
 from bt.emit import Emitter
@@ -121,6 +121,7 @@ INLINE: Final[Mapping[str, Translator]] = {
     "pushfd": sensitive.pushf,
     "popf": sensitive.popf,
     "popfd": sensitive.popf,
+    "rdtsc": answers.rdtsc,
     "sgdt": sensitive.sgdt,
     "sidt": sensitive.sidt,
     "sldt": sensitive.sldt,
@@ -157,7 +158,7 @@ NEWER: Final[Mapping[str, Translator]] = {"lzcnt": bit_scan, "tzcnt": bit_scan}
 LEAVING: Final = frozenset(
     """
     arpl clflush clts cpuid hlt in insb insd insw int int1 int3 into invd iret lar lcall lgdt lidt ljmp
-    lldt lmsw lsl ltr out outsb outsd outsw rdmsr rdpmc rdtsc retf rsm sysenter sysexit ud2 verr verw wbinvd
+    lldt lmsw lsl ltr out outsb outsd outsw rdmsr rdpmc retf rsm sysenter sysexit ud2 verr verw wbinvd
     wrmsr
     """.split()
 )
@@ -303,7 +304,6 @@ ENDS_BLOCK: Final = (
         "wrmsr",
         "in",
         "out",
-        "rdtsc",
         "lar",
         "lsl",
         "verr",

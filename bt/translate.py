@@ -53,6 +53,7 @@ _SHORT: Final = 2
 _IDIOM: Final = 2
 _PUSH: Final = b"\x68"
 _NO_DISPLACEMENT: Final = bytes(4)
+_EXIT_SIZE: Final = 2
 
 
 class BlockTranslator:
@@ -265,7 +266,8 @@ class _Scan:
             inline = options.limit > 1 and self._tree.find(self._source, self.at) is not None
         entry = self._entry(treatment, insn, inline)
         start = len(emit.code)
-        probed = options.probe_critical and treatment.is_sensitive and _stays(emit, insn, entry)
+        probed = options.probe_critical and treatment.is_sensitive and not treatment.ends
+        probed = probed and not _only_leaves(emit, insn, entry)
         if probed:
             emit.site(SiteKind.TRACE)
             start = len(emit.code)
@@ -301,6 +303,14 @@ def _undefined(emit: Emitter, insn: Insn) -> None:
     emit.begin(insn)
     emit.callout()
     emit.changes.append((insn, 0, len(emit.code)))
+
+
+def _only_leaves(emit: Emitter, insn: Insn, entry: Translator) -> bool:
+    """Does a translator make an exit of this instruction, and nothing else?"""
+    trial = Emitter(emit.context, emit.window)
+    trial.begin(insn)
+    entry(trial, insn)
+    return len(trial.sites) == 1 and trial.sites[0].offset == len(trial.code) == _EXIT_SIZE
 
 
 def _stays(emit: Emitter, insn: Insn, entry: Translator) -> bool:

@@ -1,5 +1,6 @@
 """The door and the clock: what enters a VM, in which order, and again."""
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -168,3 +169,24 @@ def test_set_continues_from_there() -> None:
     clock = Clock(Door(host(0, 700, 705)))
     clock.set(123)
     assert (clock.last, clock.now()) == (123, 128)
+
+
+# --- the origin ----------------------------------------------------------------------------------------------------
+
+
+def test_virtual_time_is_the_hosts_less_the_origin_until_it_jumps() -> None:
+    clock = Clock(Door())
+    for jump in (lambda: None, lambda: clock.skip_to(1 << 50), lambda: clock.set(12345)):
+        jump()
+        origin, before = clock.host_origin, time.monotonic_ns()
+        assert origin is not None
+        assert before - origin <= clock.now() <= time.monotonic_ns() - origin
+
+
+def test_where_others_have_to_know_who_asked_there_is_no_origin() -> None:
+    assert Clock(Door(host(5, 6, 7))).host_origin is None
+    recorded, replayed = Door(), Door()
+    log = recorded.record()
+    assert Clock(recorded).host_origin is None
+    replayed.replay(log)
+    assert Clock(replayed).host_origin is None

@@ -396,3 +396,45 @@ def test_a_replay_repeats_a_recorded_run_to_the_last_byte(flat: FlatMachine) -> 
         vm.reset()
         with pytest.raises(ReplayEnd):
             until_end(vm, lambda: None)
+
+
+# --- the time-stamp counter ----------------------------------------------------------------------------------------
+
+NEVER_BACK = """
+    mov bp, 600
+again:
+    rdtsc; mov esi, eax; mov edi, edx
+    mov ecx, 0x10; rdmsr
+    cmp eax, esi; mov ebx, edx; sbb ebx, edi; jb back
+    mov esi, eax; mov edi, edx
+    rdtsc
+    cmp eax, esi; mov ebx, edx; sbb ebx, edi; jb back
+    cmp bp, 300; jne on
+    sti; hlt; cli
+    cmp word ptr [writes], 0; je on
+    mov eax, 12345; mov edx, 0; mov ecx, 0x10; wrmsr
+on: dec bp; jnz again
+    """
+"""RDTSC by itself and RDMSR by the VMM, by turns; in between a sleep."""
+
+
+@pytest.mark.parametrize("clock", ["realtime", "warp"])
+@pytest.mark.parametrize("writes", [0, 1])
+def test_the_counter_in_the_cache_and_the_vmms_never_go_back(flat: FlatMachine, clock: str, writes: int) -> None:
+    code = NEVER_BACK + END + f"; back: mov al, 8; out 0xF4, al; hlt; writes: .byte {writes}, 0"
+    with flat(code, memory=MIB, clock=clock) as vm:
+        monitor = Monitor()
+        assert run(vm, monitor) == ExitPort(7)
+        assert monitor.engine.stats.callouts["rdtsc"] == 0
+        assert monitor.engine.stats.callouts["rdmsr"] == 600
+
+
+def test_what_a_guest_has_read_is_past_when_its_run_is_over(flat: FlatMachine) -> None:
+    """Who saves the machine then saves no earlier time."""
+    with flat("1: rdtsc; mov [0x604], edx; mov [0x600], eax; jmp 1b", memory=MIB) as vm:
+        monitor = Monitor()
+        for _ in range(5):
+            monitor.run_slice(vm, 0.05)
+            assert int.from_bytes(vm.memory.read(0x600, 8), "little") <= vm.now
+        assert vm.memory.read(0x600, 8) != bytes(8)
+        assert monitor.engine.stats.callouts["rdtsc"] == 0

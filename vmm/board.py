@@ -18,7 +18,7 @@ from vmm.board_apic import ApicBoard, ApicSurroundings
 from vmm.board_pci import PciBoard, Surroundings
 from vmm.chips import ByteTimedChip, Chip, InterruptController, TimedChip
 from vmm.cpu.cpuid import TSC_HZ
-from vmm.cpu.msr import tsc_distance
+from vmm.cpu.msr import read_tsc, tsc_distance
 from vmm.cpu.vcpu import STALE_ALL, Vcpu
 from vmm.devices.a20 import A20Gate, A20Source
 from vmm.devices.ata import AtaDisk
@@ -282,6 +282,12 @@ class Board:
     def tsc(self) -> int:
         """The time-stamp counter: one count a virtual nanosecond."""
         return _tsc_at(self.clock.now())
+
+    def tsc_offset(self) -> int | None:
+        """What the guest's time-stamp counter, 64 bits, is ahead of the host's monotonic nanoseconds; None: they do not
+        go together, and who wants to know has to ask."""
+        origin = self.clock.host_origin
+        return None if origin is None else read_tsc(self._vcpu, _tsc_at(-origin))
 
     def _tsc_delay(self, count: int, now: int) -> int:
         """Nanoseconds from `now` until the guest's time-stamp counter reaches `count`; 0: it has."""

@@ -65,6 +65,11 @@ class Door:
         return len(self._serial)
 
     @property
+    def follows_host(self) -> bool:
+        """Is `now` CLOCK_MONOTONIC at any time, and does nobody have to know who has asked?"""
+        return self._host_ns is time.monotonic_ns and self._log is None and self._replay is None
+
+    @property
     def is_replaying(self) -> bool:
         """Is a log being fed, so that there is nothing to wait for?"""
         return self._replay is not None
@@ -173,6 +178,11 @@ class Clock:
     def last(self) -> int:
         """The latest time that anybody in the VM has seen."""
         return self._last
+
+    @property
+    def host_origin(self) -> int | None:
+        """Host time at virtual time 0, if that is all there is between the two until the next `skip_to` or `set`."""
+        return self._origin if self._door.follows_host else None
 
     def glance(self) -> int:
         """Virtual time for people to read, without letting the VM's own see it."""

@@ -30,6 +30,7 @@ class Tracer:
         self._decoder = Decoder()
         self._before: dict[str, int] = {}
         self._mode = ""
+        self._told = False
         self._began: tuple[int, int, int] | None = None
 
     # --- Observer --------------------------------------------------------------------------------------
@@ -50,7 +51,8 @@ class Tracer:
         """A sensitive instruction in the cache: remember the registers before it, report what it changed."""
         if not site.target:
             self._before = self._registers()
-        elif "critical" in self._kinds:
+            self._told = False
+        elif "critical" in self._kinds and not self._told:  # else the VMM has carried it out
             self._send("critical", site.insn.eip, str(site.insn), self._rewritten(site.insn, block), self._changes())
 
     def before_callout(self, insn: Insn) -> None:
@@ -66,6 +68,7 @@ class Tracer:
                 self._send("io", insn.eip, str(insn), "callout", self._port_values(insn))
         elif "critical" in self._kinds:
             self._send("critical", insn.eip, str(insn), "callout", self._changes())
+            self._told = True
         if name in _SOFTWARE_INTERRUPTS and "exception" in self._kinds:
             to = f"{self._vcpu.selector(Seg.CS):04x}:{self._vcpu.eip:08x}"
             self._send("exception", insn.eip, str(insn), "", {"handler": to})

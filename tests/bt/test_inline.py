@@ -589,6 +589,28 @@ def test_who_comes_back_to_a_dropped_block_leaves_and_then_goes_to_the_one_in_it
     assert (outcome.site, outcome.state) == (heir.translation.sites[0], before)
 
 
+# --- RDTSC -------------------------------------------------------------------------------------------------
+
+
+@params(WORLDS)
+def test_rdtsc_is_the_processors_own_once_the_page_says_so(rig: InlineRig, world: World) -> None:
+    for before in states():
+        outcome = rig.go(world, rig.place(world, b"\x0f\x31"), before.but(TSC=1))
+        assert outcome.site is not None
+        assert (outcome.site.kind, outcome.site.target) == (SiteKind.LINK, GUEST_EIP + 2)
+        eax, edx = outcome.state.regs[Reg.EAX], outcome.state.regs[Reg.EDX]
+        assert outcome.state == before.but(TSC=1, eax=eax, edx=edx)
+        assert (eax, edx) != (before.regs[Reg.EAX], before.regs[Reg.EDX])
+
+
+@params(WORLDS)
+def test_rdtsc_is_the_vmms_until_then(rig: InlineRig, world: World) -> None:
+    for before in states():
+        outcome = rig.go(world, rig.place(world, b"\x0f\x31"), before.but(TSC=0))
+        assert outcome.site is not None
+        assert (outcome.site.kind, outcome.state) == (SiteKind.CALLOUT, before.but(TSC=0))
+
+
 # --- self-checking blocks ----------------------------------------------------------------------------------
 
 

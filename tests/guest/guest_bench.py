@@ -128,6 +128,7 @@ class FakeBoard:
     time: int = 0x1_0000_0002
     x87_errors: list[bool] = field(default_factory=list)
     ignores_x87_errors: bool = False
+    time_offset: int | None = None
     on_x87_error: Callable[[], None] = lambda: None
 
     def port_read(self, port: int, width: int) -> int:
@@ -147,6 +148,9 @@ class FakeBoard:
 
     def tsc(self) -> int:
         return self.time
+
+    def tsc_offset(self) -> int | None:
+        return self.time_offset
 
     def x87_error(self, level: bool) -> bool:
         self.x87_errors.append(level)

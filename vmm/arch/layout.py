@@ -46,6 +46,7 @@ class Slot(IntEnum):
     SYSENTER_CS = 0xA8  # the three MSRs
     SYSENTER_ESP = 0xAC
     SYSENTER_EIP = 0xB0
+    TSC = 0xB4  # not 0: RDTSC below counts what the guest's counter does, and any ring may read it
 
 
 SCRATCH_WORDS: Final = 8

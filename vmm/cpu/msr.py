@@ -16,6 +16,7 @@ from vmm.arch.layout import MASK32
 from vmm.arch.registers import Cr4, Efer
 from vmm.cpu.apic import is_apic_msr
 from vmm.cpu.vcpu import STALE_ALL, Vcpu
+from vmm.hw import state as hw
 
 _MASK64: Final = (1 << 64) - 1
 _TSD: Final = int(Cr4.TSD)
@@ -95,6 +96,8 @@ def _write_tsc(vcpu: Vcpu, value: int, now_tsc: int) -> None:
 
 def _write_tsc_adjust(vcpu: Vcpu, value: int, _now_tsc: int) -> None:
     """What has been added to the counter since reset (SDM Vol. 3B, "IA32_TSC_ADJUST MSR")."""
+    q = vcpu.state.q  # where RDTSC runs by itself, it tells the new count from the next instruction on
+    q[hw.TSC_OFFSET] = q[hw.TSC_OFFSET] + value - vcpu.msrs.get(_TSC, 0) & _MASK64
     vcpu.msrs[_TSC] = value
     if vcpu.apic is not None:
         vcpu.apic.tsc_changed()

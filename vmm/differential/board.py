@@ -60,6 +60,10 @@ class PortBoard:
         """Time stands still."""
         return _TSC
 
+    def tsc_offset(self) -> int | None:
+        """Host time has no part in it."""
+        return None
+
     @property
     def waiting_vector(self) -> int:
         """What the INTA cycle would answer now."""

@@ -17,7 +17,7 @@ from bt.emit import CALLOUT_VECTOR, CHECKED, FLAGS, MISALIGNED, S0, S2, STORES, 
 from bt.simd import STATE
 from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
-from vmm.arch.registers import Cr0, Eflags, Reg, Seg
+from vmm.arch.registers import Cr0, Cr4, Eflags, Reg, Seg
 from vmm.cpu import callouts, fpu
 from vmm.cpu.access_checks import check_all
 from vmm.cpu.callouts import Plan
@@ -42,10 +42,12 @@ from vmm.engines.steps import Step, Stepper
 from vmm.errors import Unmodelled
 from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
+from vmm.hw.tsc import count_host_time
 
 _TF: Final = int(Eflags.TF)
 _RF: Final = int(Eflags.RF)
 _NE: Final = int(Cr0.NE)
+_TSD: Final = int(Cr4.TSD)
 _FAULT_W: Final = int(PageFault.W)
 _FAULT_I: Final = int(PageFault.I)
 _LATEST: Final = Cell.LATEST // 8
@@ -54,6 +56,7 @@ _IF: Final = Slot.IF >> 2
 _CR0: Final = Slot.CR0 >> 2
 _CR4: Final = Slot.CR4 >> 2
 _FLAGS: Final = Slot.FLAGS >> 2
+_TSC: Final = Slot.TSC >> 2
 _VM: Final = int(Eflags.VM)
 _MXCSR: Final = hw.MXCSR >> 2
 _MXCSR_MASKS: Final = 0x1F80
@@ -125,6 +128,7 @@ class TranslateEngine(GuestRunner):
     def run(self) -> Leave:
         """Run until the block limit, HLT, shutdown or a request."""
         self._leave = None
+        self._tell_time()
         self._resume()
         self.preempted_after = 0
         self._crossings.enable(self.observer is None)
@@ -139,7 +143,19 @@ class TranslateEngine(GuestRunner):
                 self.preempted_after = self.preempted_after or self._phys.blocks
                 self._preempted()
         self._crossings.report()
+        if self._phys.state.q[hw.TSC_IS_HOSTS]:
+            self._board.tsc()  # what the guest may have read by itself is now past for everybody else
         return self._leave
+
+    def _tell_time(self) -> None:
+        """Let RDTSC run in the cache during this run, if host time has all the answers."""
+        count_host_time(self._phys.state, self._board.tsc_offset())
+        self._allow_rdtsc()
+
+    def _allow_rdtsc(self) -> None:
+        """With CR4.TSD the VMM decides (SDM Vol. 2B, "RDTSC - Read Time-Stamp Counter")."""
+        page = self._vcpu.page
+        page[_TSC] = bool(self._phys.state.q[hw.TSC_IS_HOSTS]) and not page[_CR4] & _TSD
 
     def _preempted(self) -> None:
         """The block limit stopped the engine. Only the start of a guest instruction without a shadow is a boundary."""
@@ -643,6 +659,7 @@ class TranslateEngine(GuestRunner):
                 if self._in_force is None:  # a reset has put these back as well
                     physical.load_fixed(vcpu, self._hole)
                 physical.materialise(vcpu, self._switch_root())
+                self._allow_rdtsc()
                 self._in_force = control
         vcpu.segments_changed = False
 

@@ -21,8 +21,9 @@ from unicorn import unicorn_const as uc_const
 from unicorn import x86_const
 from unicorn.unicorn_py3.unicorn import uclib
 
-import vmm.hw.flags  # what these two change is changed before the first processor is made
-import vmm.hw.traps  # noqa: F401
+import vmm.hw.flags  # what they change is changed before the first processor is made
+import vmm.hw.traps
+import vmm.hw.tsc  # noqa: F401
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import ARITHMETIC, Cr0, Cr4, Eflags
 from vmm.errors import EngineMismatch, VmmError

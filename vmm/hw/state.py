@@ -22,6 +22,10 @@ Q_VM_HSAVE: Final = 604  # VM_HSAVE_PA
 Q_DR: Final = 675
 Q_ACCESS: Final = 695  # where in translated code the access was made that faulted
 
+# Words of ours in the u64 view, bound registers of MPX, which our CPUID does not offer: see `vmm.hw.tsc`.
+TSC_IS_HOSTS: Final = 68
+TSC_OFFSET: Final = 69
+
 # Indexes into the u32 view.
 D_CC_OP: Final = 42
 D_DF: Final = 43

@@ -63,6 +63,10 @@ class LabBoard:
         """Time stands still."""
         return 0
 
+    def tsc_offset(self) -> int | None:
+        """Host time has no part in it."""
+        return None
+
     def acknowledge_interrupt(self) -> int:
         """The spurious vector of a controller that has none."""
         return 7
