@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from vmm.bench import boot, profile
+from vmm.engines.choice import ENGINES
 from vmm.bench.rows import Results
 
 
@@ -81,9 +82,10 @@ def test_an_image_to_profile_must_be_there(capsys: pytest.CaptureFixture[str]) -
     assert "/nowhere/at.all: no such file" in capsys.readouterr().err
 
 
-def test_a_profile_adds_up(tmp_path: Path) -> None:
+def test_a_profile_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = tmp_path / "halt.img"
     image.write_bytes((b"\xfa\xf4" + bytes(508) + b"\x55\xaa").ljust(1474560, b"\0"))  # cli; hlt
+    monkeypatch.setattr("vmm.monitor.ENGINES", ENGINES)  # so that it comes back behind the profiler's own
     options = profile.parse([str(image), "--seconds", "20"])
     engine, seconds = profile.boot(options)
     rows = {name: took for name, took, _ in profile.breakdown(engine, seconds)}
