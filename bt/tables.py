@@ -11,7 +11,7 @@ register load natively in real mode and V86 (which run in physical V86); in prot
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from bt import answers, branches, sensitive
+from bt import answers, branches, rights, sensitive
 from bt.accesses import accesses
 from bt.decode import Insn
 from bt.emit import Emitter
@@ -115,8 +115,11 @@ IOPL_SENSITIVE: Final = ("cli", "sti", "in", "ins", "out", "outs")
 
 INLINE: Final[Mapping[str, Translator]] = {
     "cli": sensitive.cli,
+    "cpuid": answers.cpuid,
     "invlpg": sensitive.invlpg,
     "iretd": sensitive.iretd,
+    "lar": rights.lar,
+    "lsl": rights.lsl,
     "pushf": sensitive.pushf,
     "pushfd": sensitive.pushf,
     "popf": sensitive.popf,
@@ -128,6 +131,8 @@ INLINE: Final[Mapping[str, Translator]] = {
     "smsw": sensitive.smsw,
     "sti": sensitive.sti,
     "str": sensitive.store_task_register,
+    "verr": rights.verr,
+    "verw": rights.verw,
 }
 """Sensitive instructions that stay in the cache wherever nothing has to be decided."""
 
@@ -157,8 +162,8 @@ NEWER: Final[Mapping[str, Translator]] = {"lzcnt": bit_scan, "tzcnt": bit_scan}
 
 LEAVING: Final = frozenset(
     """
-    arpl clflush clts cpuid hlt in insb insd insw int int1 int3 into invd iret lar lcall lgdt lidt ljmp
-    lldt lmsw lsl ltr out outsb outsd outsw rdmsr rdpmc retf rsm sysenter sysexit ud2 verr verw wbinvd
+    arpl clflush clts hlt in insb insd insw int int1 int3 into invd iret lcall lgdt lidt ljmp
+    lldt lmsw ltr out outsb outsd outsw rdmsr rdpmc retf rsm sysenter sysexit ud2 wbinvd
     wrmsr
     """.split()
 )
@@ -296,7 +301,6 @@ ENDS_BLOCK: Final = (
     - {
         "clflush",
         "clts",
-        "cpuid",
         "lgdt",
         "lidt",
         "rdmsr",
@@ -304,10 +308,6 @@ ENDS_BLOCK: Final = (
         "wrmsr",
         "in",
         "out",
-        "lar",
-        "lsl",
-        "verr",
-        "verw",
         "arpl",
     }
 )

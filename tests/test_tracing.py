@@ -195,6 +195,14 @@ def test_exit_shows_why_guest_code_left_the_cache() -> None:
     assert ("", "fault") in told
 
 
+def test_what_stays_where_it_can_is_told_once_either_way() -> None:
+    """CPUID by the VMM, then in the cache; RDTSC in the cache."""
+    code = f"mov bp, 3; 1: xor eax, eax; cpuid; rdtsc; dec bp; jnz 1b; {END}"
+    told = [(event.insn, event.rewritten == "callout") for event in traced(code, "critical")]
+    asked, itself = ("cpuid", True), ("cpuid", False)
+    assert told == [asked, ("rdtsc", False), itself, ("rdtsc", False), itself, ("rdtsc", False)]
+
+
 def test_times_never_go_back() -> None:
     times = [event.ns for event in traced(BUSY.replace("int 0x20", "nop"), *KINDS)]
     assert times == sorted(times)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from vmm.bench import boot, profile
-from vmm.engines.choice import ENGINES
 from vmm.bench.rows import Results
+from vmm.engines.choice import ENGINES
 
 
 def _case(name: str) -> boot.BootCase:

@@ -12,12 +12,12 @@ from typing import Final
 from cpu_rig import CODE, DATA, EXIT, NX, STACK, P, Rig, U, W
 
 from bt.cache import Arena, Block, CodeCache, CodeView
-from bt.emit import Mark, Site, Translation
+from bt.emit import FLAGS, Mark, Site, Translation
 from bt.guest import Context, Mode, Window
 from bt.lookup import BranchTable, CacheFull, LookupArea
 from bt.translate import DEFAULT_OPTIONS, BlockTranslator, Options
 from vmm.arch.exceptions import PageFault, Vector
-from vmm.arch.layout import MASK32, PAGE_SIZE, Slot
+from vmm.arch.layout import MASK32, PAGE_SIZE, SCRATCH_WORDS, Slot
 from vmm.arch.registers import ARITHMETIC, Eflags, Reg, Seg
 from vmm.hw import state as hw
 
@@ -28,6 +28,8 @@ STACK_POINTER: Final = 0xE00
 UNMAPPED: Final = 0x8000
 GUEST_EIP: Final = 0x1234
 DF: Final = int(Eflags.DF)
+OF: Final = int(Eflags.OF)
+LAHF: Final = int(Eflags.SF | Eflags.ZF | Eflags.AF | Eflags.PF | Eflags.CF)
 ALL_FLAGS: Final = [
     sum(bit for number, bit in enumerate((1, 4, 0x10, 0x40, 0x80, 0x400, 0x800)) if choice >> number & 1)
     for choice in range(128)
@@ -202,7 +204,7 @@ class InlineRig(Rig):
         address = seen.eip + world.cs_base & MASK32
         after = self._state(world)
         scratch_page = SCRATCH if world.user else PAGE
-        scratch = [self.word(scratch_page + Slot.SCRATCH + 4 * index) for index in range(4)]
+        scratch = [self.word(scratch_page + Slot.SCRATCH + 4 * index) for index in range(SCRATCH_WORDS)]
         if seen.vector == EXIT:
             site, _ = self.cache.sites[address]
             return Outcome(after, site, scratch=scratch)
@@ -218,9 +220,14 @@ class InlineRig(Rig):
         """The state as the guest must see it after a fault: registers out of their scratch words."""
         assert outcome.mark is not None
         regs = list(outcome.state.regs)
+        flags = outcome.state.flags
         for reg, word in outcome.mark.restore:
-            regs[reg] = outcome.scratch[word]
-        return replace(outcome.state, regs=tuple(regs))
+            if reg == FLAGS:
+                image = outcome.scratch[word]  # LAHF and SETO AL
+                flags = flags & DF | image >> 8 & LAHF | (OF if image & 1 else 0)
+            else:
+                regs[reg] = outcome.scratch[word]
+        return replace(outcome.state, regs=tuple(regs), flags=flags)
 
     def _load(self, world: World, block: Block, before: State) -> None:
         context = world.context

@@ -181,7 +181,7 @@ def test_an_address_leads_to_its_block_dead_or_alive(world: World) -> None:
 
 
 def test_every_site_is_found_by_the_address_that_an_exit_shows(world: World) -> None:
-    block = world.block(0x1000, "0fa2fbc3")
+    block = world.block(0x1000, "0f32fbc3")
     for site in block.translation.sites:
         assert world.cache.sites[block.address + site.offset] == (site, block)
 
@@ -247,13 +247,13 @@ SPACES = pytest.mark.parametrize(
     [(KERNEL32, 0), (USER, 0), (KERNEL32, 0xFFF0_0000), (KERNEL16, 0x10), (KERNEL16, 0xFFFF_0000)],
     ids=["kernel", "user", "based", "16", "16, wraps"],
 )
-CPUIDS = "0fa2" * 3
+RDMSRS = "0f32" * 3
 """An exit of two bytes for each: instructions that are as near to each other as entrances may be."""
 
 
 @SPACES
 def test_a_block_is_entered_at_its_instructions_and_nowhere_else(world: World, context: Context, cs_base: int) -> None:
-    block = world.block(0x1000, "0fa20fa29ceb00", context, cs_base)
+    block = world.block(0x1000, "0f320f329ceb00", context, cs_base)
     for eip in range(0xFF0, 0x1020):
         found = world.enter(eip, block.space)
         assert (found is not None) == (eip in (0x1000, 0x1002, 0x1004, 0x1005))
@@ -265,14 +265,14 @@ def test_a_block_is_entered_at_its_instructions_and_nowhere_else(world: World, c
 
 
 def test_a_block_that_goes_on_with_a_jump_is_not_entered_behind_its_end(world: World) -> None:
-    block = world.block(0x1000, CPUIDS, limit=2)
+    block = world.block(0x1000, RDMSRS, limit=2)
     assert block.translation.offset_of(0x1004) is not None
     assert world.enter(0x1004, block.space) is None
 
 
 def test_a_block_that_checks_itself_is_entered_at_its_start_alone(world: World) -> None:
     """Only there it looks at its source."""
-    block = world.checked(0x1000, CPUIDS + "c3")
+    block = world.checked(0x1000, RDMSRS + "c3")
     assert world.find(0x1000, block.space) is block
     assert [world.enter(eip, block.space) for eip in range(0x1001, 0x1008)] == [None] * 7
 
@@ -298,14 +298,14 @@ def test_no_two_entrances_share_a_byte_of_their_tombstones(world: World) -> None
 
 def test_an_instruction_of_several_blocks_is_found_in_one_of_them(world: World) -> None:
     """Three blocks made of the middle of instructions lie between."""
-    block = world.block(0x1000, "0fa2" * 8)
-    others = [world.block(0x1000 + at, "0fa2", limit=1) for at in (1, 3, 5)]
+    block = world.block(0x1000, "0f32" * 8)
+    others = [world.block(0x1000 + at, "0f32", limit=1) for at in (1, 3, 5)]
     assert world.find(0x1008, block.space) is block
     assert [world.find(other.eip, block.space) for other in others] == others
 
 
 def test_an_entrance_is_found_while_its_page_is_on(world: World) -> None:
-    block = world.block(0x1000, CPUIDS)
+    block = world.block(0x1000, RDMSRS)
     world.cache.switch_off(block.page)
     assert world.enter(0x1002, block.space) is None
     world.cache.view.switch_on(block.page)
@@ -342,7 +342,7 @@ def test_a_call_that_ends_its_block_has_no_return_site(world: World, code: str, 
     assert world.look_up(block.space, 0x1005) is None
 
 
-PIECES = st.sampled_from(["40", "0fa2", "9c", "fb", "b801000000", "e800000000", "ffd1", "7400", "8ed0", "c3"])
+PIECES = st.sampled_from(["40", "0f32", "9c", "fb", "b801000000", "e800000000", "ffd1", "7400", "8ed0", "c3"])
 ASKED = st.tuples(st.booleans(), st.integers(0, 40))
 
 
@@ -389,10 +389,10 @@ def test_linking_lets_a_branch_go_straight_to_its_target(world: World) -> None:
 
 
 def test_publishing_links_branches_into_the_middle_of_blocks(world: World) -> None:
-    target = world.block(0x1010, CPUIDS)
+    target = world.block(0x1010, RDMSRS)
     source = world.block(0x1000, "eb10")
     assert world.branch_target(source, source.translation.sites[0].patch) == target.address + 2
-    loop = world.block(0x1020, "0fa20fa2ebfc")
+    loop = world.block(0x1020, "0f320f32ebfc")
     assert world.branch_target(loop, loop.translation.sites[-1].patch) == loop.address + 2
 
 
@@ -421,7 +421,7 @@ def test_a_dropped_block_leaves_an_exit_for_those_who_branch_to_it(world: World,
 
 def test_a_dropped_block_leaves_an_exit_at_each_entrance_and_no_way_to_it(world: World) -> None:
     """One asked for, one to which a CALL returns; the branch table knew them all."""
-    block = world.block(0x1000, "40e80001000040" + CPUIDS)
+    block = world.block(0x1000, "40e80001000040" + RDMSRS)
     space = block.space
     asked = world.enter(0x1009, space)
     assert asked is not None
@@ -516,7 +516,7 @@ def test_a_tombstone_inside_a_block_can_point_to_the_new_block_by_itself(
     ((offset, back),) = dead.translation.returns
     world.cache.drop(dead)
     expected, site = world.code(dead), world.tombstone(dead, offset)
-    world.block(back - before, "0fa2" * 8, context)
+    world.block(back - before, "0f32" * 8, context)
     heir = world.enter(back, dead.space)
     assert heir is not None
     world.forgotten.clear()
@@ -532,11 +532,11 @@ def test_a_tombstone_inside_a_block_can_point_to_the_new_block_by_itself(
 @pytest.mark.parametrize("apart", [2, 4, 6])
 def test_a_tombstone_too_near_to_the_next_for_a_jump_stays_an_exit(world: World, apart: int) -> None:
     """A jump over another entrance would be torn by its tombstone, or tear it."""
-    dead = world.block(0x1000, "0fa2" * 6)
+    dead = world.block(0x1000, "0f32" * 6)
     assert world.enter(0x1000 + apart, dead.space) is not None
     world.cache.drop(dead)
     first, second = world.tombstone(dead), world.tombstone(dead, apart)
-    heir = world.block(0x1000, "0fa2" * 6)
+    heir = world.block(0x1000, "0f32" * 6)
     world.forgotten.clear()
     world.cache.redirect(dead, first, heir.entrances[0])
     jumps = apart > 5
@@ -550,7 +550,7 @@ def test_a_tombstone_too_near_to_the_next_for_a_jump_stays_an_exit(world: World,
 
 
 def test_a_tombstone_inside_at_the_end_of_its_block_stays_an_exit(world: World) -> None:
-    dead = world.block(0x1000, "0fa2f4")
+    dead = world.block(0x1000, "0f32f4")
     assert world.enter(0x1002, dead.space) is not None
     world.cache.drop(dead)
     target = world.block(0x1002)

@@ -4,6 +4,7 @@ Every case runs with random registers and every combination of the arithmetic fl
 is compared: registers, flags, the vCPU page, the data page, the stack.
 """
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ from inline_rig import (
     ALL_FLAGS,
     GUEST_EIP,
     KERNELS,
+    PAGE,
     PROTECTED,
     STACK_POINTER,
     UNMAPPED,
@@ -26,8 +28,9 @@ from bt.assemble import assemble
 from bt.cache import Block
 from bt.emit import S2, SiteKind
 from bt.translate import Options
+from vmm.arch.descriptors import Descriptor
 from vmm.arch.exceptions import Vector
-from vmm.arch.layout import MASK32, Slot
+from vmm.arch.layout import CPUID_BASIC, CPUID_EXTENDED, MASK32, Slot
 from vmm.arch.registers import ARITHMETIC, Reg
 
 CF, PF, ZF, SF, TF, IF, DF, OF = (1 << number for number in (0, 2, 6, 7, 8, 9, 10, 11))
@@ -609,6 +612,127 @@ def test_rdtsc_is_the_vmms_until_then(rig: InlineRig, world: World) -> None:
         outcome = rig.go(world, rig.place(world, b"\x0f\x31"), before.but(TSC=0))
         assert outcome.site is not None
         assert (outcome.site.kind, outcome.state) == (SiteKind.CALLOUT, before.but(TSC=0))
+
+
+# --- CPUID -------------------------------------------------------------------------------------------------
+
+
+def cpuid_number(leaf: int) -> int:
+    """The number of the answer that a leaf has."""
+    if 0x8000_0000 <= leaf <= 0x8000_0000 + CPUID_EXTENDED:
+        return leaf - 0x8000_0000 + CPUID_BASIC + 1
+    return min(leaf, CPUID_BASIC)
+
+
+LEAVES = [
+    *range(CPUID_BASIC + 3), 0x100, 0x4000_0000, 0x7FFF_FFFF, *range(0x8000_0000, 0x8000_000A), 0x8860_0000, MASK32,
+]  # fmt: skip
+
+
+@params(WORLDS)
+def test_cpuid_gives_the_answers_that_are_there(rig: InlineRig, world: World) -> None:
+    """Each answer alone, and all but it: then the VMM is asked, with everything as it was."""
+    answers = CPUID_BASIC + CPUID_EXTENDED + 2
+    assert answers <= 32
+    for number in range(4 * answers):
+        rig.put(PAGE + Slot.CPUID + 4 * number, (0x1234_5678 * (number + 1) & MASK32).to_bytes(4, "little"))
+    before_all = [state.but(CPUID=0x1234_5678) for state in states()]
+    for leaf in LEAVES:
+        number = cpuid_number(leaf)
+        eax, ebx, ecx, edx = (0x1234_5678 * (4 * number + at) for at in range(1, 5))
+        before = before_all[leaf * 5 % len(before_all)].but(eax=leaf, CPUID_KNOWN=1 << number)
+        stays(rig, world, b"\x0f\xa2", before, before.but(eax=eax, ebx=ebx, ecx=ecx, edx=edx))
+        before = before.but(CPUID_KNOWN=MASK32 ^ 1 << number)
+        outcome = rig.go(world, rig.place(world, b"\x0f\xa2"), before)
+        assert outcome.site is not None
+        assert (outcome.site.kind, outcome.state) == (SiteKind.CALLOUT, before)
+
+
+# --- LAR LSL VERR VERW -------------------------------------------------------------------------------------
+
+RIGHTS_WORLDS = {name: world for name, world in KERNELS.items() if world.context.code32}
+RIGHTS = {"lar": b"\x0f\x02", "lsl": b"\x0f\x03", "verr": b"\x0f\x00", "verw": b"\x0f\x00"}
+TABLE_AT, TABLE_LIMIT = 0x803, 0x2FF
+
+
+def _rights(name: str, size: int, reg: int, rm: int) -> bytes:
+    """One of them with a register operand; VERR and VERW have no destination."""
+    field = {"verr": 4, "verw": 5}.get(name, reg)
+    return (b"\x66" if size == 2 else b"") + RIGHTS[name] + bytes([0xC0 | field << 3 | rm])
+
+
+def _answer(name: str, found: Descriptor, rpl: int) -> int | None:
+    """What ring 0 gets: a value, 1 for a plain yes; None where the VMM has to be asked."""
+    if found.is_system or found.dpl < rpl:
+        return None
+    yes = {"lar": True, "lsl": True, "verr": found.is_readable, "verw": found.is_writable}[name]
+    return {"lar": found.flags, "lsl": found.limit}.get(name, 1) if yes else None
+
+
+@params(RIGHTS_WORLDS)
+@pytest.mark.parametrize("name", RIGHTS)
+def test_what_ring_0_may_see_is_answered_in_the_cache(rig: InlineRig, world: World, name: str) -> None:
+    """Every type, S, DPL and RPL, with random bases and limits; and each pair of registers comes up."""
+    rng = random.Random(name)
+    for number, access in enumerate(range(0x100)):
+        index, rpl, size = 8 * rng.randrange(1, (TABLE_LIMIT + 1) // 8), rng.randrange(4), rng.choice((2, 4))
+        raw = bytearray(rng.randbytes(8))
+        raw[5] = access
+        selector = index | rpl
+        reg, rm = rng.randrange(8), rng.choice([at for at in range(8) if at != Reg.ESP])
+        before = some_state(number, ALL_FLAGS[number * 37 % 128]).but(GDT_BASE=DATA + TABLE_AT, GDT_LIMIT=TABLE_LIMIT)
+        before = before.stored(TABLE_AT + index, int.from_bytes(raw, "little"), 8)
+        before = before.but(**{Reg(rm).name.lower(): before.regs[rm] & 0xFFFF_0000 | selector})
+        code = _rights(name, size, reg, rm)
+        answer = _answer(name, Descriptor.from_bytes(bytes(raw)), rpl)
+        if answer is None:
+            _asks(rig, world, code, before)
+            continue
+        after = before.but(flags=before.flags | ZF)
+        if name in ("lar", "lsl"):
+            kept = before.regs[reg] & 0xFFFF_0000 if size == 2 else 0
+            after = after.but(**{Reg(reg).name.lower(): kept | answer & ((1 << 8 * size) - 1)})
+        stays(rig, world, code, before, after)
+
+
+def _asks(rig: InlineRig, world: World, code: bytes, before: State) -> None:
+    outcome = rig.go(world, rig.place(world, code), before)
+    assert outcome.site is not None, outcome.fault
+    assert (outcome.site.kind, outcome.state) == (SiteKind.CALLOUT, before)
+
+
+@params(RIGHTS_WORLDS)
+@pytest.mark.parametrize("name", RIGHTS)
+def test_null_selectors_the_ldt_and_what_lies_beyond_are_for_the_vmm(rig: InlineRig, world: World, name: str) -> None:
+    raw = int.from_bytes(Descriptor(0, 0xFFF, 0xF300).to_bytes(), "little")
+    for seed, before in enumerate(states()):
+        before = before.but(GDT_BASE=DATA + TABLE_AT, GDT_LIMIT=TABLE_LIMIT - seed % 8)
+        for index in (0, 8, TABLE_LIMIT & ~7):
+            before = before.stored(TABLE_AT + index, raw, 8)
+        for selector in (0, 1, 3, 0xC, TABLE_LIMIT + 1, 0xFFF8, TABLE_LIMIT & ~7):
+            asked = before.but(ebx=before.regs[Reg.EBX] & 0xFFFF_0000 | selector)
+            if selector != TABLE_LIMIT & ~7 or seed % 8:
+                _asks(rig, world, _rights(name, 4, Reg.EDX, Reg.EBX), asked)
+
+
+@params(RIGHTS_WORLDS)
+@pytest.mark.parametrize("name", RIGHTS)
+def test_a_fault_of_the_table_or_the_operand_leaves_no_trace(rig: InlineRig, world: World, name: str) -> None:
+    """The table is missing, or only the upper half of the descriptor, or the operand in memory."""
+    code = _rights(name, 4, Reg.EDX, Reg.EBX)
+    in_memory = code[:-1] + bytes([code[-1] & 0x38 | Reg.EBX])  # [EBX]
+    for before in list(states())[::9]:
+        before = before.but(ebx=0x10, GDT_LIMIT=0xFFFF)
+        faults(rig, world, code, before.but(GDT_BASE=DATA + UNMAPPED), DATA + UNMAPPED + 0x10)
+        faults(rig, world, code, before.but(GDT_BASE=DATA + 0x2000 - 0x14), DATA + 0x2000)
+        faults(rig, world, in_memory, before.but(ebx=UNMAPPED), DATA + UNMAPPED)
+
+
+@params({name: world for name, world in WORLDS.items() if name not in RIGHTS_WORLDS})
+@pytest.mark.parametrize("name", RIGHTS)
+def test_elsewhere_rights_are_for_the_vmm(rig: InlineRig, world: World, name: str) -> None:
+    for before in list(states())[::9]:
+        _asks(rig, world, _rights(name, 4, Reg.EDX, Reg.EBX), before)
 
 
 # --- self-checking blocks ----------------------------------------------------------------------------------

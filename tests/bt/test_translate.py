@@ -333,10 +333,11 @@ def test_what_casts_a_shadow_over_the_next_block_leaves(raw: str) -> None:
 
 
 def test_probes_frame_what_stays_and_nothing_else() -> None:
-    translation = translate("90fa0fa28cd8eb00", probe_critical=True)
+    """CLI and MOV stay, CPUID does as a rule, IN never."""
+    translation = translate("90fa0fa2ec8cd8eb00", probe_critical=True)
     framed = [site.insn.mnemonic for site in translation.sites if site.kind is SiteKind.TRACE]
-    assert framed == ["cli", "cli", "mov", "mov"]
-    plain = translate("90fa0fa28cd8eb00")
+    assert framed == ["cli", "cli", "cpuid", "cpuid", "mov", "mov"]
+    plain = translate("90fa0fa2ec8cd8eb00")
     assert plain.code == _without_probes(translation)
 
 

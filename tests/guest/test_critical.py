@@ -262,7 +262,7 @@ ZF = 0x40
 
 
 @pytest.mark.parametrize("selector", VISIBLE, ids=hex)
-@pytest.mark.parametrize("mode", [*FLAT_MODES, *P16[::3], *P32], ids=str)
+@pytest.mark.parametrize("mode", [*FLAT_MODES, *P16[::3], *P32, P32_BASED[0]], ids=str)
 def test_lar_lsl_verr_verw_ask_the_guests_tables(used_bench, mode, selector):
     rights, limit, readable, writable, dpl, conforming = VISIBLE[selector]
     visible = conforming or dpl >= max(mode.ring, selector & 3)

@@ -47,6 +47,12 @@ class Slot(IntEnum):
     SYSENTER_ESP = 0xAC
     SYSENTER_EIP = 0xB0
     TSC = 0xB4  # not 0: RDTSC below counts what the guest's counter does, and any ring may read it
+    CPUID_KNOWN = 0xB8  # by number of an answer of CPUID, a bit: is it there?
+    CPUID = 0x100  # the answers, four words each: EAX EBX ECX EDX, as `CPUID_BASIC` says
 
 
 SCRATCH_WORDS: Final = 8
+CPUID_BASIC: Final = 0x16
+CPUID_EXTENDED: Final = 7
+"""The highest basic leaf, and the highest extended one less 80000000h. Answers are numbered: those of the basic leaves,
+then of the extended ones, 32 at the most. All other leaves have the answer of the highest basic one."""

@@ -270,9 +270,12 @@ def clflush(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
 def cpuid_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     """CPUID."""
     q = vcpu.state.q
-    if q[_EAX] & MASK32 == _SIGNATURE_LEAF:
+    leaf = q[_EAX] & MASK32
+    if leaf == _SIGNATURE_LEAF:
         msr.deposit_update_revision(vcpu)
-    q[_EAX], q[_EBX], q[_ECX], q[_EDX] = cpuid.cpuid(q[_EAX] & MASK32, q[_ECX] & MASK32, vcpu.apic)
+    answer = cpuid.cpuid(leaf, q[_ECX] & MASK32, vcpu.apic)
+    cpuid.remember(vcpu, leaf, answer)
+    q[_EAX], q[_EBX], q[_ECX], q[_EDX] = answer
 
 
 def rdtsc(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
@@ -294,6 +297,7 @@ def wrmsr(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     q = vcpu.state.q
     value = (q[_EDX] & MASK32) << 32 | q[_EAX] & MASK32
     msr.wrmsr(vcpu, q[_ECX] & MASK32, value, platform.tsc())
+    cpuid.forget(vcpu)
 
 
 def rdpmc(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:

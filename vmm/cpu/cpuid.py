@@ -12,8 +12,9 @@ Source: Intel SDM Vol. 2A, "CPUID - CPU Identification".
 from enum import IntFlag
 from typing import Final
 
+from vmm.arch.layout import CPUID_BASIC, CPUID_EXTENDED, Slot
 from vmm.cpu.apic import ProcessorApic
-from vmm.cpu.vcpu import CPU_SIGNATURE
+from vmm.cpu.vcpu import CPU_SIGNATURE, Vcpu
 
 
 class Feature(IntFlag):
@@ -82,9 +83,9 @@ FEATURES: Final = int(
 
 VENDOR: Final = b"GenuineIntel"
 BRAND: Final = b"Glassvisor virtual CPU".ljust(48, b"\0")
-MAX_BASIC: Final = 0x16
+MAX_BASIC: Final = CPUID_BASIC
 EXTENDED: Final = 0x8000_0000
-MAX_EXTENDED: Final = EXTENDED + 7
+MAX_EXTENDED: Final = EXTENDED + CPUID_EXTENDED
 
 STRUCTURED_LEAF: Final = 7
 TSC_LEAF: Final = 0x15
@@ -157,3 +158,32 @@ def cpuid(leaf: int, sub_leaf: int = 0, apic: ProcessorApic | None = None) -> An
 def _with_apic(answer: Answer, apic: ProcessorApic) -> Answer:
     eax, ebx, ecx, edx = answer
     return eax, ebx, ecx | _APIC_ECX, edx | (_APIC_EDX if apic.is_enabled else 0)
+
+
+# --- answers in the vCPU page ----------------------------------------------------------------------------------------
+
+_KNOWN_AT: Final = Slot.CPUID_KNOWN >> 2
+_ANSWERS_AT: Final = Slot.CPUID >> 2
+_WORDS: Final = 4
+
+
+def number_of(leaf: int) -> int:
+    """The number of a leaf's answer (see `vmm.arch.layout.CPUID_BASIC`)."""
+    if EXTENDED <= leaf <= MAX_EXTENDED:
+        return leaf - EXTENDED + MAX_BASIC + 1
+    return min(leaf, MAX_BASIC)
+
+
+def remember(vcpu: Vcpu, leaf: int, answer: Answer) -> None:
+    """Let CPUID in the cache give an answer by itself from now on, if it follows from the leaf."""
+    if leaf == STRUCTURED_LEAF:
+        return
+    number, page = number_of(leaf), vcpu.page
+    for at, word in enumerate(answer, _ANSWERS_AT + _WORDS * number):
+        page[at] = word
+    page[_KNOWN_AT] |= 1 << number
+
+
+def forget(vcpu: Vcpu) -> None:
+    """What the answer of leaf 1 follows from, or what it does besides, may be another one now."""
+    vcpu.page[_KNOWN_AT] &= ~(1 << FEATURE_LEAF)

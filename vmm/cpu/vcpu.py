@@ -28,6 +28,7 @@ _PG: Final = int(Cr0.PG)
 _VM: Final = int(Eflags.VM)
 
 # Words of the vCPU page.
+_CPUID_KNOWN_AT: Final = int(Slot.CPUID_KNOWN) >> 2
 _CR0_AT: Final = int(Slot.CR0) >> 2
 _FLAGS_AT: Final = int(Slot.FLAGS) >> 2
 _GDT_BASE_AT: Final = int(Slot.GDT_BASE) >> 2
@@ -553,6 +554,7 @@ class Vcpu:
         self.nmi_pending, self.nmi_blocked = saved.get("nmi", (False, False))
         for (start, end), data in zip(hw.FPU_RANGES, saved["fpu"], strict=True):
             self.state.buffer[start:end] = bytes.fromhex(data)
+        self.page[_CPUID_KNOWN_AT] = 0
         self.make_stale(STALE_ALL)
 
     @property
