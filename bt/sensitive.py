@@ -9,7 +9,7 @@ from typing import Final
 
 from bt.branches import dispatch
 from bt.decode import Insn
-from bt.emit import FLAGS, S0, S1, S3, S4, Emitter, SiteKind
+from bt.emit import FLAGS, S0, S1, S3, S4, STORES, Emitter, SiteKind
 from bt.guest import Mode
 from bt.segment_classes import SegmentClass
 from vmm.arch.layout import MASK32, Slot
@@ -205,17 +205,24 @@ def lea_ecx(emit: Emitter, insn: Insn) -> str:
 
 
 def _store_words(emit: Emitter, insn: Insn, *words: tuple[Slot, int]) -> None:
-    """Store words of the vCPU page at the memory operand, one behind the other; a fault restores ECX and EDX."""
+    """Store words of the vCPU page at the memory operand, one behind the other; a fault restores ECX and EDX.
+
+    Nothing is stored if any of it faults: with two words, the place of the first is tried, then the second is stored.
+    NOT twice needs the rights of a store and changes nothing, no flag either.
+    """
     emit.emit(_STORE_OPEN)
     segment = lea_ecx(emit, insn)
     emit.emit("mov dword ptr cs:[{S1}], edx")
-    offset = 0
-    for slot, size in words:
+    if len(words) > 1:
+        emit.mark((Reg.ECX, S0), (STORES, S0))
+        emit.emit(f"not word ptr {segment}:[ecx]\nnot word ptr {segment}:[ecx]")
+    offset = sum(size for _, size in words)
+    for slot, size in reversed(words):
+        offset -= size
         emit.emit(f"mov edx, dword ptr cs:[{{{slot.name}}}]")
         emit.mark((Reg.ECX, S0), (Reg.EDX, S1))
         register, width = ("edx", "dword") if size == 4 else ("dx", "word")
         emit.emit(f"mov {width} ptr {segment}:[ecx + {offset}], {register}")
-        offset += size
     emit.emit(_STORE_CLOSE)
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from cpu_rig import CODE, DATA, EXIT, NX, STACK, P, Rig, U, W
 
 from bt.cache import Arena, Block, CodeCache, CodeView
-from bt.emit import FLAGS, Mark, Site, Translation
+from bt.emit import FLAGS, STORES, Mark, Site, Translation
 from bt.guest import Context, Mode, Window
 from bt.lookup import BranchTable, CacheFull, LookupArea
 from bt.translate import DEFAULT_OPTIONS, BlockTranslator, Options
@@ -222,6 +222,8 @@ class InlineRig(Rig):
         regs = list(outcome.state.regs)
         flags = outcome.state.flags
         for reg, word in outcome.mark.restore:
+            if reg == STORES:
+                continue
             if reg == FLAGS:
                 image = outcome.scratch[word]  # LAHF and SETO AL
                 flags = flags & DF | image >> 8 & LAHF | (OF if image & 1 else 0)

@@ -67,3 +67,16 @@ def test_a_null_selector_in_ldtr_is_kept(bench: Bench):
     """LLDT of 1 to 3 makes the LDT unusable; SLDT shows the selector all the same."""
     bench.start(P32[0], "mov eax, 2; lldt ax; sldt ebx")
     assert bench.run()["ebx"] == 2
+
+
+@pytest.mark.parametrize("missing", [0x3FE000, 0x3FF000], ids=["first", "second"])
+@pytest.mark.parametrize("name", ["sgdt", "sidt"])
+def test_a_table_register_is_stored_as_a_whole_or_not_at_all(bench: Bench, name: str, missing: int):
+    """Its limit lies in one page, its base in another, of which one is not there."""
+    bench.start(P32[0], f"{name} [0x3feffe]")
+    bench.map_pages(missing=[missing])
+    bench.poke(0x3FE000, bytes(0x2000))
+    after = bench.run()
+    assert after["fault"] == (14, 2)
+    assert bench.vcpu.cr2 & ~0xFFF == missing
+    assert bench.peek(0x3FE000, 0x2000) == bytes(0x2000)
