@@ -16,12 +16,16 @@ _LOOKED_FOR: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel with what the user gives it; a module is a pair of contents and command line."""
+    """A kernel with what the user gives it; a module is a pair of contents and command line.
+
+    A Multiboot kernel is told its own `name` in front of its command line, as modules are told theirs.
+    """
 
     image: bytes
     command_line: str = ""
     initrd: bytes | None = None
     modules: tuple[tuple[bytes, str], ...] = ()
+    name: str = ""
 
     def lay_out(self, memory: Sequence[MemoryRange]) -> BootImage:
         """Put it into memory as its boot protocol says. Raises: ConfigError: it is no kernel, or does not fit."""
@@ -33,7 +37,8 @@ class Kernel:
         if multiboot.has_header(image):
             if self.initrd is not None:
                 raise ConfigError("--initrd goes with Linux and PVH kernels; this is a Multiboot kernel, give --module")
-            return multiboot.load(image, self.modules, self.command_line, memory)
+            words = " ".join(filter(None, (self.name, self.command_line)))
+            return multiboot.load(image, self.modules, words, memory)
         if image.startswith(elf.MAGIC) and pvh.entry_of(image) is not None:
             first = () if self.initrd is None else ((self.initrd, ""),)
             return pvh.load(image, (*first, *self.modules), self.command_line, memory)
