@@ -60,7 +60,7 @@ _TSC: Final = Slot.TSC >> 2
 _VM: Final = int(Eflags.VM)
 _MXCSR: Final = hw.MXCSR >> 2
 _MXCSR_MASKS: Final = 0x1F80
-_DR6: Final = 6
+_DR6_BREAKPOINTS: Final = 0xF  # B0 to B3
 _DR7: Final = 7
 _IOPL: Final = int(Eflags.IOPL)
 _IOPL_AND_AC: Final = int(Eflags.IOPL | Eflags.AC)
@@ -592,16 +592,18 @@ class TranslateEngine(GuestRunner):
             if self._step.ignores_error:
                 fpu.show_error(self._vcpu)
             self._step = None
+        if kind is EventKind.FAULT:  # behind MOV SS: what that struck is lost
+            self._vcpu.pending_debug &= ~_DR6_BREAKPOINTS
         super()._deliver(fault, kind)
 
     def _advance(self) -> None:
         """Enter the block or step at `vcpu.eip`, or find that it is time to leave. Raises: GuestFault: the event."""
         vcpu = self._vcpu
+        if vcpu.pending_debug and not vcpu.interrupt_shadow:
+            self._raise_pending_debug()
         if vcpu.halted and not vcpu.is_nmi_due and not (vcpu.page[_PENDING] and vcpu.interrupts_enabled):
             self._leave = Leave.HALTED
             return
-        if vcpu.pending_debug:
-            self._raise_pending_debug()
         if vcpu.interrupt_shadow:
             vcpu.interrupt_shadow = False
             vcpu.field_flags &= ~_RF
@@ -633,7 +635,7 @@ class TranslateEngine(GuestRunner):
         if not struck:
             return False
         if not vcpu.field_flags & _RF:
-            vcpu.dr[_DR6] |= struck
+            vcpu.show_debug(struck)
             raise GuestFault(Vector.DB)
         vcpu.field_flags &= ~_RF
         self._enter_step([], trap=bool(vcpu.field_flags & _TF))
