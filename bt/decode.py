@@ -30,6 +30,16 @@ _NEWER_THAN_FENCES: Final = frozenset(("incsspd", "tpause", "umonitor", "umwait"
 _PCOMMIT: Final = 0xF8
 _HINTS: Final = frozenset("bndldx bndcl bndcn bndcu bndmk bndmov bndstx cldemote rdsspd".split())
 """What Capstone makes of some of them."""
+_SELECTOR: Final = 2
+_FAR_LOADS: Final = frozenset(("lds", "les", "lfs", "lgs", "lss"))
+_STATE_SIZES: Final = {
+    **dict.fromkeys(("fldenv", "fnstenv"), (14, 28)),
+    **dict.fromkeys(("frstor", "fnsave"), (94, 108)),
+    **dict.fromkeys(("fxrstor", "fxsave"), (512, 512)),
+}
+"""Bytes of the areas that hold the state of the FPU, with 16-bit operands and with 32-bit ones.
+
+Source: SDM Vol. 1, "Saving the x87 FPU's State with FSTENV/FNSTENV and FSAVE/FNSAVE"; Vol. 2A, "FXSAVE"."""
 _MODRM_ONE: Final = frozenset(
     [low | row for row in range(0, 0x40, 8) for low in range(4)]
     + [0x62, 0x63, 0x69, 0x6B, *range(0x80, 0x90), 0xC0, 0xC1, *range(0xC4, 0xC8), *range(0xD0, 0xD4)]
@@ -371,7 +381,11 @@ class Decoder:
         return None
 
     def memory_width(self, insn: Insn) -> int:
-        """Bytes of its memory operand, 1 to 16; the operand size if it has none that Capstone sees."""
+        """Bytes of its memory operand; the operand size if it has none that Capstone sees."""
+        if insn.name in _FAR_LOADS:
+            return insn.operand_size + _SELECTOR
+        if insn.name in _STATE_SIZES:
+            return _STATE_SIZES[insn.name][insn.operand_size == 4]
         sizes = [op.size for op in self._operands(insn) or () if op.type == capstone.x86.X86_OP_MEM]
         return sizes[0] if sizes else insn.operand_size
 

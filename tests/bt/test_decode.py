@@ -141,7 +141,11 @@ def test_what_is_cut_off_or_undefined_is_no_instruction(raw: str) -> None:
     assert DECODER.one(bytes.fromhex(raw), 0, True) is None
 
 
-WIDTHS = [("8a00", 1), ("668b00", 2), ("8b00", 4), ("0f6f00", 8), ("0f2800", 16), ("a4", 1), ("0fb600", 1), ("90", 4)]
+WIDTHS = [
+    ("8a00", 1), ("668b00", 2), ("8b00", 4), ("0f6f00", 8), ("0f2800", 16), ("a4", 1), ("0fb600", 1), ("90", 4),
+    ("0f0120", 2), ("0f0100", 6), ("c400", 6), ("660fb200", 4), ("d930", 28), ("66d920", 14), ("dd30", 108),
+    ("66dd20", 94), ("0fae00", 512), ("0fae08", 512),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("raw", "width"), WIDTHS)

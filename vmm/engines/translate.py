@@ -511,7 +511,12 @@ class TranslateEngine(GuestRunner):
         """An operand outside RAM: its instruction becomes a step, or its step gets another page."""
         if self._step is None:
             self._rewind(block, address)
-            self._begin_step([self._devices.map_device(la, write, [])])
+            try:
+                pages = [] if self._runs_in_vmm() else [self._devices.map_device(la, write, [])]
+            except GuestFault as fault:
+                self._inject(fault)
+            else:
+                self._begin_step(pages)
         elif self._devices.is_wide(self._step.pages):
             self._rewind(block, address)
             self._devices.unmap(self._step.pages)
@@ -519,6 +524,11 @@ class TranslateEngine(GuestRunner):
             self._resume()
         else:
             self._devices.widen(self._step.pages, la, write)
+
+    def _runs_in_vmm(self) -> bool:
+        """Does the VMM carry out the instruction at `vcpu.eip` when it runs alone? Then it reaches devices itself."""
+        block, _ = self._stepper.block(one_iteration=True)
+        return any(site.kind is SiteKind.CALLOUT for site in block.translation.sites)
 
     def _fetch_fault(self, block: Block, address: int) -> None:
         """Code came to a block whose page is off: find what now is at its EIP."""
