@@ -194,17 +194,22 @@ def _opcode_bytes(insn: Insn) -> bytes:
 FENCES = [
     ("0faee8", "lfence"),
     ("0faeef", "lfence"),
-    ("660faef0", "mfence"),
-    ("f30faef1", "mfence"),
-    ("f20faeff", "sfence"),
-    ("660faef8", ""),  # PCOMMIT
+    ("0faef1", "mfence"),
+    ("2e0faeff", "sfence"),
+    ("660faef0", ""),  # TPAUSE, later
+    ("f30faef1", ""),  # UMONITOR, later
+    ("f20faeff", ""),
+    ("660faef8", ""),  # PCOMMIT, later
+    ("660fae00", ""),
+    ("f30fae10", ""),
+    ("660fae30", ""),  # CLWB, later
     ("f00faee8", ""),
     ("660fae", ""),
 ]
 
 
 @pytest.mark.parametrize(("raw", "name"), FENCES)
-def test_fences_mind_neither_prefixes_nor_rm(raw: str, name: str) -> None:
-    """SDM Vol. 2A, "LFENCE - Load Fence": the r/m field is ignored."""
+def test_fences_mind_no_rm_but_prefixes(raw: str, name: str) -> None:
+    """SDM Vol. 2A, "LFENCE - Load Fence": the r/m field is ignored; NP: 66h, F2h and F3h are not allowed."""
     found = Decoder().one(bytes.fromhex(raw), 0, True)
     assert ("" if found is None else found.name) == name
