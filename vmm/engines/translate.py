@@ -318,11 +318,18 @@ class TranslateEngine(GuestRunner):
             self._resume()
 
     def _stale(self, site: Site, block: Block) -> None:
-        """A self-checking block's source has changed."""
+        """A self-checking block's source has changed, and so have those that led here: whichever of them is the one to
+        be found is so no more, until its source is back."""
         self.stats.exits["stale"] += 1
+        self.code.cache.retire(block.page.blocks.get(block.eip, block))
         self.code.cache.retire(block)
-        self._vcpu.eip = block.eip
-        self._resume()
+        generation = self.code.cache.flushes
+        target = self._target(block.eip)
+        if target is None:
+            return
+        if self.code.cache.flushes == generation:
+            self.code.supersede(block, target)
+        self._phys.state.q[hw.Q_EIP] = target.entry
 
     def _step_end(self, site: Site, block: Block) -> None:
         self._vcpu.eip = site.insn.falls_to
