@@ -290,6 +290,11 @@ def test_a_kernel_is_told_its_name_first(append, told):
     assert guest.string(guest.info[4]) == told
 
 
+def test_an_initrd_is_the_first_module():
+    given = Kernel(kludge(), initrd=b"ram disk", modules=((b"more", "more arg"),), initrd_name="disk.img")
+    assert Guest(given.lay_out(MEMORY)).modules() == [(b"ram disk", "disk.img"), (b"more", "more arg")]
+
+
 def test_a_command_line_with_a_null_is_refused():
     with pytest.raises(ConfigError, match="null character"):
         boot(kludge(), command_line="a\0b")

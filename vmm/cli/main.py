@@ -85,7 +85,9 @@ def run(
     module: Annotated[
         list[str] | None, _option("--module", "A Multiboot module with its arguments.", _BOOT, '"FILE [ARGS]"')
     ] = None,
-    initrd: Annotated[Text, _option("--initrd", "The initial RAM disk of a Linux kernel.", _BOOT, "FILE")] = None,
+    initrd: Annotated[
+        Text, _option("--initrd", "The initial RAM disk of a Linux kernel, or the first module.", _BOOT, "FILE")
+    ] = None,
     append: Annotated[Text, _option("--append", "The kernel's command line.", _BOOT, "TEXT")] = None,
     flat: Annotated[Text, _option("--flat", "A flat binary, loaded and started there.", _BOOT, "FILE@ADDR")] = None,
     bios: Annotated[Text, _option("--bios", "Another BIOS image.", _MACHINE, "FILE")] = None,
