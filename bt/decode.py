@@ -28,6 +28,8 @@ _FENCES: Final = ("lfence", "mfence", "sfence")
 """0FAEh /5 to /7 with a register, whichever it is."""
 _NEWER_THAN_FENCES: Final = frozenset(("incsspd", "tpause", "umonitor", "umwait"))
 _SSE_PREFIXES: Final = frozenset(b"\x66\xf2\xf3")
+NO_INSTRUCTION: Final = "(bad)"
+"""The mnemonic of what has the form of an instruction and is none on this processor."""
 _WITHOUT_PREFIX: Final = frozenset((0x0F12, 0x0F16, 0x0FAE, 0x0FC3))
 """MOVHLPS, MOVLHPS, group 15, MOVNTI: Capstone overlooks some of these prefixes."""
 _OTHERS_IN_MEMORY: Final = frozenset((0x0F12, 0x0F16))
@@ -330,7 +332,9 @@ class Decoder:
             found = self._fence(code[:MAX_LENGTH], eip, code32) or found
         if found is None and not code32:
             found = self._with_66_prefix(code[:MAX_LENGTH], eip)
-        return None if found is None or _has_wrong_prefix(found) else found
+        if found is not None and _has_wrong_prefix(found):
+            return Insn(found.eip, found.raw, NO_INSTRUCTION, "", code32)
+        return found
 
     def is_overlong(self, code: bytes, code32: bool) -> bool:
         """Is the first instruction of `code` longer than 15 bytes, by prefixes that it repeats?

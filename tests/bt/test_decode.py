@@ -196,13 +196,13 @@ FENCES = [
     ("0faeef", "lfence"),
     ("0faef1", "mfence"),
     ("2e0faeff", "sfence"),
-    ("660faef0", ""),  # TPAUSE, later
-    ("f30faef1", ""),  # UMONITOR, later
-    ("f20faeff", ""),
-    ("660faef8", ""),  # PCOMMIT, later
-    ("660fae00", ""),
-    ("f30fae10", ""),
-    ("660fae30", ""),  # CLWB, later
+    ("660faef0", "(bad)"),  # TPAUSE, later
+    ("f30faef1", "(bad)"),  # UMONITOR, later
+    ("f20faeff", "(bad)"),
+    ("660faef8", "(bad)"),  # PCOMMIT, later
+    ("660fae00", "(bad)"),
+    ("f30fae10", "(bad)"),
+    ("660fae30", "(bad)"),  # CLWB, later
     ("f00faee8", ""),
     ("660fae", ""),
 ]
