@@ -27,9 +27,25 @@ _HINT_NOPS: Final = range(0x18, 0x1F)
 _FENCES: Final = ("lfence", "mfence", "sfence")
 """0FAEh /5 to /7 with a register, whichever it is."""
 _NEWER_THAN_FENCES: Final = frozenset(("incsspd", "tpause", "umonitor", "umwait"))
-_PCOMMIT: Final = 0xF8
+_SSE_PREFIXES: Final = frozenset(b"\x66\xf2\xf3")
+NO_INSTRUCTION: Final = "(bad)"
+"""The mnemonic of what has the form of an instruction and is none on this processor."""
+_WITHOUT_PREFIX: Final = frozenset((0x0F12, 0x0F16, 0x0FAE, 0x0FC3))
+"""MOVHLPS, MOVLHPS, group 15, MOVNTI: Capstone overlooks some of these prefixes."""
+_OTHERS_IN_MEMORY: Final = frozenset((0x0F12, 0x0F16))
+"""With an operand in memory these are MOVLPS, MOVLPD and MOVHPS, MOVHPD."""
 _HINTS: Final = frozenset("bndldx bndcl bndcn bndcu bndmk bndmov bndstx cldemote rdsspd".split())
 """What Capstone makes of some of them."""
+_SELECTOR: Final = 2
+_FAR_LOADS: Final = frozenset(("lds", "les", "lfs", "lgs", "lss"))
+_STATE_SIZES: Final = {
+    **dict.fromkeys(("fldenv", "fnstenv"), (14, 28)),
+    **dict.fromkeys(("frstor", "fnsave"), (94, 108)),
+    **dict.fromkeys(("fxrstor", "fxsave"), (512, 512)),
+}
+"""Bytes of the areas that hold the state of the FPU, with 16-bit operands and with 32-bit ones.
+
+Source: SDM Vol. 1, "Saving the x87 FPU's State with FSTENV/FNSTENV and FSAVE/FNSAVE"; Vol. 2A, "FXSAVE"."""
 _MODRM_ONE: Final = frozenset(
     [low | row for row in range(0, 0x40, 8) for low in range(4)]
     + [0x62, 0x63, 0x69, 0x6B, *range(0x80, 0x90), 0xC0, 0xC1, *range(0xC4, 0xC8), *range(0xD0, 0xD4)]
@@ -265,6 +281,17 @@ def _parse_32(tail: bytes) -> tuple[int | None, int | None, int, int, int]:
     return base, index, scale, int.from_bytes(tail[at : at + size], "little", signed=True), at + size
 
 
+def _has_wrong_prefix(insn: Insn) -> bool:
+    """A prefix with which the opcode map has no entry, or only one that came later: CLWB, CLFLUSHOPT, TPAUSE and more.
+
+    Source: SDM Vol. 2A, "Instruction Column in the Opcode Summary Table" (NP); Vol. 2D, "Opcode Map".
+    """
+    opcode = insn.opcode
+    if opcode not in _WITHOUT_PREFIX or _SSE_PREFIXES.isdisjoint(insn.prefixes):
+        return False
+    return insn.is_register_form or opcode not in _OTHERS_IN_MEMORY
+
+
 class Decoder:
     """Capstone for 16- and 32-bit code."""
 
@@ -305,6 +332,8 @@ class Decoder:
             found = self._fence(code[:MAX_LENGTH], eip, code32) or found
         if found is None and not code32:
             found = self._with_66_prefix(code[:MAX_LENGTH], eip)
+        if found is not None and _has_wrong_prefix(found):
+            return Insn(found.eip, found.raw, NO_INSTRUCTION, "", code32)
         return found
 
     def is_overlong(self, code: bytes, code32: bool) -> bool:
@@ -338,9 +367,8 @@ class Decoder:
         return None
 
     def _fence(self, code: bytes, eip: int, code32: bool) -> Insn | None:
-        """LFENCE, MFENCE and SFENCE with any r/m, also behind 66h, F2h and F3h: that means more on newer processors.
+        """LFENCE, MFENCE and SFENCE with any r/m.
 
-        66 0F AE F8 stays undefined: it is PCOMMIT, where it is anything.
         Source: SDM Vol. 2A, "LFENCE - Load Fence": the r/m field is ignored.
         """
         at = 0
@@ -350,7 +378,7 @@ class Decoder:
         if code[at : at + 2] != b"\x0f\xae" or not modrm or _LOCK in prefixes:
             return None
         fence = modrm[0] - 0xE8
-        if fence < 0 or (b"\x66"[0] in prefixes and modrm[0] == _PCOMMIT):
+        if fence < 0:
             return None
         return Insn(eip & 0xFFFF_FFFF, code[: at + 3], _FENCES[fence >> 3], "", code32)
 
@@ -371,7 +399,11 @@ class Decoder:
         return None
 
     def memory_width(self, insn: Insn) -> int:
-        """Bytes of its memory operand, 1 to 16; the operand size if it has none that Capstone sees."""
+        """Bytes of its memory operand; the operand size if it has none that Capstone sees."""
+        if insn.name in _FAR_LOADS:
+            return insn.operand_size + _SELECTOR
+        if insn.name in _STATE_SIZES:
+            return _STATE_SIZES[insn.name][insn.operand_size == 4]
         sizes = [op.size for op in self._operands(insn) or () if op.type == capstone.x86.X86_OP_MEM]
         return sizes[0] if sizes else insn.operand_size
 

@@ -229,7 +229,7 @@ class Emitter:
         self.returns: list[tuple[int, int]] = []
         self.insn: Insn
         self.shadow_next = False
-        self.waiting: list[tuple[int, int, Insn | Place]] = []
+        self.waiting: list[tuple[int, int, Insn | Place, SiteKind]] = []
         """Branches whose exit has no place yet: the offset of their rel32, their target, the instruction."""
         self._kept = _kept(window, context)
 
@@ -314,11 +314,11 @@ class Emitter:
         """JMP rel32 to a guest EIP: at first to an exit that links it."""
         self.branch(b"\xe9", target)
 
-    def branch(self, opcode: bytes, target: int) -> None:
+    def branch(self, opcode: bytes, target: int, kind: SiteKind = SiteKind.LINK) -> None:
         """A branch with a rel32 whose exit `land` will place; several may wait."""
         prefix = b"" if self.context.code32 else _OPERAND_SIZE
         self.code += prefix + opcode + bytes(4)
-        self.waiting.append((len(self.code) - 4, target, self.insn))
+        self.waiting.append((len(self.code) - 4, target, self.insn, kind))
 
     def forward(self, opcode: bytes) -> int:
         """A branch with a rel32 to a place further on inside this block; `here` says where."""
@@ -332,10 +332,10 @@ class Emitter:
     def land(self) -> None:
         """Place the exits of the block's branches, behind all of its code."""
         code = self.code
-        for at, target, insn in self.waiting:
+        for at, target, insn, kind in self.waiting:
             code[at : at + 4] = (len(code) - at - 4).to_bytes(4, "little")
             code += _INT
-            self.sites.append(Site(SiteKind.LINK, len(code), insn, target & MASK32, at))
+            self.sites.append(Site(kind, len(code), insn, target & MASK32, at))
         self.waiting.clear()
 
     def finish(self, eip: int, source: bytes, count: int) -> Translation:

@@ -12,7 +12,8 @@ _FLAGS_FROM_AX: Final = "add al, 0x7f\nsahf\nmov eax, ecx\nmov ecx, dword ptr cs
 
 
 def check_source(emit: Emitter, first_insn: Insn, source: bytes) -> None:
-    """Compare the block's source with what was translated; leave by a STALE exit if it changed.
+    """Compare the block's source with what was translated; leave by a STALE exit if it changed, or go on in the block
+    that the exit has been linked to, which was made of other bytes.
 
     Comparing with CMP takes saving the flags, but JNE chains in the engine, where JECXZ leaves for its main loop each
     time. The first and the last byte are read beforehand: what could fault must do it while the flags are the guest's.
@@ -30,7 +31,7 @@ def check_source(emit: Emitter, first_insn: Insn, source: bytes) -> None:
     for branch in changed:
         emit.here(branch)
     emit.emit(_FLAGS_FROM_AX)
-    emit.site(SiteKind.STALE)
+    emit.branch(b"\xe9", first, SiteKind.STALE)
     emit.here(same)
     emit.emit(_FLAGS_FROM_AX)
 

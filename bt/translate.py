@@ -205,7 +205,7 @@ class _Scan:
         code += treatment.branch + _NO_DISPLACEMENT
         place = (eip, raw, shape.mnemonic, True)
         target = follows + int.from_bytes(displacement, "little", signed=True) & MASK32
-        emit.waiting.append((len(code) - 4, target, place))
+        emit.waiting.append((len(code) - 4, target, place, SiteKind.LINK))
         emit.changes.append((place, start, len(code)))
 
     def last(self) -> Insn:

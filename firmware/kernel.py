@@ -16,12 +16,18 @@ _LOOKED_FOR: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel with what the user gives it; a module is a pair of contents and command line."""
+    """A kernel with what the user gives it; a module is a pair of contents and command line.
+
+    A Multiboot kernel is told its own `name` in front of its command line, as modules are told theirs. An initrd is its
+    first module.
+    """
 
     image: bytes
     command_line: str = ""
     initrd: bytes | None = None
     modules: tuple[tuple[bytes, str], ...] = ()
+    name: str = ""
+    initrd_name: str = ""
 
     def lay_out(self, memory: Sequence[MemoryRange]) -> BootImage:
         """Put it into memory as its boot protocol says. Raises: ConfigError: it is no kernel, or does not fit."""
@@ -31,13 +37,15 @@ class Kernel:
                 raise ConfigError("--module goes with Multiboot and PVH kernels; this is a Linux image, give --initrd")
             return linux.load(image, self.initrd, self.command_line, memory)
         if multiboot.has_header(image):
-            if self.initrd is not None:
-                raise ConfigError("--initrd goes with Linux and PVH kernels; this is a Multiboot kernel, give --module")
-            return multiboot.load(image, self.modules, self.command_line, memory)
+            words = " ".join(filter(None, (self.name, self.command_line)))
+            return multiboot.load(image, self._all_modules(self.initrd_name), words, memory)
         if image.startswith(elf.MAGIC) and pvh.entry_of(image) is not None:
-            first = () if self.initrd is None else ((self.initrd, ""),)
-            return pvh.load(image, (*first, *self.modules), self.command_line, memory)
+            return pvh.load(image, self._all_modules(""), self.command_line, memory)
         raise self._problem()
+
+    def _all_modules(self, initrd_line: str) -> tuple[tuple[bytes, str], ...]:
+        first = () if self.initrd is None else ((self.initrd, initrd_line),)
+        return (*first, *self.modules)
 
     def _problem(self) -> ConfigError:
         """What is wrong with a file that is none of the kernels that we know."""

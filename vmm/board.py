@@ -139,7 +139,15 @@ class Board:
         self.exit_port = ExitPort(pins.on_exit)
         self.pci = PciBoard(
             Surroundings(
-                self.bus, memory, _dram(memory), self.lines, self.ata, self._timed, pins.on_power_off, self._note
+                self.bus,
+                memory,
+                _dram(memory),
+                self.lines,
+                self.ata,
+                self._timed,
+                pins.on_power_off,
+                pins.on_reset,
+                self._note,
             )
         )
         self._timed_chips: tuple[TimedChip, ...] = (

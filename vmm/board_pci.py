@@ -45,6 +45,7 @@ class Surroundings:
     channels: tuple[AtaChannel, ...]
     timed: Callable[[Any, Callable[..., Any]], Callable[..., Any]]
     on_power_off: Callable[[], None]
+    on_reset: Callable[[str], None]
     on_unmodelled: Callable[[str], None]
 
 
@@ -81,6 +82,7 @@ class PciBoard:
         self.power = Piix4Pm(
             on_sci=around.lines[SCI_IRQ].source(),
             on_power_off=around.on_power_off,
+            on_reset=around.on_reset,
             on_unmodelled=around.on_unmodelled,
             io=Window(self._movable(self._power_region)),
         )

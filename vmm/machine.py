@@ -386,7 +386,8 @@ def _prepare_kernel(vm: Vm) -> dict[int, bytes]:
         return {}
     initrd = None if config.initrd is None else read_file(config.initrd, MAX_FILE)
     modules = tuple((read_file(path, MAX_FILE), text) for path, text in config.modules)
-    kernel = Kernel(read_file(config.kernel, MAX_FILE), config.append, initrd, modules)
+    names = str(config.kernel), str(config.initrd or "")
+    kernel = Kernel(read_file(config.kernel, MAX_FILE), config.append, initrd, modules, *names)
     vm.loader = kernel.lay_out
     return kernel_items(kernel, kernel.lay_out(memory_map(config.memory)))
 

@@ -67,7 +67,7 @@ reset:
     je reset_jump
     cmp bl, 0x09
     je reset_block_move
-    jmp post                        # 00h, 04h and everything that has no meaning here
+    jmp resume                      # 00h, 04h and everything that has no meaning here
 
 # Shutdown code 05h: end the interrupts in service, then go on where 40:67 points.
 reset_eoi_and_jump:
@@ -93,6 +93,56 @@ reset_block_move:
     clc
     sti
     retf 2                          # the caller keeps our CF
+
+# Was this the end of suspend to RAM? The power management function says so; then go on where the FACS points, in real
+# mode at its segment and offset in 16 bytes, with DS and ES 0, and the board as reset has left it. Without the function its ports read
+# as ones, which is no such suspend type. 40:67 takes the address.
+#
+# Source: ACPI Specification 1.0b, "Firmware ACPI Control Structure", "Waking from S3".
+resume:
+    mov dx, PCI_ADDRESS
+    mov eax, PCI_ENABLE | PM_FUNCTION << 8 | PM_PMBA
+    out dx, eax
+    mov dx, PCI_DATA
+    mov eax, PM_BASE | 1
+    out dx, eax
+    mov dx, PCI_ADDRESS
+    mov eax, PCI_ENABLE | PM_FUNCTION << 8 | PM_PMREGMISC
+    out dx, eax
+    mov dx, PCI_DATA
+    mov al, 1
+    out dx, al
+
+    mov dx, PM_BASE
+    in ax, dx
+    test ax, PM_WAKE
+    jz post
+    mov dx, PM_CONTROL
+    in ax, dx
+    and ax, PM_SUS_TYPE
+    cmp ax, PM_SUS_TO_RAM
+    jne post
+
+    mov ax, EBDA_SEG
+    mov ds, ax
+    mov ebx, [FACS_OFFSET + 12]     # the waking vector; 0: nobody wants it
+    test ebx, ebx
+    jz post
+    mov ax, PM_SCI_EN
+    out dx, ax
+
+    mov ax, BDA_SEG
+    mov ds, ax
+    mov cx, bx
+    and cx, 0x000F
+    shr ebx, 4
+    mov [BDA_RESET_VECTOR], cx
+    mov [BDA_RESET_VECTOR + 2], bx
+    mov ss, ax
+    mov sp, BDA_RESET_VECTOR
+    xor ax, ax
+    mov ds, ax
+    retf
 
 # Power-on self test: bring up the board, the tables in low memory and the consoles, find the drives, boot.
 post:

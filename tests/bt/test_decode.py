@@ -141,7 +141,11 @@ def test_what_is_cut_off_or_undefined_is_no_instruction(raw: str) -> None:
     assert DECODER.one(bytes.fromhex(raw), 0, True) is None
 
 
-WIDTHS = [("8a00", 1), ("668b00", 2), ("8b00", 4), ("0f6f00", 8), ("0f2800", 16), ("a4", 1), ("0fb600", 1), ("90", 4)]
+WIDTHS = [
+    ("8a00", 1), ("668b00", 2), ("8b00", 4), ("0f6f00", 8), ("0f2800", 16), ("a4", 1), ("0fb600", 1), ("90", 4),
+    ("0f0120", 2), ("0f0100", 6), ("c400", 6), ("660fb200", 4), ("d930", 28), ("66d920", 14), ("dd30", 108),
+    ("66dd20", 94), ("0fae00", 512), ("0fae08", 512),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("raw", "width"), WIDTHS)
@@ -190,17 +194,22 @@ def _opcode_bytes(insn: Insn) -> bytes:
 FENCES = [
     ("0faee8", "lfence"),
     ("0faeef", "lfence"),
-    ("660faef0", "mfence"),
-    ("f30faef1", "mfence"),
-    ("f20faeff", "sfence"),
-    ("660faef8", ""),  # PCOMMIT
+    ("0faef1", "mfence"),
+    ("2e0faeff", "sfence"),
+    ("660faef0", "(bad)"),  # TPAUSE, later
+    ("f30faef1", "(bad)"),  # UMONITOR, later
+    ("f20faeff", "(bad)"),
+    ("660faef8", "(bad)"),  # PCOMMIT, later
+    ("660fae00", "(bad)"),
+    ("f30fae10", "(bad)"),
+    ("660fae30", "(bad)"),  # CLWB, later
     ("f00faee8", ""),
     ("660fae", ""),
 ]
 
 
 @pytest.mark.parametrize(("raw", "name"), FENCES)
-def test_fences_mind_neither_prefixes_nor_rm(raw: str, name: str) -> None:
-    """SDM Vol. 2A, "LFENCE - Load Fence": the r/m field is ignored."""
+def test_fences_mind_no_rm_but_prefixes(raw: str, name: str) -> None:
+    """SDM Vol. 2A, "LFENCE - Load Fence": the r/m field is ignored; NP: 66h, F2h and F3h are not allowed."""
     found = Decoder().one(bytes.fromhex(raw), 0, True)
     assert ("" if found is None else found.name) == name

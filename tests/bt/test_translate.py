@@ -313,7 +313,7 @@ def test_a_step_runs_one_instruction_and_leaves() -> None:
 def test_a_self_checking_block_ends_behind_a_store() -> None:
     translation = translate("90891890", self_check=True)
     assert [insn.mnemonic for insn in insns_of(translation)] == ["nop", "mov"]
-    assert kinds(translation)[0] is SiteKind.STALE
+    assert SiteKind.STALE in kinds(translation)
 
 
 @pytest.mark.parametrize(("raw", "shadowed"), [("fb90", True), ("8ed090", True), ("1790", True), ("0fb20390", False)])

@@ -131,6 +131,13 @@ def test_an_image_that_is_a_kernel_is_the_kernel(media: Callable[[str], str]) ->
     assert request.media.floppies == ()
 
 
+@pytest.mark.parametrize(("words", "mib"), [({}, 64), ({"machine": "pc-test"}, 128), ({"memory": "2M"}, 2)])
+def test_memory_goes_by_the_board_unless_it_is_given(
+    media: Callable[[str], str], words: dict[str, str], mib: int
+) -> None:
+    assert check(Words(image=media("a.img"), **words)).memory == mib * MIB
+
+
 def test_boot_overrides_the_kind_of_image(media: Callable[[str], str]) -> None:
     assert check(Words(image=media("a.img"), cdrom=media("d.iso"), boot="cdrom")).media.boot == "cdrom"
 

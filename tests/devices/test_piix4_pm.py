@@ -17,10 +17,11 @@ class World:
     """One chip, and what it told the board."""
 
     def __init__(self):
-        self.places, self.sci, self.off, self.notes = [], [], [], []
+        self.places, self.sci, self.off, self.notes, self.resets = [], [], [], [], []
         self.pm = Piix4Pm(
             on_sci=self.sci.append,
             on_power_off=lambda: self.off.append(True),
+            on_reset=self.resets.append,
             on_unmodelled=self.notes.append,
             io=Window(self.places.append),
         )
@@ -184,10 +185,21 @@ def test_the_machine_stays_on(world, value):
 
 
 def test_another_sleep_state_wakes_at_once(world):
-    world.pm.write_io(PmIo.PMCNTRL, 2, SUS_EN | 1 << 10)
-    assert world.off == []
+    world.pm.write_io(PmIo.PMCNTRL, 2, SUS_EN | 2 << 10)
+    assert (world.off, world.resets) == ([], [])
     assert len(world.notes) == 1
     assert world.pm.read_io(PmIo.PMSTS, 2) == RSM
+
+
+def test_suspend_to_ram_ends_in_a_reset_that_firmware_can_tell(world):
+    """PIIX4 data sheet, "Suspend and Resume": PMSTS and SUS_TYP are in the resume well."""
+    world.pm.write_io(PmIo.PMEN, 2, PWRBTN)
+    world.pm.write_io(PmIo.PMCNTRL, 2, SUS_EN | SCI_EN | 1 << 10)
+    assert (len(world.resets), world.off, world.notes) == (1, [], [])
+    world.pm.reset()
+    assert [world.pm.read_io(at, 2) for at in (PmIo.PMSTS, PmIo.PMEN, PmIo.PMCNTRL)] == [RSM, 0, 1 << 10]
+    world.pm.reset()
+    assert [world.pm.read_io(at, 2) for at in (PmIo.PMSTS, PmIo.PMCNTRL)] == [0, 0]
 
 
 def test_reset_forgets_all_but_time(world):

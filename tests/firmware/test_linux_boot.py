@@ -392,12 +392,6 @@ def test_a_linux_image_takes_no_modules():
         Kernel(bzimage(), modules=((b"x", "x"),)).lay_out(MEMORY)
 
 
-def test_a_multiboot_kernel_takes_no_initrd():
-    header = struct.pack("<8I", 0x1BADB002, 1 << 16, -(0x1BADB002 + (1 << 16)) & 0xFFFF_FFFF, MIB, MIB, 0, 0, MIB)
-    with pytest.raises(ConfigError, match="give --module"):
-        Kernel(header, initrd=b"x").lay_out(MEMORY)
-
-
 def test_a_setup_header_comes_before_a_stray_multiboot_magic():
     code = struct.pack("<3I", 0x1BADB002, 0, -0x1BADB002 & 0xFFFF_FFFF)
     assert isinstance(Kernel(bzimage(code)).lay_out(MEMORY).mode, FlatMode)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from firmware.bootimage import BootImage, FlatMode, MemoryRange, RealMode, load_flat
+from firmware.kernel import Kernel
 from firmware.multiboot import HEADER_MAGIC, LOADER_MAGIC, InfoFlag, find_header, load
 from vmm.arch.registers import Reg
 from vmm.errors import ConfigError
@@ -280,6 +281,18 @@ def test_strings():
     assert guest.string(guest.info[4]) == "/kernel root=ram0 ünï"
     assert guest.string(guest.info[16]) == "glassvisor"
     assert guest.flags & (InfoFlag.COMMAND_LINE | InfoFlag.LOADER_NAME) == 0x204
+
+
+@pytest.mark.parametrize(("append", "told"), [("quiet  x", "/boot/k.elf quiet  x"), ("", "/boot/k.elf")])
+def test_a_kernel_is_told_its_name_first(append, told):
+    """As boot loaders do; a kernel drops the first word, or takes it for argv[0]."""
+    guest = Guest(Kernel(kludge(), append, name="/boot/k.elf").lay_out(MEMORY))
+    assert guest.string(guest.info[4]) == told
+
+
+def test_an_initrd_is_the_first_module():
+    given = Kernel(kludge(), initrd=b"ram disk", modules=((b"more", "more arg"),), initrd_name="disk.img")
+    assert Guest(given.lay_out(MEMORY)).modules() == [(b"ram disk", "disk.img"), (b"more", "more arg")]
 
 
 def test_a_command_line_with_a_null_is_refused():

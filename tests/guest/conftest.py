@@ -15,7 +15,7 @@ from techniques import Technique
 
 RunGuest = Callable[..., tuple[Picture, Picture]]
 UNCHANGED = {
-    "test_checks", "test_critical", "test_debug_registers", "test_faults", "test_fpu", "test_interrupts", "test_mode_switches",
+    "test_checks", "test_critical", "test_debug_registers", "test_devices_in_memory", "test_faults", "test_fpu", "test_interrupts", "test_mode_switches",
     "test_nx", "test_privileged", "test_sysenter",
 }  # fmt: skip
 NATIVE = [Technique.BARE, Technique.SVM, Technique.NPT]

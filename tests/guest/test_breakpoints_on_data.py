@@ -22,7 +22,7 @@ from guest_bench import (
 )
 
 from vmm.arch.exceptions import Vector
-from vmm.arch.registers import Cr0, Cr4
+from vmm.arch.registers import Cr0, Cr4, Seg
 
 DB = (Vector.DB, None)
 WRITE, PORT, ACCESS = 1, 2, 3
@@ -161,6 +161,64 @@ def test_what_the_vmm_carries_out_strikes(bench):
     watch(bench, ACCESS)
     bench.poke(WATCHED, little(bench.vcpu.gdtr[1], 2) + little(bench.vcpu.gdtr[0], 4))
     assert bench.run()["fault"] == DB
+
+
+# --- behind MOV SS ---------------------------------------------------------------------------------------------------
+
+SS_LOADS = ["mov ss, [esi]", "pop ss"]
+
+
+def start_with_ss(bench, mode, load, code):
+    """Run `load`, which reads SS from the watched cell, and `code`."""
+    bench.start(mode, f"{load}; {code}", esi=WATCHED, esp=WATCHED if "pop" in load else STACK)
+    bench.poke(WATCHED, little(bench.vcpu.segment(Seg.SS).selector, 2) + bytes(2))
+    watch(bench, ACCESS, WORD)
+
+
+@pytest.mark.parametrize("mode", FLAT)
+@pytest.mark.parametrize("load", SS_LOADS)
+def test_a_breakpoint_that_a_load_of_ss_strikes_waits_for_the_next_instruction(bench, mode, load):
+    """SDM Vol. 3A, "Masking Exceptions and Interrupts When Switching Stacks"."""
+    code = f"{load}; inc ebx"
+    start_with_ss(bench, mode, load, "inc ebx; inc ebx")
+    after = bench.run()
+    assert (after["fault"], after["eip"], after["dr"][6]) == (DB, behind(mode, code), DR6_ONES | 1)
+
+
+def test_a_single_step_behind_a_load_of_ss_is_one_event_with_its_breakpoint(bench):
+    start_with_ss(bench, P32[3], SS_LOADS[0], "inc ebx; inc ebx")
+    bench.vcpu.eflags |= TF
+    after = bench.run()
+    assert (after["fault"], after["eip"]) == (DB, behind(P32[3], "mov ss, [esi]; inc ebx"))
+    assert after["dr"][6] == DR6_ONES | BS | 1
+
+
+def test_int1_behind_a_load_of_ss_is_one_event_with_its_breakpoint(bench):
+    start_with_ss(bench, P32[0], SS_LOADS[0], "int1; inc ebx")
+    after = bench.run()
+    assert (after["fault"], after["eip"]) == (DB, behind(P32[0], "mov ss, [esi]; int1"))
+    assert after["dr"][6] == DR6_ONES | 1
+
+
+def test_int3_behind_a_load_of_ss_is_entered_before_the_breakpoint_is_told(bench):
+    """#DB then comes before the first instruction of its handler."""
+    start_with_ss(bench, P32[0], SS_LOADS[0], "int3; inc ebx")
+    handler = CODE + 0xC00
+    bench.poke(handler, asm("inc ebx; hlt", True))
+    bench.poke(IDT + 8 * Vector.BP, interrupt_gate(handler))
+    after = bench.run()
+    assert (after["fault"], after["eip"], after["dr"][6]) == (DB, handler, DR6_ONES | 1)
+
+
+def test_a_fault_behind_a_load_of_ss_loses_its_breakpoint(bench):
+    """SDM Vol. 3C, "Delivery of Pending Debug Exceptions after VM Entry": injected with a hardware exception they are
+    dropped."""
+    start_with_ss(bench, P32[0], SS_LOADS[0], "ud2")
+    handler = CODE + 0xC00
+    bench.poke(handler, asm("inc ebx; hlt", True))
+    bench.poke(IDT + 8 * Vector.UD, interrupt_gate(handler))
+    bench.run()
+    assert (bench.vcpu.eip, bench.vcpu.dr[6]) == (handler + 2, DR6_ONES)
 
 
 # --- ports -----------------------------------------------------------------------------------------------------------

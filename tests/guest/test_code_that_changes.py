@@ -4,7 +4,7 @@ A P6 executes what lies in memory when the instruction is reached, even if the i
 """
 
 import pytest
-from guest_bench import CELL, CODE, DATA, ENTRY, P16, P32, P32_BASED, REAL, V86_3, Bench, Mode, little
+from guest_bench import CELL, CODE, DATA, ENTRY, P16, P32, P32_BASED, REAL, V86_3, Bench, Mode, asm, little
 
 from vmm.arch.registers import Seg
 from vmm.cpu.vcpu import STALE_ALL
@@ -343,3 +343,19 @@ def test_sse2_stores_in_16_bit_code_that_checks_itself_are_known(bench):
         b"\x14",
         bytes(8),
     )
+
+
+def test_a_loop_over_new_code_leaves_once_a_version_and_not_once_a_round(bench):
+    """Code that checks itself is changed, and a branch in it still leads to what was made of the old bytes: the next
+    block made there follows that one without the VMM."""
+    rounds, versions, far = 50, 250, CODE + 0x1800
+    changed = far + 7
+    sub = f"mov ecx, {rounds}; again: add dword ptr [edi], 1; loop again; ret"
+    main = f"next: mov es:[{changed}], bl; call esi; inc bl; dec edx; jnz next"
+    bench.start(P32[0], main, ebx=1, edx=versions, esi=far, edi=DATA)
+    bench.poke(DATA, 0)
+    bench.poke(far, asm(sub, True))
+    result = bench.run()
+    added = sum(version - 0x100 * (version > 0x7F) for version in range(1, versions + 1))
+    assert (result["eip"], bench.word(DATA)) == ("end", rounds * added & 0xFFFF_FFFF)
+    assert bench.engine.stats.exits["stale"] <= 2 * versions

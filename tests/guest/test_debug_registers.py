@@ -212,10 +212,35 @@ def test_a_single_step_sets_bs_and_no_rf(bench, mode):
     assert not frame_flags(bench) & RF
 
 
-def test_dr6_keeps_what_the_handler_does_not_clear(bench):
+OLD = B0 | B3 | BT | BD
+
+
+def test_dr6_keeps_what_the_handler_does_not_clear_but_for_breakpoints(bench):
+    """SDM Vol. 3B, "Debug Status Register (DR6)": bits 0-3 may be cleared by a debug exception, the others never are."""
     bench.start(P32[0], BODY, eflags=TF)
-    bench.vcpu.dr[6] = DR6_ONES | B3
-    assert bench.run()["dr"][6] == DR6_ONES | B3 | BS
+    bench.vcpu.dr[6] = DR6_ONES | OLD
+    assert bench.run()["dr"][6] == DR6_ONES | BT | BD | BS
+
+
+def test_a_breakpoint_shows_itself_and_not_an_older_one(bench):
+    bench.start(P32[0], BODY)
+    breakpoint_at(bench, 1, at(P32[0], BEFORE), G1)
+    bench.vcpu.dr[6] = DR6_ONES | OLD | BS
+    assert bench.run()["dr"][6] == DR6_ONES | BT | BD | BS | B1
+
+
+def test_general_detect_clears_older_breakpoints(bench):
+    bench.start(P32[0], "mov eax, dr0")
+    bench.vcpu.dr[7] = DR7_ONE | GD
+    bench.vcpu.dr[6] = DR6_ONES | B0 | BS
+    assert bench.run()["dr"][6] == DR6_ONES | BD | BS
+
+
+def test_int1_shows_nothing_in_dr6(bench):
+    bench.start(P32[0], "int1")
+    bench.vcpu.dr[6] = DR6_ONES | OLD
+    after = bench.run()
+    assert (after["fault"], after["dr"][6]) == (DB, DR6_ONES | OLD)
 
 
 # --- general detect -------------------------------------------------------------------------------------------

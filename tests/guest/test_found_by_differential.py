@@ -1,7 +1,9 @@
 """What random programs found: each the smallest program that showed it."""
 
 import pytest
-from guest_bench import ARITHMETIC, CELL, DATA, GDT, P16, P32, PAGE_TABLE, REAL, V86_3, Bench, asm
+from guest_bench import ARITHMETIC, CELL, DATA, GDT, P16, P32, PAGE_TABLE, REAL, V86_3, Bench, asm, faulted
+
+from vmm.arch.exceptions import Vector
 
 OSFXSR = 1 << 9
 ZF, PF, ACCESSED = 0x40, 4, 0x20
@@ -46,11 +48,21 @@ def test_iretd_of_a_nested_task_reads_no_frame(bench: Bench):
 
 
 @pytest.mark.parametrize("mode", [REAL, V86_3, P16[0], P32[3]], ids=str)
-@pytest.mark.parametrize("code", ["660faee8", "f20faef0", "f30faef8", "0faee9", "660faef7"])
-def test_a_fence_minds_neither_prefix_nor_rm(run_guest, mode, code):
-    """WAITPKG and CET came later; a P6 ignores the prefix, and every processor the r/m field."""
+@pytest.mark.parametrize("code", ["0faee8", "0faee9", "0faef7", "2e0faeff"])
+def test_a_fence_minds_no_rm(run_guest, mode, code):
+    """SDM Vol. 2A, "LFENCE - Load Fence"."""
     before, after = run_guest(bytes.fromhex(code), mode, cr4=OSFXSR)
     assert after == before
+
+
+@pytest.mark.parametrize("mode", [REAL, V86_3, P16[0], P32[3]], ids=str)
+@pytest.mark.parametrize(
+    "code", ["660faee8", "f20faef0", "f30faef8", "660fae30", "f30fae10", "f20fae00", "660f12c1", "660f16c1", "660fc300"]
+)
+def test_no_prefix_goes_with_some_opcodes_of_sse(run_guest, mode, code):
+    """SDM Vol. 2A, "Instruction Column in the Opcode Summary Table": NP."""
+    before, after = run_guest(bytes.fromhex(code), mode, cr4=OSFXSR)
+    assert after == before | faulted(mode, Vector.UD)
 
 
 @pytest.mark.parametrize("store", ["mov [0x3ff000], ecx", "setc byte ptr [0x3ff000]"])

@@ -85,11 +85,16 @@ def run(
     module: Annotated[
         list[str] | None, _option("--module", "A Multiboot module with its arguments.", _BOOT, '"FILE [ARGS]"')
     ] = None,
-    initrd: Annotated[Text, _option("--initrd", "The initial RAM disk of a Linux kernel.", _BOOT, "FILE")] = None,
+    initrd: Annotated[
+        Text, _option("--initrd", "The initial RAM disk of a Linux kernel, or the first module.", _BOOT, "FILE")
+    ] = None,
     append: Annotated[Text, _option("--append", "The kernel's command line.", _BOOT, "TEXT")] = None,
     flat: Annotated[Text, _option("--flat", "A flat binary, loaded and started there.", _BOOT, "FILE@ADDR")] = None,
     bios: Annotated[Text, _option("--bios", "Another BIOS image.", _MACHINE, "FILE")] = None,
-    memory: Annotated[str, _option("--memory", "RAM, 1M to 2G; a bare number is MiB.", _MACHINE, "SIZE")] = "64M",
+    memory: Annotated[
+        Text,
+        _option("--memory", "RAM, 1M to 2G; a bare number is MiB. 64M, with --machine pc-test 128M.", _MACHINE, "SIZE"),
+    ] = None,
     write: Annotated[
         bool, _option("--write", "Let the guest change the images; else its changes are dropped.", _MACHINE)
     ] = False,

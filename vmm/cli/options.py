@@ -42,7 +42,7 @@ class Words:
     initrd: str | None = None
     flat: str | None = None
     bios: str | None = None
-    memory: str = "64M"
+    memory: str | None = None
     write: bool = False
     exit_port: bool = False
     strict: bool = False
@@ -149,6 +149,10 @@ class RunRequest:
     machine: BoardName = BoardName.PC
 
 
+_MEMORY: Final = {BoardName.PC: "64M", BoardName.PC_TEST: "128M"}
+"""Suites come with machines of 128 MiB in mind."""
+
+
 def check(words: Words) -> RunRequest:
     """Check all of a command line. Raises: ConfigError: one line for the first thing that is wrong."""
     if words.as_ and not words.image:
@@ -158,13 +162,14 @@ def check(words: Words) -> RunRequest:
     media = _media(words, payload)
     if not words.load and not words.bios and _is_empty(media, payload):
         raise ConfigError("nothing to boot: give an IMAGE, --floppy, --disk, --cdrom, --kernel or --flat")
+    machine = BoardName(choice(words.machine, "--machine", tuple(BoardName)))
     return RunRequest(
         media=media,
         payload=payload,
         ends=_ends(words),
         outputs=_outputs(words, engine),
         states=_states(words),
-        memory=parse_size(words.memory),
+        memory=parse_size(_MEMORY[machine] if words.memory is None else words.memory),
         bios=_optional_input(words.bios, "--bios"),
         clock=choice(words.clock, "--clock", ("realtime", "warp")),
         exit_port=words.exit_port,
@@ -174,7 +179,7 @@ def check(words: Words) -> RunRequest:
         nested_paging=words.npt,
         segment_checks=not words.no_segment_checks,
         rings=_rings(words),
-        machine=BoardName(choice(words.machine, "--machine", tuple(BoardName))),
+        machine=machine,
     )
 
 

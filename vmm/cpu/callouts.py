@@ -343,6 +343,8 @@ def int_(vcpu: Vcpu, insn: Insn, platform: Platform) -> None:
     elif opcode == 0xCC:
         _software(vcpu, insn, Vector.BP, EventKind.BREAKPOINT)
     elif opcode == 0xF1:
+        if vcpu.pending_debug:  # from MOV SS: one #DB for both
+            vcpu.show_pending_debug()
         _software(vcpu, insn, Vector.DB, EventKind.TRAP)
     else:
         _software(vcpu, insn, insn.tail[0], EventKind.SOFTWARE)

@@ -151,7 +151,7 @@ def _debug_register(vcpu: Vcpu, dr: int) -> int:
             raise ud()
         dr += 2
     if vcpu.dr[_DR7] & _DR7_GD:
-        vcpu.dr[_DR6] |= _DR6_BD
+        vcpu.show_debug(_DR6_BD)
         raise GuestFault(Vector.DB)
     return dr
 

@@ -88,6 +88,8 @@ STALE_ALL: Final = int(Stale.ALL)
 _STALE_PAGES_MAX: Final = 32
 _FPU_CONTROL_RESET: Final = 0x0040
 _MXCSR_RESET: Final = 0x1F80
+_DR6: Final = 6
+_DR6_BREAKPOINTS: Final = 0xF  # B0 to B3
 _DR7_ENABLES: Final = 0xFF  # L0 G0 to L3 G3
 
 
@@ -485,6 +487,19 @@ class Vcpu:
         if not dr7 & _DR7_ENABLES:
             return ()
         return tuple((self.dr[n], 1 << n) for n in range(4) if dr7 >> 2 * n & 3 and not dr7 >> 16 + 4 * n & 0xF)
+
+    def show_debug(self, conditions: int) -> None:
+        """A #DB shows its conditions in DR6: B0 to B3 are those of this one, the other bits stay until software clears
+        them. INT1 shows none.
+
+        Source: SDM Vol. 3B, "Debug Status Register (DR6)": certain debug exceptions may clear bits 0-3.
+        """
+        self.dr[_DR6] = self.dr[_DR6] & ~_DR6_BREAKPOINTS | conditions
+
+    def show_pending_debug(self) -> None:
+        """The conditions that wait are shown by the #DB that comes now."""
+        self.show_debug(self.pending_debug)
+        self.pending_debug = 0
 
     # --- translations ----------------------------------------------------------------------------------
 

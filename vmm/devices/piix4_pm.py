@@ -7,6 +7,7 @@ Model".
 The board gives it:
     on_sci(level)           the SCI, IRQ 9: level sensitive, shared
     on_power_off()          the guest has switched the machine off
+    on_reset(source)        suspend to RAM has ended: RST# follows, and what is in the resume well outlives it
     on_unmodelled(text)
     io                      a `Window`: `io.place(base)` maps 64 ports there that call `read(offset, width)` and
                             `write(offset, width, value)` (named `read_io`, `write_io`), each after `advance(now_ns)`
@@ -88,6 +89,7 @@ class SuspendType(IntEnum):
     """SUS_TYP in PMCNTRL: what SUS_EN starts."""
 
     SOFT_OFF = 0
+    TO_RAM = 1
     WORKING = 5
 
 
@@ -149,17 +151,20 @@ def time_of(tick: int) -> int:
 
 @dataclass(slots=True, kw_only=True)
 class Piix4Pm(PciFunction):
-    """Function 3. `block` is the I/O space without the timer, `now` the last time told."""
+    """Function 3. `block` is the I/O space without the timer, `now` the last time told; with `wakes` the next reset
+    ends suspend to RAM."""
 
     identity: PciIdentity = wired(default=IDENTITY)
     on_sci: Callable[[bool], None] = wired()
     on_power_off: Callable[[], None] = wired()
+    on_reset: Callable[[str], None] = wired()
     on_unmodelled: Callable[[str], None] = wired()
     io: Window = wired()
     block: bytearray = field(default_factory=lambda: bytearray(IO_SIZE))
     apm: bytearray = field(default_factory=lambda: bytearray(2))
     now: int = 0
     sci: bool = False
+    wakes: bool = False
 
     def __post_init__(self) -> None:
         PciFunction.__post_init__(self)
@@ -237,6 +242,9 @@ class Piix4Pm(PciFunction):
         kind = (self._register(PmIo.PMCNTRL) & _SUS_TYP) >> _SUS_TYP_SHIFT
         if kind == SuspendType.SOFT_OFF:
             self.on_power_off()
+        elif kind == SuspendType.TO_RAM:
+            self.wakes = True
+            self.on_reset("suspend to RAM")
         elif kind != SuspendType.WORKING:
             self.on_unmodelled(f"PIIX4: suspend type {kind}: woken at once")
             self._set_status(int(PmSts.RSM))
@@ -259,5 +267,9 @@ class Piix4Pm(PciFunction):
         """RST#: no events, ACPI off, the I/O space nowhere. Time goes on."""
         PciFunction.reset(self)
         self.block[:] = bytes(IO_SIZE)
+        if self.wakes:
+            self.wakes = False
+            self._set_status(int(PmSts.RSM))
+            self.block[_CONTROL_HIGH] = SuspendType.TO_RAM << _SUS_TYP_SHIFT - 8
         self.apm[:] = bytes(2)
         self._drive_sci()

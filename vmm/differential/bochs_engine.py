@@ -204,7 +204,7 @@ class BochsEngine:
             self._inject(fault)
             return
         if is_traced and not callouts.hides_trap(plan.name, vcpu):
-            vcpu.dr[_DR6] |= _DR6_BS
+            vcpu.show_debug(_DR6_BS)
             self._event = block.exception(Vector.DB, None)
             vcpu.halted = False
         if vcpu.halted and not (vcpu.is_interrupt_pending and vcpu.interrupts_enabled):

@@ -28,12 +28,6 @@ DEVIATIONS: Final = (
         when=bochs_predicates.misses_segment_checks,
     ),
     Flaw(
-        "prefixes of SSE opcodes",
-        "a prefix that the opcode map has no entry for is #UD",
-        'SDM Vol. 2D, "Opcode Map"; Vol. 2A, "Instruction Column in the Opcode Summary Table" (NP)',
-        when=bochs_predicates.overlooks_a_prefix,
-    ),
-    Flaw(
         "x87 and SSE registers",
         "MMX writes set the exponent to ones; results that are not exact set flags of MXCSR and of the x87 status",
         'SDM Vol. 3A, "Effect of MMX Instructions on the x87 FPU State"; Vol. 1, "MXCSR Control and Status Register"',

@@ -35,7 +35,6 @@ from vmm.differential.outcome import FIRST_FREE, GENERAL, Ending, Stop
 from vmm.differential.segment_predicates import CHECKING, IMAGES
 
 _OF_SEGMENTS: Final = (Vector.GP, Vector.SS, Vector.DF)
-_SSE_PREFIXES: Final = frozenset((0x66, 0xF2, 0xF3))
 _MXCSR_FLAGS: Final = 0x3F
 _EXPONENT: Final = 16  # hexadecimal digits in front of it
 _ALL_ONES: Final = "ffff"
@@ -87,15 +86,6 @@ def _bochs_faulted(case: Case) -> Stop | None:
     mine, other = stops
     same = mine.vector == other.vector and mine.saved_eip == other.saved_eip
     return None if same or mine.vector < 0 else mine
-
-
-def overlooks_a_prefix(case: Case) -> bool:
-    """#UD in Bochs for a two-byte opcode with a prefix that makes it another one, which does not exist."""
-    stop = _bochs_faulted(case)
-    if stop is None or stop.vector != Vector.UD:
-        return False
-    insn = at_fault(stop)
-    return insn is not None and insn.opcode >= 0x0F00 and not _SSE_PREFIXES.isdisjoint(insn.prefixes)
 
 
 def rounds_registers_off(case: Case) -> bool:

@@ -229,6 +229,28 @@ class TranslatedCode:
                 there.is_linked = True
         (self.cache.link if block.alive else self.cache.redirect)(block, site, landing)
 
+    def supersede(self, old: Block, new: Entrance) -> None:
+        """Let who comes to a self-checking block whose source has changed go on in a newer one by himself.
+
+        Only newer ones follow older ones, so that this ends. Each new version is tied to those 1, 2, 4, 8.. before it:
+        from any of them it is a few steps to the latest.
+        """
+        page = old.page
+        if new.block.page is not page or new.address <= old.address:
+            return
+        self._follow(old, new)
+        versions = page.versions.get(new.eip, [])
+        if versions and versions[-1][1] is new.block:
+            distance = 2
+            while distance < len(versions):
+                self._follow(versions[-1 - distance][1], new)
+                distance *= 2
+
+    def _follow(self, old: Block, new: Entrance) -> None:
+        if old.alive:
+            site = next(site for site in old.translation.sites if site.kind is SiteKind.STALE)
+            self.cache.link(old, site, new)
+
     def _dispatcher(self, eip: int) -> Block:
         """Code of the current space that goes to an EIP through the branch table. Raises: CacheFull."""
         space = self.space

@@ -35,7 +35,6 @@ _IF: Final = Slot.IF >> 2
 _CS: Final = int(Seg.CS)
 _DB: Final = int(Vector.DB)
 _PF: Final = int(Vector.PF)
-_DR6: Final = 6
 _DR7: Final = 7
 _DR7_ENABLES: Final = 0xFF  # L0 G0 to L3 G3
 _PLANS_MAX: Final = 1 << 14
@@ -252,7 +251,7 @@ class NativeEngine(GuestRunner):
         la = vcpu.base(_CS) + vcpu.eip & MASK32
         struck = sum(bit for address, bit in vcpu.execution_breakpoints if address == la)
         if struck and not vcpu.field_flags & _RF:
-            vcpu.dr[_DR6] |= struck
+            vcpu.show_debug(struck)
             raise GuestFault(_DB)
 
     def _step(self) -> None:

@@ -11,7 +11,6 @@ from vmm.engines.observer import Observer
 from vmm.engines.stats import EngineStats
 from vmm.hw.cpu import PhysicalCpu
 
-_DR6: Final = 6
 _DR6_BS: Final = 1 << 14
 _EVENTS_IN_A_ROW: Final = 64
 
@@ -59,15 +58,13 @@ class GuestRunner:
 
     def _trap_behind(self) -> None:
         """The guest's own single-step trap, behind an instruction, with what else has come there; then go on."""
-        self._vcpu.dr[_DR6] |= _DR6_BS | self._vcpu.pending_debug
-        self._vcpu.pending_debug = 0
+        self._vcpu.pending_debug |= _DR6_BS
+        self._vcpu.show_pending_debug()
         self._inject(GuestFault(Vector.DB), EventKind.TRAP)
 
     def _raise_pending_debug(self) -> None:
         """Raises: GuestFault #DB: the trap that is due before the next instruction."""
-        vcpu = self._vcpu
-        vcpu.dr[_DR6] |= vcpu.pending_debug
-        vcpu.pending_debug = 0
+        self._vcpu.show_pending_debug()
         raise GuestFault(Vector.DB)
 
     # --- back to the guest -----------------------------------------------------------------------------

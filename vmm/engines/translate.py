@@ -60,7 +60,7 @@ _TSC: Final = Slot.TSC >> 2
 _VM: Final = int(Eflags.VM)
 _MXCSR: Final = hw.MXCSR >> 2
 _MXCSR_MASKS: Final = 0x1F80
-_DR6: Final = 6
+_DR6_BREAKPOINTS: Final = 0xF  # B0 to B3
 _DR7: Final = 7
 _IOPL: Final = int(Eflags.IOPL)
 _IOPL_AND_AC: Final = int(Eflags.IOPL | Eflags.AC)
@@ -318,11 +318,18 @@ class TranslateEngine(GuestRunner):
             self._resume()
 
     def _stale(self, site: Site, block: Block) -> None:
-        """A self-checking block's source has changed."""
+        """A self-checking block's source has changed, and so have those that led here: whichever of them is the one to
+        be found is so no more, until its source is back."""
         self.stats.exits["stale"] += 1
+        self.code.cache.retire(block.page.blocks.get(block.eip, block))
         self.code.cache.retire(block)
-        self._vcpu.eip = block.eip
-        self._resume()
+        generation = self.code.cache.flushes
+        target = self._target(block.eip)
+        if target is None:
+            return
+        if self.code.cache.flushes == generation:
+            self.code.supersede(block, target)
+        self._phys.state.q[hw.Q_EIP] = target.entry
 
     def _step_end(self, site: Site, block: Block) -> None:
         self._vcpu.eip = site.insn.falls_to
@@ -511,7 +518,12 @@ class TranslateEngine(GuestRunner):
         """An operand outside RAM: its instruction becomes a step, or its step gets another page."""
         if self._step is None:
             self._rewind(block, address)
-            self._begin_step([self._devices.map_device(la, write, [])])
+            try:
+                pages = [] if self._runs_in_vmm() else [self._devices.map_device(la, write, [])]
+            except GuestFault as fault:
+                self._inject(fault)
+            else:
+                self._begin_step(pages)
         elif self._devices.is_wide(self._step.pages):
             self._rewind(block, address)
             self._devices.unmap(self._step.pages)
@@ -519,6 +531,11 @@ class TranslateEngine(GuestRunner):
             self._resume()
         else:
             self._devices.widen(self._step.pages, la, write)
+
+    def _runs_in_vmm(self) -> bool:
+        """Does the VMM carry out the instruction at `vcpu.eip` when it runs alone? Then it reaches devices itself."""
+        block, _ = self._stepper.block(one_iteration=True)
+        return any(site.kind is SiteKind.CALLOUT for site in block.translation.sites)
 
     def _fetch_fault(self, block: Block, address: int) -> None:
         """Code came to a block whose page is off: find what now is at its EIP."""
@@ -592,16 +609,18 @@ class TranslateEngine(GuestRunner):
             if self._step.ignores_error:
                 fpu.show_error(self._vcpu)
             self._step = None
+        if kind is EventKind.FAULT:  # behind MOV SS: what that struck is lost
+            self._vcpu.pending_debug &= ~_DR6_BREAKPOINTS
         super()._deliver(fault, kind)
 
     def _advance(self) -> None:
         """Enter the block or step at `vcpu.eip`, or find that it is time to leave. Raises: GuestFault: the event."""
         vcpu = self._vcpu
+        if vcpu.pending_debug and not vcpu.interrupt_shadow:
+            self._raise_pending_debug()
         if vcpu.halted and not vcpu.is_nmi_due and not (vcpu.page[_PENDING] and vcpu.interrupts_enabled):
             self._leave = Leave.HALTED
             return
-        if vcpu.pending_debug:
-            self._raise_pending_debug()
         if vcpu.interrupt_shadow:
             vcpu.interrupt_shadow = False
             vcpu.field_flags &= ~_RF
@@ -633,7 +652,7 @@ class TranslateEngine(GuestRunner):
         if not struck:
             return False
         if not vcpu.field_flags & _RF:
-            vcpu.dr[_DR6] |= struck
+            vcpu.show_debug(struck)
             raise GuestFault(Vector.DB)
         vcpu.field_flags &= ~_RF
         self._enter_step([], trap=bool(vcpu.field_flags & _TF))
