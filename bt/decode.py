@@ -36,6 +36,9 @@ _OTHERS_IN_MEMORY: Final = frozenset((0x0F12, 0x0F16))
 """With an operand in memory these are MOVLPS, MOVLPD and MOVHPS, MOVHPD."""
 _HINTS: Final = frozenset("bndldx bndcl bndcn bndcu bndmk bndmov bndstx cldemote rdsspd".split())
 """What Capstone makes of some of them."""
+_ADDRESS_SIZE: Final = b"\x67"
+_REPEATS: Final = (b"\xf2", b"\xf3")
+_PAUSE: Final = b"\x90"
 _SELECTOR: Final = 2
 _FAR_LOADS: Final = frozenset(("lds", "les", "lfs", "lgs", "lss"))
 _STATE_SIZES: Final = {
@@ -292,6 +295,23 @@ def _has_wrong_prefix(insn: Insn) -> bool:
     return insn.is_register_form or opcode not in _OTHERS_IN_MEMORY
 
 
+def _in_order(code: bytes) -> bytes | None:
+    """The same code with 67h in front of F2h or F3h, if it is behind: there Capstone knows no two-byte opcode.
+
+    Source: SDM Vol. 2A, "Instruction Prefixes": they stand in any order.
+    """
+    at = _prefixes(code)
+    prefixes = code[:at]
+    if not any(each in prefixes[: prefixes.rfind(_ADDRESS_SIZE) + 1] for each in _REPEATS):
+        return None
+    return _ADDRESS_SIZE * prefixes.count(_ADDRESS_SIZE) + prefixes.replace(_ADDRESS_SIZE, b"") + code[at:]
+
+
+def _prefixes(code: bytes) -> int:
+    """How many legacy prefixes there are."""
+    return next((at for at, byte in enumerate(code) if byte not in LEGACY_PREFIXES), len(code))
+
+
 class Decoder:
     """Capstone for 16- and 32-bit code."""
 
@@ -315,7 +335,10 @@ class Decoder:
                 yield Insn(address & 0xFFFF_FFFF, code[at : at + size], mnemonic, text, code32)
                 at += size
             if at == start:
-                insn = None if code32 else self._with_66_prefix(code[at : at + MAX_LENGTH], eip + at)
+                rest = code[at : at + MAX_LENGTH]
+                insn = self._reordered(rest, eip + at, code32)
+                if insn is None and not code32:
+                    insn = self._with_66_prefix(rest, eip + at)
                 if insn is None:
                     return
                 yield insn
@@ -326,6 +349,8 @@ class Decoder:
         found = None
         for address, size, mnemonic, text in self._engines[code32].disasm_lite(code, eip, 1):
             found = Insn(address & 0xFFFF_FFFF, code[:size], mnemonic, text, code32)
+        if found is None:
+            found = self._reordered(code[:MAX_LENGTH], eip, code32)
         if found is None or found.mnemonic in _HINTS:
             found = self._hint(code[:MAX_LENGTH], eip, code32) or found
         if found is None or found.mnemonic in _NEWER_THAN_FENCES:
@@ -335,6 +360,18 @@ class Decoder:
         if found is not None and _has_wrong_prefix(found):
             return Insn(found.eip, found.raw, NO_INSTRUCTION, "", code32)
         return found
+
+    def _reordered(self, code: bytes, eip: int, code32: bool) -> Insn | None:
+        """What Capstone knows with its prefixes in another order; PAUSE with 67h it knows in none."""
+        at = _prefixes(code)
+        if code[at : at + 1] == _PAUSE and _REPEATS[1] in code[:at]:
+            return Insn(eip & 0xFFFF_FFFF, code[: at + 1], "pause", "", code32)
+        in_order = _in_order(code)
+        if in_order is None:
+            return None
+        for _, size, mnemonic, text in self._engines[code32].disasm_lite(in_order, eip, 1):
+            return Insn(eip & 0xFFFF_FFFF, code[:size], mnemonic, text, code32)
+        return None
 
     def is_overlong(self, code: bytes, code32: bool) -> bool:
         """Is the first instruction of `code` longer than 15 bytes, by prefixes that it repeats?
@@ -414,4 +451,5 @@ class Decoder:
             engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32 if insn.code32 else capstone.CS_MODE_16)
             engine.detail = True
             self._detailed[insn.code32] = engine
-        return next((detailed.operands for detailed in engine.disasm(insn.raw, insn.eip, 1)), None)
+        raw = _in_order(insn.raw) or insn.raw
+        return next((detailed.operands for detailed in engine.disasm(raw, insn.eip, 1)), None)

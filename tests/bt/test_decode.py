@@ -213,3 +213,22 @@ def test_fences_mind_no_rm_but_prefixes(raw: str, name: str) -> None:
     """SDM Vol. 2A, "LFENCE - Load Fence": the r/m field is ignored; NP: 66h, F2h and F3h are not allowed."""
     found = Decoder().one(bytes.fromhex(raw), 0, True)
     assert ("" if found is None else found.name) == name
+
+
+@pytest.mark.parametrize("code32", [False, True])
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [("f3670f1045f8", "movss"), ("f2670f5805", "addsd"), ("66f3670fbc00", "bsf"), ("f3670f0106", "sgdt"),
+     ("f2676790", "nop"), ("f36790", "pause"), ("f367a5", "movsd"), ("f3670fb60a", "movzx")],
+)  # fmt: skip
+def test_prefixes_stand_in_any_order(code32, code, name):
+    """An address size behind a repeat prefix: the bytes are the same ones with the two exchanged."""
+    raw = bytes.fromhex(code).ljust(12, b"\0")
+    other = raw.replace(b"\xf3\x67", b"\x67\xf3").replace(b"\xf2\x67", b"\x67\xf2")
+    first, second = Decoder().one(raw, 0x100, code32), Decoder().one(other, 0x100, code32)
+    assert first is not None
+    assert second is not None
+    assert (first.mnemonic, first.text, len(first.raw)) == (second.mnemonic, second.text, len(second.raw))
+    assert first.raw == raw[: len(first.raw)]
+    assert Decoder().memory_width(first) == Decoder().memory_width(second)
+    assert next(Decoder().decode(raw, 0x100, code32)).raw == first.raw
