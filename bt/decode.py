@@ -37,7 +37,7 @@ _OTHERS_IN_MEMORY: Final = frozenset((0x0F12, 0x0F16))
 _HINTS: Final = frozenset("bndldx bndcl bndcn bndcu bndmk bndmov bndstx cldemote rdsspd".split())
 """What Capstone makes of some of them."""
 _ADDRESS_SIZE: Final = b"\x67"
-_REPEATS: Final = (b"\xf2", b"\xf3")
+_REPEATS: Final = b"\xf2\xf3"
 _PAUSE: Final = b"\x90"
 _SELECTOR: Final = 2
 _FAR_LOADS: Final = frozenset(("lds", "les", "lfs", "lgs", "lss"))
@@ -296,15 +296,17 @@ def _has_wrong_prefix(insn: Insn) -> bool:
 
 
 def _in_order(code: bytes) -> bytes | None:
-    """The same code with 67h in front of F2h or F3h, if it is behind: there Capstone knows no two-byte opcode.
+    """The same code with F2h and F3h behind other prefixes, if there is a 67h: else Capstone knows no two-byte opcode.
 
     Source: SDM Vol. 2A, "Instruction Prefixes": they stand in any order.
     """
     at = _prefixes(code)
     prefixes = code[:at]
-    if not any(each in prefixes[: prefixes.rfind(_ADDRESS_SIZE) + 1] for each in _REPEATS):
+    if _ADDRESS_SIZE not in prefixes:
         return None
-    return _ADDRESS_SIZE * prefixes.count(_ADDRESS_SIZE) + prefixes.replace(_ADDRESS_SIZE, b"") + code[at:]
+    repeats = bytes(each for each in prefixes if each in _REPEATS)
+    ordered = bytes(each for each in prefixes if each not in _REPEATS) + repeats
+    return None if ordered == prefixes else ordered + code[at:]
 
 
 def _prefixes(code: bytes) -> int:
@@ -364,7 +366,7 @@ class Decoder:
     def _reordered(self, code: bytes, eip: int, code32: bool) -> Insn | None:
         """What Capstone knows with its prefixes in another order; PAUSE with 67h it knows in none."""
         at = _prefixes(code)
-        if code[at : at + 1] == _PAUSE and _REPEATS[1] in code[:at]:
+        if code[at : at + 1] == _PAUSE and b"\xf3" in code[:at]:
             return Insn(eip & 0xFFFF_FFFF, code[: at + 1], "pause", "", code32)
         in_order = _in_order(code)
         if in_order is None:

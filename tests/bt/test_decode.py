@@ -218,13 +218,15 @@ def test_fences_mind_no_rm_but_prefixes(raw: str, name: str) -> None:
 @pytest.mark.parametrize("code32", [False, True])
 @pytest.mark.parametrize(
     ("code", "name"),
-    [("f3670f1045f8", "movss"), ("f2670f5805", "addsd"), ("66f3670fbc00", "bsf"), ("f3670f0106", "sgdt"),
+    [("f3670f1045f8", "movss"), ("f3673e0f0106", "sgdt"), ("67f33e0f1006", "movss"), ("f2670f5805", "addsd"), ("66f3670fbc00", "bsf"), ("f3670f0106", "sgdt"),
      ("f2676790", "nop"), ("f36790", "pause"), ("f367a5", "movsd"), ("f3670fb60a", "movzx")],
 )  # fmt: skip
 def test_prefixes_stand_in_any_order(code32, code, name):
     """An address size behind a repeat prefix: the bytes are the same ones with the two exchanged."""
     raw = bytes.fromhex(code).ljust(12, b"\0")
-    other = raw.replace(b"\xf3\x67", b"\x67\xf3").replace(b"\xf2\x67", b"\x67\xf2")
+    other = raw
+    for repeat in (b"\xf2", b"\xf3"):
+        other = other.replace(repeat + b"\x67", b"\x67" + repeat).replace(repeat + b"\x3e", b"\x3e" + repeat)
     first, second = Decoder().one(raw, 0x100, code32), Decoder().one(other, 0x100, code32)
     assert first is not None
     assert second is not None

@@ -59,6 +59,12 @@ FLAWS: Final = (
         when=memory_predicates.is_in_the_hole,
     ),
     Flaw(
+        "x87 and SSE state",
+        "an SSE error that is not masked is #XF, or #UD without CR4.OSXMMEXCPT",
+        'SDM Vol. 1, "SIMD Floating-Point Exceptions"',
+        when=fpu_predicates.raises_simd_error,
+    ),
+    Flaw(
         "MMX state",
         "an instruction that faults has changed nothing",
         'SDM Vol. 3A, "Exception Classifications", faults',

@@ -56,7 +56,8 @@ def _simpler(case: Case, compare: Compare, place: int) -> Case | None:
 def _was_hidden(case: Case, place: int, simplify: Simplify) -> bool:
     """Is that a stop before the one that differs, which shows little of where it came from: in a task, or behind gates
     of the program's own?"""
-    if not 0 <= place < _place(case):
+    different = _place(case)
+    if not 0 <= place < (len(case.expected.stops) if different < 0 else different):
         return False
     return simplify is gates_in_order or case.expected.stops[place].where == TASK
 

@@ -27,7 +27,7 @@ from vmm.differential.evidence import (
 )
 from vmm.differential.layout import BASES, CODE, GDT, IDT, LDT, LDT_LIMIT, PAGE_DIRECTORY, RAM, entry_at
 from vmm.differential.modes import Paging
-from vmm.differential.outcome import TASK, Ending
+from vmm.differential.outcome import TASK, Ending, Stop
 
 _OF_OPERANDS: Final = (*OF_PAGES, Vector.NM)
 _OF_OPCODES: Final = (Vector.UD, Vector.NM, Vector.DF, Vector.GP)
@@ -36,11 +36,12 @@ _CR2: Final = 1
 _BLOCK: Final = 0x60  # bytes that a block of the engine may have
 _USER: Final = 3
 _3DNOW: Final = 0x0F0F
+_LOCK: Final = 0xF0
 _X87: Final = range(0xD8, 0xE0)
 _ERRORS: Final = frozenset(("errors",))
 _FAR_CALL: Final = 3
 _ARPL: Final = 0x63
-_ENVIRONMENTS: Final = ("fldenv", "frstor")
+_ENVIRONMENTS: Final = ("fldenv", "frstor", "fxrstor")
 TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
 _DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
 _HIDDEN: Final = 4  # parts of a segment register, its attributes last
@@ -100,25 +101,31 @@ def minds_operands_of_nothing(case: Case) -> bool:
     the reference raised the fault of its operand, or of CR0.TS."""
     stops = both_stops(case)
     if stops is not None and stops[0].vector == Vector.UD and stops[0].saved_eip == stops[1].saved_eip:
-        return stops[1].vector in _OF_OPERANDS and at_fault(stops[0]) is None
+        return stops[1].vector in _OF_OPERANDS and _is_nothing(stops[0])
     what = {difference.what for difference in case.differences} - {"fpu"}
     tables = case.program.paging is not Paging.NONE and what <= TABLE_PAGES
-    undefined = (at_fault(stop) for stop in case.got.stops if stop.vector == Vector.UD)
-    met = any(insn is None or insn.opcode == _3DNOW for insn in undefined) or _has_met_unseen(case)
+    met = any(_is_nothing(stop) for stop in case.got.stops if stop.vector == Vector.UD) or _has_met_unseen(case)
     return (tables or not what) and met
 
 
+def _is_nothing(stop: Stop) -> bool:
+    """Did a handler find an opcode that does not exist, or a LOCK where it may not stand?"""
+    insn = at_fault(stop)
+    return insn is None or insn.opcode == _3DNOW or _LOCK in insn.prefixes
+
+
 def _has_met_unseen(case: Case) -> bool:
-    """Was there a task switch, which shows no instruction, in a program that has an undefined opcode?"""
+    """Was there a task switch or a shutdown, which show no instruction, in a program that has an undefined opcode?"""
     code32 = case.program.mode.code32
-    return any(stop.where == TASK for stop in case.got.stops) and any(
+    is_hidden = case.got.ending is Ending.SHUTDOWN or any(stop.where == TASK for stop in case.got.stops)
+    return is_hidden and any(
         sum(len(insn.raw) for insn in DECODER.decode(step.code, 0, code32)) < len(step.code)
         for step in case.program.steps
     )
 
 
 def loads_part_of_state(case: Case) -> bool:
-    """Page tables alone differ, and the program has FLDENV or FRSTOR, whose pointers the reference does not read; or
+    """Page tables alone differ, and the program has a load of x87 state, of which the reference reads a part; or
     they are on a page that is not there."""
     stop = own_stop(case)
     if stop is not None:

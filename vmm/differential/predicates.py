@@ -72,7 +72,7 @@ _MOVNTI: Final = 0xC3
 _HALVES: Final = (0x12, 0x13, 0x16, 0x17)
 _SHIFTS: Final = (0x71, 0x72, 0x73)
 _TWO_BYTES: Final = 0x0F
-_SYSTEM_CALLS_OF_AMD: Final = (0x05, 0x07)
+_OF_AMD: Final = (0x05, 0x07, 0x0D)
 _WORDS: Final = 0x66
 _REPEATS: Final = (0xF2, 0xF3)
 _DESCRIPTOR: Final = 0xFFF8
@@ -122,7 +122,10 @@ def branches_too_far(case: Case) -> bool:
     if _was_in_task(case) and case.program.based and not case.program.mode.code32:
         return any(insn.opcode in _NEAR and insn.operand_size == WIDE for insn in instructions(case.program))
     found = general_protection(case)
-    if found is None or not case.program.based or found[1].opcode not in _NEAR:
+    if found is None or found[1].opcode not in _NEAR:
+        return False
+    code = segments_before(case, found[0])[Seg.CS]
+    if not case.program.based and (code is None or code.limit == MASK32):
         return False
     insn = found[1]
     size = 1 if insn.opcode < 0x100 and insn.opcode not in (0xE8, 0xE9) else insn.operand_size
@@ -300,7 +303,7 @@ def _is_loose(raw: bytes) -> bool:
     if code[0] in _VEX:  # LDS and LES of a register
         return code[1] >= _REGISTER_FORM
     if code[0] == _TWO_BYTES:
-        if code[1] in _SYSTEM_CALLS_OF_AMD:
+        if code[1] in _OF_AMD:
             return True
         if code[1] in _SHIFTS and code[2] < _REGISTER_FORM:  # of MMX registers by a byte, with a register in memory
             return True
@@ -333,6 +336,9 @@ def enters_v86_far(case: Case) -> bool:
     """IRETD to virtual-8086 mode with an EIP beyond FFFFh, in ring 0: #GP, and the reference is there. The stack may be
     where nothing is: then it is the IRET of a handler."""
     found, stops = general_protection(case), both_stops(case)
+    if stops is not None and stops[0].where == TASK:
+        is_there = STACKS[0] - stops[1].general[Reg.ESP] in _V86_FRAMES
+        return is_there and any(insn.opcode == _IRET for insn in instructions(case.program))
     if found is None or stops is None:
         return False
     if found[1].opcode != _IRET and found[0].frame != _NO_FRAME:

@@ -54,6 +54,8 @@ def leaves_its_segment(case: Case) -> bool:
         return _may_leave_its_segment(case)
     if stop.vector not in _OF_SEGMENTS:
         return False
+    if not stop.code:  # the handler has no frame that would say where it came from
+        return _may_leave_its_segment(case)
     return any(_is_forbidden(case, stop, insn) for insn in _found(case, stop))
 
 
