@@ -23,6 +23,7 @@ from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.hooks import NEVER
 from vmm.machine import Vm
 from vmm.outcome import Halted, Outcome, TripleFault
+from vmm.profile import Profile
 from vmm.tracing import Tracer
 
 QUANTUM_NS: Final = 10_000_000
@@ -36,11 +37,14 @@ _AGAIN_S: Final = 0.002
 class Monitor:
     """Runs VMs on one physical CPU. `wake_fds` are file descriptors whose input ends an idle wait.
 
-    A `watcher` observes the engine in the place of the tracer, and `translation` is how code is translated for it.
+    A `watcher` observes the engine in the place of the tracer, `translation` is how code is translated for it, and a
+    `profile` times what is done.
     """
 
-    def __init__(self, watcher: Observer | None = None, translation: Options | None = None) -> None:
-        self._watcher = watcher
+    def __init__(
+        self, watcher: Observer | None = None, translation: Options | None = None, profile: Profile | None = None
+    ) -> None:
+        self._watcher, self._profile = watcher, profile
         self._translation = translation
         self.wake_fds: set[int] = set()
         self._stop = False
@@ -145,6 +149,8 @@ class Monitor:
         elif trace and vm.on_trace is not None:
             engine.observer = Tracer(vm.vcpu, vm.board.clock.glance, trace, vm.on_trace)
         engine.attach()
+        if self._profile is not None:
+            self._profile.follow(self, vm.board, engine)
         if vm.config.audit:
             engine.audit()
         vm.on_request = engine.request_leave
@@ -159,4 +165,5 @@ class Monitor:
             signal.setitimer(signal.ITIMER_REAL, max(SHORTEST_NS, deadline - vm.now) * _NS, _AGAIN_S)
 
     def _stats(self) -> dict[str, Any]:
-        return stats_of(self._engine, time.monotonic() - self._started)
+        stats = stats_of(self._engine, time.monotonic() - self._started)
+        return stats if self._profile is None else stats | {"profile": self._profile.report()}

@@ -1,13 +1,12 @@
-"""The boot suite and the profiler: the same files and memory on both sides, and what is missing is said."""
+"""The boot suite: the same files and memory on both sides, and what is missing is said."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vmm.bench import boot, profile
+from vmm.bench import boot
 from vmm.bench.rows import Results
-from vmm.engines.choice import ENGINES
 
 
 def _case(name: str) -> boot.BootCase:
@@ -73,24 +72,3 @@ def test_one_engine_that_fails_does_not_stop_the_others() -> None:
     assert results.ns("grub", "translate") == 2e9
     assert results.notes == ["grub on trap: it sleeps"]
     assert results.engines == ["translate"]
-
-
-def test_an_image_to_profile_must_be_there(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        profile.parse(["/nowhere/at.all"])
-    assert stop.value.code == 2
-    assert "/nowhere/at.all: no such file" in capsys.readouterr().err
-
-
-def test_a_profile_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = tmp_path / "halt.img"
-    image.write_bytes((b"\xfa\xf4" + bytes(508) + b"\x55\xaa").ljust(1474560, b"\0"))  # cli; hlt
-    monkeypatch.setattr("vmm.monitor.ENGINES", ENGINES)  # so that it comes back behind the profiler's own
-    options = profile.parse([str(image), "--seconds", "20"])
-    engine, seconds = profile.boot(options)
-    rows = {name: took for name, took, _ in profile.breakdown(engine, seconds)}
-    assert rows["all"] == pytest.approx(
-        rows["cache"] + rows["exits"] + rows["outside the engine: idle, devices, screen"]
-    )
-    assert rows["exits"] == pytest.approx(sum(engine.exit_seconds.values()))
-    assert "callout hlt" in rows

@@ -16,6 +16,7 @@ EMPTY_STATS: dict[str, Any] = {
     "blocks": 0,
     "instructions_translated": 0,
     "critical": {},
+    "host_code": {},
     "callouts": {},
     "exits": {},
     "interrupts": {},

@@ -17,6 +17,7 @@ FULL: dict[str, Any] = {
         for name in ("sgdt", "sidt", "sldt", "smsw", "pushf", "popf", "lar", "mov", "iret")
     },
     "callouts": {f"mnemonic{n}": 10**n for n in range(12)},
+    "host_code": {"sysenter": 69_263, "sysexit": 1_069_030},
     "exits": {"a kind of exit with a very long name": 10**9, "port": 52_000},
     "interrupts": {"8": 18, "112": 1},
     "unmodelled": {"i8042: a command that no data sheet that anybody here has read ever mentions at all": 3},

@@ -131,6 +131,7 @@ def run(
     ] = None,
     trace_file: Annotated[Text, _option("--trace-file", "The trace as JSON Lines too.", _SHOW, "FILE.jsonl")] = None,
     stats: Annotated[Text, _option("--stats", "The summary as JSON.", _SHOW, "FILE.json|-")] = None,
+    profile: Annotated[bool, _option("--profile", "Where the host's time went, in the summary.", _SHOW)] = False,
     on_reset: Annotated[str, _option("--on-reset", "At a reset or triple fault.", _END, "restart|exit")] = "restart",
     timeout: Annotated[
         Text, _option("--timeout", "End after that much host time, status 124.", _END, "SECONDS")

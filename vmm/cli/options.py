@@ -64,6 +64,7 @@ class Words:
     trace: str | None = None
     trace_file: str | None = None
     stats: str | None = None
+    profile: bool = False
     load: str | None = None
     save: str | None = None
     record: str | None = None
@@ -115,6 +116,7 @@ class Outputs:
     trace_console: bool = False
     trace_file: Path | None = None
     stats: str | None = None
+    profile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +361,7 @@ def _outputs(words: Words, engine: EngineName) -> Outputs:
         trace_console=bool(trace) and not (display == "text" and sys.stderr.isatty()),
         trace_file=output_file(words.trace_file, "--trace-file"),
         stats=words.stats,
+        profile=words.profile,
     )
 
 

@@ -193,10 +193,12 @@ def run(request: RunRequest, runner: Runner | None = None) -> int:
     """
     from vmm.cli.states import keep, open_machine
     from vmm.monitor import Monitor
+    from vmm.profile import Profile
 
     vm, log = open_machine(request)
     try:
-        status = run_machine(request, vm, runner or Monitor())
+        runner = runner or Monitor(profile=Profile() if request.outputs.profile else None)
+        status = run_machine(request, vm, runner)
         keep(request.states, vm, log)
     finally:
         vm.close()

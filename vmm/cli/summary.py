@@ -13,6 +13,7 @@ from rich.text import Text
 WIDTH_MAX: Final = 80
 ROWS_MAX: Final = 10  # of the side tables
 UNMODELLED_MAX: Final = 8
+PARTS_MAX: Final = 14
 _GAP: Final = 2
 
 Stats = Mapping[str, Any]
@@ -34,13 +35,16 @@ def tables(stats: Stats) -> RenderableType:
     side = [
         _counts("exit", stats["exits"]),
         _counts("callout", stats["callouts"]),
-        _counts("host code", stats["host_code"]),
         _counts("interrupt", {_vector(key): count for key, count in stats["interrupts"].items()}),
     ]
     if filled := [table for table in side if table.row_count]:
         parts.append(_beside(filled))
+    if stats["host_code"]:
+        parts.append(_counts("done by host code", stats["host_code"]))
     if stats["unmodelled"]:
         parts.append(_unmodelled(stats["unmodelled"]))
+    if "profile" in stats:
+        parts += _profile(stats["profile"])
     return Group(*parts)
 
 
@@ -93,6 +97,30 @@ def _counts(title: str, counts: Mapping[str, int]) -> Table:
     if rest := ordered[ROWS_MAX:]:
         table.add_row(f"and {len(rest)} more", f"{sum(count for _, count in rest):,}")
     return table
+
+
+def _profile(profile: Mapping[str, Any]) -> Iterator[Table]:
+    """Where the host's time went: parts that add up to the whole, and the sites of exits that took longest."""
+    whole = profile["wall_s"]
+    table = _table("where host time went", "time", "share", "times", "each")
+    for part in profile["parts"][:PARTS_MAX]:
+        table.add_row(part["name"], *_spent(part, whole))
+    if rest := profile["parts"][PARTS_MAX:]:
+        seconds = sum(part["s"] for part in rest)
+        table.add_row(f"and {len(rest)} more", *_spent({"s": seconds, "count": 0}, whole))
+    table.add_row("all", f"{whole:.3f} s", "100%", "", "")
+    yield table
+    sites = _table("slowest exits", "at", "time", "share", "times", "each")
+    for site in profile["sites"]:
+        sites.add_row(site["exit"], f"{site['eip']:08x}", *_spent(site, whole))
+    if sites.row_count:
+        yield sites
+
+
+def _spent(part: Mapping[str, Any], whole: float) -> tuple[str, str, str, str]:
+    seconds, count = part["s"], part["count"]
+    each = f"{seconds / count * 1e6:,.1f} us" if count else ""
+    return f"{seconds:.3f} s", f"{seconds / whole:.0%}" if whole else "", f"{count:,}" if count else "", each
 
 
 def _unmodelled(unmodelled: Mapping[str, int]) -> Table:
