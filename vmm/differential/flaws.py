@@ -381,6 +381,12 @@ FLAWS: Final = (
         spellings.flags_first,
     ),
     Flaw(
+        "lazy flags",
+        "an instruction that accesses what is not RAM sees the flags of those before it",
+        'docs/limits.md, "Ring deprivileging"; SDM Vol. 3A, "Program or Task Restart"',
+        when=memory_predicates.returns_out_of_ram,
+    ),
+    Flaw(
         "TEST", "F6 /1 and F7 /1 are TEST", "processors execute them as /0; the opcode map has no entry", spellings.test
     ),
     Flaw("CMPPS", "bits 7:3 of the predicate are ignored", 'SDM Vol. 2A, "CMPPS"', spellings.predicate),

@@ -10,10 +10,12 @@ from bt.fpu_state import STATES
 from vmm.arch.descriptors import ACCESS_BYTE, DESCRIPTOR_SIZE
 from vmm.arch.exceptions import PageFault, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT, PAGE_SIZE
+from vmm.arch.registers import Reg
 from vmm.cpu.hole import DEFAULT_HOLE, HOLE_SIZE
 from vmm.differential.case import Case
 from vmm.differential.evidence import (
     DECODER,
+    FAR,
     GROUP_5,
     OF_PAGES,
     STACK_HELPERS,
@@ -27,7 +29,7 @@ from vmm.differential.evidence import (
 )
 from vmm.differential.layout import BASES, CODE, GDT, IDT, LDT, LDT_LIMIT, PAGE_DIRECTORY, RAM, entry_at
 from vmm.differential.modes import Paging
-from vmm.differential.outcome import TASK, Ending, Stop
+from vmm.differential.outcome import SYSTEM_CALL, TASK, Ending, Stop
 
 _OF_OPERANDS: Final = (*OF_PAGES, Vector.NM)
 _OF_OPCODES: Final = (Vector.UD, Vector.NM, Vector.DF, Vector.GP)
@@ -44,6 +46,7 @@ _ARPL: Final = 0x63
 _ENVIRONMENTS: Final = ("fldenv", "frstor", "fxrstor")
 TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
 _DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
+_DESCRIPTORS: Final = range(GDT, LDT + LDT_LIMIT + 1)
 _HIDDEN: Final = 4  # parts of a segment register, its attributes last
 _ACCESSED: Final = 0x100
 _CODE_ACCESSED, _CODE_FRESH = 0x19, 0x18  # S, the bit that says code, and the accessed bit
@@ -196,9 +199,14 @@ def ends_in_fault(case: Case) -> bool:
 
 def marks_no_code(case: Case) -> bool:
     """The descriptor tables alone differ, and with paging their dirty bits; and a program's own entry there is of code
-    that is not marked as accessed. Or the accessed bit in hidden attributes alone differs."""
+    that is not marked as accessed. Or the accessed bit in hidden attributes alone differs. Or the mark was a page fault
+    of a far transfer."""
     what = {difference.what for difference in case.differences}
     stops = both_stops(case)
+    if stops is not None and stops[0].vector in OF_PAGES:
+        insn = at_fault(stops[0])
+        is_far = insn is not None and (insn.opcode in FAR or insn.opcode == GROUP_5)
+        return is_far and stops[0].control[_CR2] in _DESCRIPTORS and bool(error_code(stops[0]) & PageFault.W)
     if stops is not None and what == {"segments"}:
         pairs = zip(stops[0].segments, stops[1].segments, strict=True)
         return all(mine == other or _is_marked(mine, other) for mine, other in pairs)
@@ -217,7 +225,7 @@ def marks_elsewhere(case: Case) -> bool:
     if found is None:
         return False
     _, mine, other = found
-    return mine in range(GDT, LDT + LDT_LIMIT + 1) and mine // DESCRIPTOR_SIZE == other // DESCRIPTOR_SIZE
+    return mine in _DESCRIPTORS and mine // DESCRIPTOR_SIZE == other // DESCRIPTOR_SIZE
 
 
 def faults_elsewhere(case: Case) -> bool:
@@ -229,6 +237,15 @@ def faults_elsewhere(case: Case) -> bool:
     insn = at_fault(stop)
     is_one = insn is not None and (insn.name in STATES or insn.opcode in _X87)
     return is_one and mine // PAGE_SIZE == other // PAGE_SIZE
+
+
+def returns_out_of_ram(case: Case) -> bool:
+    """Behind a SYSEXIT to a stack outside of RAM: what the reference runs there, begun again, may see older flags."""
+    stops = both_stops(case)
+    if stops is None or case.differences[0].stop == 0 or case.program.paging is not Paging.NONE:
+        return False
+    before = case.got.stops[case.differences[0].stop - 1]
+    return before.where == SYSTEM_CALL and before.general[Reg.ECX] >= RAM
 
 
 def _has_fresh_code(descriptors: bytes) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-TASK, HALT = "task", "halt"
-"""Where a stop is in the task that task gates lead to."""
+TASK, HALT, SYSTEM_CALL = "task", "halt", "system call"
+"""Where a stop is: in the task that task gates lead to, at a HLT of nobody's, where SYSENTER leads."""
 GENERAL: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
 
 

@@ -20,7 +20,7 @@ from vmm.differential import layout
 from vmm.differential.board import Flood, PortBoard
 from vmm.differential.bochs_engine import BochsEngine
 from vmm.differential.modes import Kind, Paging
-from vmm.differential.outcome import HALT, TASK, Ending, Outcome, Stop
+from vmm.differential.outcome import HALT, SYSTEM_CALL, TASK, Ending, Outcome, Stop
 from vmm.differential.program import Program
 from vmm.engines.choice import ENGINES
 from vmm.engines.engine import Engine, Leave
@@ -63,7 +63,7 @@ _ROUTINES: Final = {
     layout.GATE_16: "gate16",
     layout.GATE_32: "gate32",
     layout.TASK: TASK,
-    layout.SYSTEM_CALL: "system call",
+    layout.SYSTEM_CALL: SYSTEM_CALL,
 }
 _HIDDEN: Final = 0x00D0_FF00  # without L, which is reserved outside IA-32e mode
 _FRAME: Final = 40
