@@ -5,6 +5,7 @@ under rules of `docs/limits.md`; `python -m tools.cpu_tester --on ENGINE --updat
 """
 
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def as_lines(tests: dict[str, str]) -> set[str]:
     return {f"{number} {name}" for number, name in tests.items()}
 
 
-def assert_as_listed(place: str, said: Verdicts) -> None:
+def assert_as_listed(place: str, said: Verdicts, again: Callable[[], Verdicts]) -> None:
+    """What passes although it is listed must do so twice: a preemption at the right place can let an engine be right."""
     assert said.is_complete, said.text[-2000:]
     listed = expected_failures(place)
     left_out = set(listed.pop(ENDS_THE_VMM, ()))
@@ -40,12 +42,15 @@ def assert_as_listed(place: str, said: Verdicts) -> None:
     assert left_out <= as_lines(said.skipped)
     failed = as_lines(said.failed)
     assert sorted(failed - known) == []
-    assert sorted(known - failed) == [], "these pass now: take them from the list"
+    passing = known - failed
+    if passing:
+        passing -= as_lines(again().failed)
+    assert sorted(passing) == [], "these pass now: take them from the list"
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_fails_on_an_engine_is_what_its_list_says(verdicts, engine: str) -> None:
-    assert_as_listed(engine, verdicts(engine))
+def test_what_fails_on_an_engine_is_what_its_list_says(verdicts, rom: bytes, engine: str) -> None:
+    assert_as_listed(engine, verdicts(engine), lambda: cpu_tester.run_on(engine, rom))
 
 
 def test_com1_has_what_port_e9_has_to_the_end(verdicts) -> None:
@@ -68,7 +73,7 @@ def test_no_two_tests_have_the_same_number_or_name(verdicts) -> None:
 
 @pytest.mark.long
 def test_bochs_passes_every_test_but_those_that_say_why_it_is_wrong(verdicts) -> None:
-    assert_as_listed(BOCHS, verdicts(BOCHS))
+    assert_as_listed(BOCHS, verdicts(BOCHS), lambda: verdicts(BOCHS))
 
 
 def test_a_test_that_is_left_out_asks_for_a_feature_that_no_processor_has(rom: bytes) -> None:

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Final
 
+from vmm.differential.explanations import ABORTS, BARE, takes_bare_down
 from vmm.differential.forms import forms
 from vmm.differential.tally import Tally
 from vmm.differential.worker import Place, Plan, Range, run
@@ -145,6 +146,9 @@ class Campaign:
         if not is_again:
             self.tally.programs[program.mode.name] += 1
             self.tally.endings["lost"] += 1
+        if subject == 0 and self.plan.against == BARE and takes_bare_down(program):
+            self.tally.explained.update(f"{engine}/{ABORTS.name}" for engine in self.plan.engines)
+            return
         self.tally.failures.append(
             {
                 "number": number,

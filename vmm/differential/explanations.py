@@ -8,16 +8,37 @@ from vmm.differential.flaws import FLAWS, Flaw
 from vmm.differential.judge import Compare, judge
 from vmm.differential.outcome import Ending
 from vmm.differential.plainer import gates_in_order
+from vmm.differential.program import Program
 from vmm.differential.segment_predicates import CHECKING
 
 BOCHS: Final = "bochs"
+_BIT_TESTS: Final = (b"\x0f\xa3", b"\x0f\xab", b"\x0f\xb3", b"\x0f\xbb")
+_BIT_TEST_GROUP: Final = b"\x0f\xba"
 UNSEEN: Final = Flaw(
     "segment checks unseen",
     "code that a gate of the program's own leads to is subject to them, too",
     'SDM Vol. 3A, "Limit Checking", "Type Checking"',
 )
-EXPLANATIONS: Final = {flaw.name: flaw for flaw in (*bochs_flaws.DEVIATIONS, bochs_flaws.NEW_CODE, *FLAWS, UNSEEN)}
+BARE: Final = "bare"
+ABORTS: Final = Flaw(
+    "aborts",
+    "a guest cannot end its VMM",
+    'docs/limits.md, "The bare processor": LOCK BT, BTS, BTR or BTC of a register ends the process',
+)
+EXPLANATIONS: Final = {
+    flaw.name: flaw for flaw in (*bochs_flaws.DEVIATIONS, bochs_flaws.NEW_CODE, *FLAWS, UNSEEN, ABORTS)
+}
 """All there are, by name."""
+
+
+def takes_bare_down(program: Program) -> bool:
+    """Has it bytes that are BT, BTS, BTR or BTC of a register where it writes a LOCK in front? Then no engine below stays
+    alive to be compared with."""
+    code = program.assemble()[0]
+    return any(
+        code[at : at + 2] in _BIT_TESTS or (code[at : at + 2] == _BIT_TEST_GROUP and code[at + 2 : at + 3] >= b"\xe0")
+        for at in range(len(code) - 2)
+    )
 
 
 def explain(case: Case, compare: Compare, unchecked: Compare | None = None) -> tuple[tuple[Flaw, ...], Case]:

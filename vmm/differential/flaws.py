@@ -143,6 +143,18 @@ FLAWS: Final = (
         when=memory_predicates.reads_before_it_writes,
     ),
     Flaw(
+        "SGDT and SIDT",
+        "an instruction that faults has changed nothing",
+        'SDM Vol. 3A, "Exception Classifications", faults',
+        when=memory_predicates.stores_half_a_table,
+    ),
+    Flaw(
+        "frames across pages",
+        "an interrupt that faults has changed nothing",
+        'SDM Vol. 3A, "Exception Classifications", faults',
+        when=memory_predicates.writes_half_a_frame,
+    ),
+    Flaw(
         "accessed bits",
         "an entry that a translation uses becomes accessed; whether one does that ends in a fault is not said",
         'SDM Vol. 3A, "Accessed and Dirty Flags"',
@@ -373,7 +385,31 @@ FLAWS: Final = (
         'SDM Vol. 1, "x87 FPU Exception Synchronization"',
         spellings.waiting,
     ),
+    Flaw(
+        "endless programs",
+        "a program without an end is stopped after so many blocks, wherever it is then",
+        "docs/differential.md",
+        when=predicates.ends_nowhere,
+    ),
+    Flaw(
+        "order of operands",
+        "which of two operands is looked at first is not said, and is what CR2 has",
+        'SDM Vol. 3A, "Interrupt 14 - Page-Fault Exception (#PF)"',
+        when=predicates.looks_at_the_other_operand,
+    ),
+    Flaw(
+        "x87 errors",
+        "an unmasked error of which the engine does not tell raises #MF late, behind FNSTSW and its like",
+        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Exception Synchronization"',
+        when=fpu_predicates.finds_errors_late,
+    ),
     Flaw("LOOPcc", "LOOPE and LOOPNE affect no flags", 'SDM Vol. 2A, "LOOP/LOOPcc"', spellings.loop_on_zf),
+    Flaw(
+        "LOOPcc",
+        "LOOPE and LOOPNE affect no flags",
+        'SDM Vol. 2A, "LOOP/LOOPcc"',
+        when=predicates.forgets_flags_of_a_new_loop,
+    ),
     Flaw(
         "lazy flags",
         "CMPXCHG8B affects ZF alone; task switches save all flags; SETcc, RCL, SHLD may write to code",

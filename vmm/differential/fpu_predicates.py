@@ -11,6 +11,7 @@ from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Cr0, Cr4
 from vmm.differential.case import Case
 from vmm.differential.evidence import (
+    DECODER,
     OF_PAGES,
     at_fault,
     both_stops,
@@ -55,7 +56,13 @@ def minds_alignment(case: Case) -> bool:
         is_hidden = stops[0].where == HALT or has_left_protection
     if is_hidden:
         return any(must_be_aligned(insn) or insn.name in _LOADS_MXCSR for insn in instructions(case.program))
-    found = general_protection(case)
+    found, stop = general_protection(case), own_stop(case)
+    if stop is not None and stop.vector == Vector.GP:
+        raw = case.program.assemble()[0]
+        at = stop.saved_eip + case.program.code_base - case.program.entry
+        insn = DECODER.one(raw[at:], 0, stop.code32) if 0 <= at < len(raw) else None  # its frame may lie over it
+        if insn is not None and must_be_aligned(insn):
+            return True
     return found is not None and (must_be_aligned(found[1]) or found[1].name in _LOADS_MXCSR | {"fxsave"})
 
 
@@ -114,6 +121,14 @@ def raises_simd_error(case: Case) -> bool:
     if not any(each.name in _LOADS_MXCSR for each in instructions(case.program)):
         return False
     return stop.vector == Vector.XF or (stop.vector == Vector.UD and not stop.control[_CR4_AT] & Cr4.OSXMMEXCPT)
+
+
+def finds_errors_late(case: Case) -> bool:
+    """#MF in the reference, at an instruction before the stop of the engine under test."""
+    stops = both_stops(case)
+    if stops is None or stops[1].vector != Vector.MF:
+        return False
+    return any(waits(insn) for insn in instructions(case.program)) and stops[0].saved_eip > stops[1].saved_eip
 
 
 def enters_mmx_state(case: Case) -> bool:

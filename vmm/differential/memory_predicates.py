@@ -37,6 +37,9 @@ _HOLE: Final = range(DEFAULT_HOLE, DEFAULT_HOLE + HOLE_SIZE)
 _CR2: Final = 1
 _BLOCK: Final = 0x60  # bytes that a block of the engine may have
 _USER: Final = 3
+_BIGGEST_FRAME: Final = 40
+_TABLE_STORES: Final = ("sgdt", "sidt")
+_FAST_CALLS: Final = (0x0F34, 0x0F35)
 _3DNOW: Final = 0x0F0F
 _LOCK: Final = 0xF0
 _X87: Final = range(0xD8, 0xE0)
@@ -91,7 +94,10 @@ def fetches_less(case: Case) -> bool:
 def pushes_as_supervisor(case: Case) -> bool:
     """A far CALL, RET or IRET, ENTER or INT at CPL 3 was #PF, with U set, for its stack."""
     stop = own_stop(case)
-    if stop is None or stop.vector != Vector.PF or case.program.mode.ring != _USER:
+    may_be_user = case.program.mode.ring == _USER or any(
+        insn.opcode in _FAST_CALLS for insn in instructions(case.program)
+    )
+    if stop is None or stop.vector != Vector.PF or not may_be_user:
         return False
     insn = at_fault(stop)
     if insn is None or not error_code(stop) & PageFault.U:
@@ -141,6 +147,20 @@ def loads_part_of_state(case: Case) -> bool:
 def memory_alone(case: Case) -> bool:
     """The engines agree about everything but memory."""
     return all(difference.what.startswith("page ") for difference in case.differences)
+
+
+def stores_half_a_table(case: Case) -> bool:
+    """Memory alone differs, and an SGDT or SIDT was a page fault: in the reference its limit is stored all the same."""
+    faulted = (at_fault(stop) for stop in case.got.stops if stop.vector in OF_PAGES)
+    return memory_alone(case) and any(insn is not None and insn.name in _TABLE_STORES for insn in faulted)
+
+
+def writes_half_a_frame(case: Case) -> bool:
+    """A frame lay across two pages, of which the lower one may not be written: #PF. The reference has written half."""
+    stop = own_stop(case)
+    if stop is None or stop.vector not in OF_PAGES or not error_code(stop) & PageFault.W:
+        return False
+    return PAGE_SIZE - stop.control[_CR2] % PAGE_SIZE < _BIGGEST_FRAME
 
 
 def writes_what_stays(case: Case) -> bool:

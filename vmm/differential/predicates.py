@@ -11,9 +11,9 @@ from typing import Final
 from bt.decode import LEGACY_PREFIXES, MAX_LENGTH, Insn
 from vmm.arch.descriptors import DESCRIPTOR_SIZE, SELECTOR_INDEX, SELECTOR_TI, Descriptor
 from vmm.arch.exceptions import HAS_ERROR_CODE, Vector
-from vmm.arch.layout import MASK32
+from vmm.arch.layout import MASK32, PAGE_SHIFT
 from vmm.arch.paging import RESERVED_PDPTE, Pte
-from vmm.arch.registers import Cr0, Eflags, Reg, Seg
+from vmm.arch.registers import ARITHMETIC, Cr0, Eflags, Reg, Seg
 from vmm.cpu.control import CR4_BITS
 from vmm.differential.case import Case
 from vmm.differential.evidence import (
@@ -31,12 +31,12 @@ from vmm.differential.evidence import (
     instructions,
     own_stop,
 )
-from vmm.differential.layout import GDT, HANDLER_CODE_16, LDT, MAIN_TSS, SPARE_TSS16, STACKS
+from vmm.differential.layout import GDT, HANDLER_CODE_16, LDT, MAIN_TSS, SPARE_TSS16, STACKS, TSS
 from vmm.differential.layout import TASK as TASK_CODE
 from vmm.differential.modes import Kind, Paging
 from vmm.differential.operand_faults import segments_before
 from vmm.differential.outcome import GENERAL, TASK, Ending, Stop
-from vmm.differential.plainer import gates_in_order
+from vmm.differential.plainer import code_in_place, gates_in_order
 
 _ECX: Final = int(Reg.ECX)
 _ESP: Final = int(Reg.ESP)
@@ -68,7 +68,7 @@ _HIDDEN_BASE, _HIDDEN_LIMIT = 1, 2  # parts of a segment register as a stop has 
 _STRING_STORES: Final = (0x6C, 0x6D, 0xA4, 0xA5, 0xAA, 0xAB)
 _VEX: Final = (0xC4, 0xC5)
 _CMPPS, _PREDICATES = 0x0FC2, 7
-_MOVNTI: Final = 0xC3
+_ALONE: Final = (0xC3, 0xAE)  # MOVNTI and group 15, which take no prefix
 _HALVES: Final = (0x12, 0x13, 0x16, 0x17)
 _SHIFTS: Final = (0x71, 0x72, 0x73)
 _TWO_BYTES: Final = 0x0F
@@ -76,6 +76,9 @@ _OF_AMD: Final = (0x05, 0x07, 0x0D)
 _WORDS: Final = 0x66
 _REPEATS: Final = (0xF2, 0xF3)
 _DESCRIPTOR: Final = 0xFFF8
+_LOOPS: Final = (0xE0, 0xE1)
+_TSS_PAGE: Final = f"page {TSS >> PAGE_SHIFT:#x}"
+_TWO_OPERANDS: Final = range(0xA4, 0xA8)
 _RET: Final = (0xC2, 0xC3)
 _PUSHF: Final = 0x9C
 _BIG_FRAME: Final = 40
@@ -89,11 +92,13 @@ _NEAR: Final = frozenset((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0x
 
 
 def may_push_hidden_flags_elsewhere(case: Case) -> bool:
-    """Memory alone differs, and there is a PUSHF in code that may run with another size, behind a gate of its own."""
+    """Memory alone differs, and there is a PUSHF in code that may have another size, behind a gate or an IRET."""
     pushes = any(insn.opcode == _PUSHF for insn in instructions(case.program))
     kinds = {difference.what for difference in case.differences}
-    has_gates = gates_in_order(case.program) != case.program
-    return pushes and has_gates and may_push_hidden_flags(case) and all(kind.startswith("page ") for kind in kinds)
+    far = gates_in_order(case.program) != case.program or any(
+        insn.opcode == _IRET for insn in instructions(case.program)
+    )
+    return pushes and far and may_push_hidden_flags(case) and all(kind.startswith("page ") for kind in kinds)
 
 
 def enters_v86(case: Case) -> bool:
@@ -200,8 +205,10 @@ def _is_beyond_limit(case: Case, stop: Stop) -> bool:
 
 
 def may_push_hidden_flags(case: Case) -> bool:
-    """In virtual-8086 mode VM is set; back from the task of a task gate RF is."""
-    return case.program.mode.kind is Kind.V86 or any(stop.where == TASK for stop in case.got.stops)
+    """In virtual-8086 mode VM is set; back from the task of a task gate, or behind an IRET, RF is."""
+    if case.program.mode.kind is Kind.V86 or any(insn.opcode == _IRET for insn in instructions(case.program)):
+        return True
+    return any(stop.where == TASK for stop in case.got.stops)
 
 
 def overlooks_lock(case: Case) -> bool:
@@ -256,6 +263,8 @@ def runs_past_limit(case: Case) -> bool:
         return case.program.based and later[0].saved_eip > _LIMIT_16
     if stop is None or stop.vector not in OF_PORTS:
         return False
+    if case.program.mode.kind is Kind.REAL and not stop.saved_eip:  # 10000h, of which 16 bits are pushed
+        return True
     if stop.saved_eip > MASK32 - MAX_LENGTH or (case.program.mode.is_segmented and _is_beyond_limit(case, stop)):
         return True
     if stops is None:
@@ -308,7 +317,8 @@ def _is_loose(raw: bytes) -> bool:
         if code[1] in _SHIFTS and code[2] < _REGISTER_FORM:  # of MMX registers by a byte, with a register in memory
             return True
         prefixes = raw[: len(raw) - len(code)]
-        if _WORDS in prefixes and (code[1] == _MOVNTI or (code[1] in _HALVES and code[2] >= _REGISTER_FORM)):
+        is_alone = code[1] in _ALONE or (code[1] in _HALVES and code[2] >= _REGISTER_FORM)
+        if is_alone and any(each in prefixes for each in (_WORDS, *_REPEATS)):
             return True
         return _WORDS in prefixes and any(each in prefixes for each in _REPEATS)  # an SSE opcode has one of them
     groups = _X87_ALIASES if code[1] >= _REGISTER_FORM and code[0] in _X87_ALIASES else _GROUPS_OF_ONE
@@ -380,7 +390,7 @@ def drops_negative(case: Case) -> bool:
     mine, other = (bytes.fromhex(stop.frame) for stop in stops)
     pairs = [(int.from_bytes(mine[at : at + 4], "little"), int.from_bytes(other[at : at + 4], "little"))
              for at in range(0, len(mine), 4)]  # fmt: skip
-    return sum(a != b for a, b in pairs) == 1 and all(a == b or a - b == _LIMIT_16 + 1 for a, b in pairs)
+    return sum(a != b for a, b in pairs) == 1 and all(a == b or a - b & MASK32 == _LIMIT_16 + 1 for a, b in pairs)
 
 
 def shows_half_of_cr0(case: Case) -> bool:
@@ -404,6 +414,8 @@ def loses_the_new_task(case: Case) -> bool:
     behind a task, too, that returns to conforming code of another DPL. Or the fault shut the new task down, which has
     no stack yet; in the reference it had its handler."""
     got, expected, stops = case.got, case.expected, both_stops(case)
+    if {difference.what for difference in case.differences} == {_TSS_PAGE}:  # an EIP that one of them saved
+        return sum(stop.where == TASK for stop in got.stops) > 1
     if stops is not None:
         return stops[0].vector in _OF_TASKS and stops[1].saved_eip == TASK_CODE + 1 != stops[0].saved_eip
     if got.last is not None and len(expected.stops) > len(got.stops):
@@ -443,6 +455,29 @@ def _has_just_stored(case: Case, stop: Stop, insn: Insn, at: int) -> bool:
     segment = segments_before(case, stop)[Seg.ES]
     stored = -1 if segment is None else segment.base + offset
     return at - width < stored < at + len(insn.raw)
+
+
+def ends_nowhere(case: Case) -> bool:
+    """Neither engine came to an end: what memory holds when they are stopped says nothing."""
+    return case.got.ending is case.expected.ending is Ending.ENDLESS and both_stops(case) is None
+
+
+def forgets_flags_of_a_new_loop(case: Case) -> bool:
+    """Arithmetic flags alone differ, and code that the program writes is LOOPE or LOOPNE."""
+    stops, program = both_stops(case), code_in_place(case.program)
+    if stops is None or not {difference.what for difference in case.differences} <= {"eflags", "frame"}:
+        return False
+    is_new = program != case.program and any(insn.opcode in _LOOPS for insn in instructions(program))
+    return is_new and not (stops[0].eflags ^ stops[1].eflags) & ~ARITHMETIC
+
+
+def looks_at_the_other_operand(case: Case) -> bool:
+    """Page faults of the same CMPS or MOVS, for one of its operands each."""
+    stops = both_stops(case)
+    if stops is None or any(stop.vector != Vector.PF for stop in stops) or stops[0].saved_eip != stops[1].saved_eip:
+        return False
+    insn = at_fault(stops[0])
+    return insn is not None and insn.opcode in _TWO_OPERANDS
 
 
 def forgets_resume_flag(case: Case) -> bool:

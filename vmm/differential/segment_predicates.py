@@ -29,6 +29,7 @@ _OF_SEGMENTS: Final = (Vector.GP, Vector.SS, Vector.DF)
 _RETURNS: Final = (0xC2, 0xC3)
 _INDIRECT: Final = (2, 4)
 _LOADS: Final = (0x07, 0x17, 0x1F, 0x8E, 0xC4, 0xC5, 0x0FA1, 0x0FA9, 0x0FB2, 0x0FB4, 0x0FB5)
+_NO_REGISTERS: Final = (0,) * 8
 _FLAT: Final = 0xFFFF_FFFF
 _FAST_CALLS: Final = (0x0F34, 0x0F35)
 _WHOLE: Final = 4
@@ -61,9 +62,13 @@ def leaves_its_segment(case: Case) -> bool:
 
 def _may_leave_its_segment(case: Case) -> bool:
     """Is there an operand in a segment that is not flat, or may not be when it has been loaded, or one in CS?"""
-    operands = [insn for insn in instructions(case.program) if _has_operand(insn)]
+    operands = [insn for insn in instructions(case.program) if _has_operand(insn) or _uses_stack(insn)]
     may_be = case.program.based or any(insn.opcode in _LOADS for insn in instructions(case.program))
     return bool(operands) and (may_be or any(insn.segment_override == Seg.CS for insn in operands))
+
+
+def _uses_stack(insn: Insn) -> bool:
+    return any(True for _ in stack_accesses(insn, _NO_REGISTERS, True))
 
 
 def _has_operand(insn: Insn) -> bool:
