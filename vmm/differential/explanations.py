@@ -32,8 +32,7 @@ EXPLANATIONS: Final = {
 
 
 def takes_bare_down(program: Program) -> bool:
-    """Has it bytes that are BT, BTS, BTR or BTC of a register where it writes a LOCK in front? Then no engine below stays
-    alive to be compared with."""
+    """Has it BT, BTS, BTR or BTC of a register, in front of which it may have written a LOCK? That ends the process."""
     code = program.assemble()[0]
     return any(
         code[at : at + 2] in _BIT_TESTS or (code[at : at + 2] == _BIT_TEST_GROUP and code[at + 2 : at + 3] >= b"\xe0")
