@@ -25,7 +25,7 @@ from vmm.arch.descriptors import DESCRIPTOR_SIZE, SELECTOR_INDEX, SELECTOR_TI, S
 from vmm.arch.exceptions import GuestFault
 from vmm.arch.layout import MASK32, Slot
 from vmm.arch.registers import Eflags, Reg, Seg
-from vmm.cpu.vcpu import DESC_P, DESC_TYPE_BUSY, LOADED_NATIVELY
+from vmm.cpu.vcpu import DESC_P, DESC_TYPE_BUSY
 from vmm.engines.code import TranslatedCode
 from vmm.engines.crossing_code import CELLS_MARK, CROSSING, TABLE_SIZE, Cell, Field, Kind
 from vmm.engines.machine import Machine
@@ -37,7 +37,7 @@ KINDS: Final = {"sysenter": Kind.SYSENTER, "int": Kind.INT, "sysexit": Kind.SYSE
 """The instructions, by name."""
 RECORD_SIZE: Final = 2048
 RECORDS_MAX: Final = 128
-LESSONS_MAX: Final = 16
+LESSONS_MAX: Final = 2000
 """So often is a site learned anew; then its conditions change too often for it to be worth while."""
 _WORD: Final = 4
 _ENTRY: Final = 16
@@ -46,7 +46,10 @@ _DATA: Final = (_ES, _DS, _FS, _GS)
 _ESP: Final = int(Reg.ESP)
 _IF: Final = int(Eflags.IF)
 _IN_FORCE: Final = int(Eflags.IOPL | Eflags.AC | Eflags.NT)
-_FIXED: Final = int(Eflags.TF | Eflags.NT | Eflags.RF | Eflags.VM | Eflags.VIF | Eflags.VIP | Eflags.IOPL | Eflags.AC)
+_FIXED: Final = int(Eflags.TF | Eflags.NT | Eflags.VM | Eflags.VIF | Eflags.VIP | Eflags.IOPL | Eflags.AC)
+"""RF is not among them: every fault's frame has it, and without breakpoints it means nothing."""
+_ATTRIBUTES: Final = 0x00D0_FF00
+"""Of a hidden segment register's flags: without base and limit, and without what marks native loads."""
 _MXCSR_MASKS: Final = 0x1F80
 _BREAKPOINTS: Final = 0xFF
 _DR7: Final = 7
@@ -174,10 +177,9 @@ class Crossings:
         if self._vcpu.base(_CS):
             return
         record = self._records.get(key) or self._new(key)
-        if record is not None:
-            record.name = insn.name
-            record.words[Field.KEY >> 2], record.words[Field.KIND >> 2] = key, Kind.FNSTSW
-            self._table[key >> 1 & TABLE_SIZE - 1] = record.address
+        record.name = insn.name
+        record.words[Field.KEY >> 2], record.words[Field.KIND >> 2] = key, Kind.FNSTSW
+        self._table[key >> 1 & TABLE_SIZE - 1] = record.address
 
     def look(self, name: str, insn: Insn, key: int) -> Start | None:
         """Before an instruction is carried out in the usual way: what it depends on; None if it is not worth it."""
@@ -212,11 +214,11 @@ class Crossings:
         yield self._state(hw.MXCSR >> 2), _MXCSR_MASKS, d[hw.MXCSR >> 2] & _MXCSR_MASKS
         for seg in _DATA:
             at = hw.D_SEGS + seg * hw.SEG_WORDS
-            flags = d[at + hw.SEG_FLAGS] & ~LOADED_NATIVELY
+            flags = d[at + hw.SEG_FLAGS] & _ATTRIBUTES
             if not flags & DESC_P:
                 yield self._state(at + hw.SEG_FLAGS), DESC_P, 0
                 continue
-            yield self._state(at + hw.SEG_FLAGS), MASK32 & ~LOADED_NATIVELY, flags
+            yield self._state(at + hw.SEG_FLAGS), _ATTRIBUTES, flags
             yield self._state(at + hw.SEG_LIMIT), MASK32, d[at + hw.SEG_LIMIT]
         for slot in _SAME:
             yield self._page + slot, MASK32, page[slot >> 2]
@@ -248,7 +250,9 @@ class Crossings:
             code.remember(entrance)
             if code.cache.flushes != flushes:
                 return
-        values: dict[Field, int] = {Field.KEY: start.key, Field.KIND: start.kind, Field.ENTRY: entrance.entry}
+        values: dict[Field, int] = {Field.KEY: start.key, Field.KIND: start.kind}
+        if enters:
+            values[Field.ENTRY] = entrance.entry
         memory: list[tuple[int, int, int]] = []
         if not enters:
             values[Field.ROOT] = self._lookup + code.space.table.root - self._hole.linear("lookup")
@@ -330,8 +334,6 @@ class Crossings:
     ) -> None:  # fmt: skip
         """Put a record where host code finds it."""
         record = self._records.get(start.key) or self._new(start.key)
-        if record is None:
-            return
         for la in (*(each[0] for each in memory), values.get(Field.STACK)):
             if la is not None:
                 self._reach(la)
@@ -364,10 +366,11 @@ class Crossings:
         with suppress(GuestFault):
             self._code.shadow.fill(la, False, False)
 
-    def _new(self, key: int) -> _Record | None:
+    def _new(self, key: int) -> _Record:
+        """A record for an exit. Where there is no room all begin anew: the system calls of an old program's vDSO, say."""
+        if len(self._records) == RECORDS_MAX:
+            self.clear()
         number = len(self._records)
-        if number == RECORDS_MAX:
-            return None
         address = ctypes.addressof(self._memory) + RECORD_SIZE * number
         words = memoryview(self._memory).cast("B")[RECORD_SIZE * number : RECORD_SIZE * (number + 1)].cast("I")
         words[Field.COUNT >> 2] = words[(Field.COUNT >> 2) + 1] = 0
