@@ -367,7 +367,7 @@ class Crossings:
             self._code.shadow.fill(la, False, False)
 
     def _new(self, key: int) -> _Record:
-        """A record for an exit. Where there is no room all begin anew: the system calls of an old program's vDSO, say."""
+        """A record for an exit. Where there is no room, all begin anew."""
         if len(self._records) == RECORDS_MAX:
             self.clear()
         number = len(self._records)
