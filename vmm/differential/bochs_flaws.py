@@ -10,7 +10,7 @@ from typing import Final
 from vmm.differential import bochs_predicates
 from vmm.differential.case import Case
 from vmm.differential.definite import definite_where_new
-from vmm.differential.evidence import both_stops
+from vmm.differential.evidence import arithmetic_flags_alone, both_stops
 from vmm.differential.flaws import Flaw
 from vmm.differential.judge import Compare, Verdict, judge
 from vmm.differential.neutral import respelt
@@ -160,7 +160,7 @@ def explain(case: Case, compare: Compare) -> tuple[tuple[Flaw, ...], Case]:
     if in_place == case.program:
         return found, left
     trial = compare(definite_where_new(case.program, in_place))
-    if not trial.differences or _explain(trial, compare)[0] or bochs_predicates.changes_flags(left):
+    if not trial.differences or _explain(trial, compare)[0] or arithmetic_flags_alone(left):
         return (NEW_CODE,), trial
     return found, left
 

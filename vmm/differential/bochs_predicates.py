@@ -10,7 +10,7 @@ from bt.decode import Insn
 from bt.tables import waits
 from vmm.arch.exceptions import Vector
 from vmm.arch.layout import MASK32
-from vmm.arch.registers import ARITHMETIC, Cr0, Cr4, Seg
+from vmm.arch.registers import Cr0, Cr4, Seg
 from vmm.differential.case import Case
 from vmm.differential.evidence import (
     GROUP_5,
@@ -248,14 +248,6 @@ def ranks_alignment_and_limit(case: Case) -> bool:
         return False
     insn = at_fault(stops[0])
     return insn is not None and "xmmword" in insn.text and stops[0].saved_eip == stops[1].saved_eip
-
-
-def changes_flags(case: Case) -> bool:
-    """Arithmetic flags alone differ, in EFLAGS and in what is on the stack."""
-    stops = both_stops(case)
-    if stops is None or not {each.what for each in case.differences} <= {"eflags", "frame"}:
-        return False
-    return not (stops[0].eflags ^ stops[1].eflags) & ~ARITHMETIC
 
 
 def runs_elsewhere(case: Case) -> bool:

@@ -5,6 +5,7 @@ from typing import Final
 
 from bt.decode import Decoder, Insn
 from vmm.arch.exceptions import Vector
+from vmm.arch.registers import ARITHMETIC
 from vmm.differential.case import Case
 from vmm.differential.outcome import Ending, Stop
 from vmm.differential.program import Program
@@ -17,6 +18,10 @@ FAR: Final = (0x9A, 0xEA, 0xCA, 0xCB, 0xCF)
 GROUP_5: Final = 0xFF
 STACK_HELPERS: Final = (*FAR, 0xC8, 0xCC, 0xCD, 0xCE)
 """Opcodes with a frame of several words: ENTER and INT, too."""
+LOADS_OF_STATE: Final = ("fldenv", "frstor", "fxrstor")
+"""Names of what loads the state of x87 from memory."""
+FAST_CALLS: Final = (0x0F34, 0x0F35)
+"""Opcodes of SYSENTER and SYSEXIT."""
 OF_PAGES: Final = (Vector.PF, Vector.DF)
 OF_PORTS: Final = (Vector.GP, Vector.DF)
 """A page fault, a general protection fault, or what becomes of it if its gate is broken."""
@@ -59,6 +64,14 @@ def instructions(program: Program) -> Iterator[Insn]:
     """Those of all steps, as they are at the start."""
     for step in program.steps:
         yield from DECODER.decode(step.code, 0, program.mode.code32)
+
+
+def arithmetic_flags_alone(case: Case) -> bool:
+    """Do arithmetic flags alone differ, in EFLAGS and in what is on the stack?"""
+    stops = both_stops(case)
+    if stops is None or not {difference.what for difference in case.differences} <= {"eflags", "frame"}:
+        return False
+    return not (stops[0].eflags ^ stops[1].eflags) & ~ARITHMETIC
 
 
 def moved_fault(case: Case, beside: frozenset[str] = frozenset()) -> tuple[Stop, int, int] | None:

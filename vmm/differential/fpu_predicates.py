@@ -12,6 +12,7 @@ from vmm.arch.registers import Cr0, Cr4
 from vmm.differential.case import Case
 from vmm.differential.evidence import (
     DECODER,
+    LOADS_OF_STATE,
     OF_PAGES,
     at_fault,
     both_stops,
@@ -26,7 +27,6 @@ _SUMMARY: Final = 0x80  # alone in `Stop.errors`
 _STATUS_AT, _WORD_DIGITS, _MXCSR_AT = 8, 4, 9  # hexadecimal digits, and words of `Outcome.fpu`
 _CR4_AT: Final = 3  # in `Stop.control`
 _GATE: Final = 3  # EXT and IDT in the error code of a gate
-_LOADS_OF_STATE: Final = ("fldenv", "frstor", "fxrstor")
 _LOADS_MXCSR: Final = frozenset(("ldmxcsr", "fxrstor"))
 
 
@@ -145,4 +145,4 @@ def loads_state_in_part(case: Case) -> bool:
     if "fpu" not in kinds or not all(kind == "fpu" or kind.startswith("page ") for kind in kinds):
         return False
     faulted = (at_fault(stop) for stop in case.got.stops if stop.vector in OF_PAGES)
-    return any(insn is not None and insn.name in _LOADS_OF_STATE for insn in faulted)
+    return any(insn is not None and insn.name in LOADS_OF_STATE for insn in faulted)

@@ -16,7 +16,9 @@ from vmm.differential.case import Case
 from vmm.differential.evidence import (
     DECODER,
     FAR,
+    FAST_CALLS,
     GROUP_5,
+    LOADS_OF_STATE,
     OF_PAGES,
     STACK_HELPERS,
     WIDE,
@@ -39,14 +41,12 @@ _BLOCK: Final = 0x60  # bytes that a block of the engine may have
 _USER: Final = 3
 _BIGGEST_FRAME: Final = 40
 _TABLE_STORES: Final = ("sgdt", "sidt")
-_FAST_CALLS: Final = (0x0F34, 0x0F35)
 _3DNOW: Final = 0x0F0F
 _LOCK: Final = 0xF0
 _X87: Final = range(0xD8, 0xE0)
 _ERRORS: Final = frozenset(("errors",))
 _FAR_CALL: Final = 3
 _ARPL: Final = 0x63
-_ENVIRONMENTS: Final = ("fldenv", "frstor", "fxrstor")
 TABLE_PAGES: Final = frozenset(f"page {page:#x}" for page in range(PAGE_DIRECTORY >> PAGE_SHIFT, RAM >> PAGE_SHIFT))
 _DESCRIPTOR_PAGES: Final = frozenset(f"page {table >> PAGE_SHIFT:#x}" for table in (GDT, LDT))
 _DESCRIPTORS: Final = range(GDT, LDT + LDT_LIMIT + 1)
@@ -95,7 +95,7 @@ def pushes_as_supervisor(case: Case) -> bool:
     """A far CALL, RET or IRET, ENTER or INT at CPL 3 was #PF, with U set, for its stack."""
     stop = own_stop(case)
     may_be_user = case.program.mode.ring == _USER or any(
-        insn.opcode in _FAST_CALLS for insn in instructions(case.program)
+        insn.opcode in FAST_CALLS for insn in instructions(case.program)
     )
     if stop is None or stop.vector != Vector.PF or not may_be_user:
         return False
@@ -139,9 +139,9 @@ def loads_part_of_state(case: Case) -> bool:
     stop = own_stop(case)
     if stop is not None:
         insn = at_fault(stop) if stop.vector in OF_PAGES else None
-        return insn is not None and insn.name in _ENVIRONMENTS and not stop.control[_CR2] % PAGE_SIZE
+        return insn is not None and insn.name in LOADS_OF_STATE and not stop.control[_CR2] % PAGE_SIZE
     tables = {difference.what for difference in case.differences} <= TABLE_PAGES
-    return tables and any(insn.name in _ENVIRONMENTS for insn in instructions(case.program))
+    return tables and any(insn.name in LOADS_OF_STATE for insn in instructions(case.program))
 
 
 def memory_alone(case: Case) -> bool:

@@ -13,7 +13,7 @@ from vmm.arch.descriptors import DESCRIPTOR_SIZE, SELECTOR_INDEX, SELECTOR_TI, D
 from vmm.arch.exceptions import HAS_ERROR_CODE, Vector
 from vmm.arch.layout import MASK32, PAGE_SHIFT
 from vmm.arch.paging import RESERVED_PDPTE, Pte
-from vmm.arch.registers import ARITHMETIC, Cr0, Eflags, Reg, Seg
+from vmm.arch.registers import Cr0, Eflags, Reg, Seg
 from vmm.cpu.control import CR4_BITS
 from vmm.differential.case import Case
 from vmm.differential.evidence import (
@@ -24,6 +24,7 @@ from vmm.differential.evidence import (
     OF_PORTS,
     STACK_HELPERS,
     WIDE,
+    arithmetic_flags_alone,
     at_fault,
     both_stops,
     error_code,
@@ -464,11 +465,9 @@ def ends_nowhere(case: Case) -> bool:
 
 def forgets_flags_of_a_new_loop(case: Case) -> bool:
     """Arithmetic flags alone differ, and code that the program writes is LOOPE or LOOPNE."""
-    stops, program = both_stops(case), code_in_place(case.program)
-    if stops is None or not {difference.what for difference in case.differences} <= {"eflags", "frame"}:
-        return False
+    program = code_in_place(case.program)
     is_new = program != case.program and any(insn.opcode in _LOOPS for insn in instructions(program))
-    return is_new and not (stops[0].eflags ^ stops[1].eflags) & ~ARITHMETIC
+    return is_new and arithmetic_flags_alone(case)
 
 
 def looks_at_the_other_operand(case: Case) -> bool:

@@ -12,7 +12,7 @@ from vmm.arch.descriptors import CODE, CONFORMING, READABLE, WRITABLE, Descripto
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Seg
 from vmm.differential.case import Case
-from vmm.differential.evidence import DECODER, GROUP_5, WIDE, at_fault, instructions, own_stop
+from vmm.differential.evidence import DECODER, FAST_CALLS, GROUP_5, WIDE, at_fault, instructions, own_stop
 from vmm.differential.operand_faults import (
     Access,
     accesses,
@@ -31,7 +31,6 @@ _INDIRECT: Final = (2, 4)
 _LOADS: Final = (0x07, 0x17, 0x1F, 0x8E, 0xC4, 0xC5, 0x0FA1, 0x0FA9, 0x0FB2, 0x0FB4, 0x0FB5)
 _NO_REGISTERS: Final = (0,) * 8
 _FLAT: Final = 0xFFFF_FFFF
-_FAST_CALLS: Final = (0x0F34, 0x0F35)
 _WHOLE: Final = 4
 """Fields of a segment register that is present."""
 IMAGES: Final = {"fldenv": 28, "fnstenv": 28, "frstor": 108, "fnsave": 108, "fxsave": 512, "fxrstor": 512}
@@ -83,7 +82,7 @@ def _found(case: Case, stop: Stop) -> Iterator[Insn]:
         insn = DECODER.one(stop.code, 0, code32)
         if insn is not None:
             yield insn
-    if any(each.opcode in _FAST_CALLS for each in instructions(case.program)):
+    if any(each.opcode in FAST_CALLS for each in instructions(case.program)):
         flat = DECODER.one(case.program.memory()[stop.saved_eip : stop.saved_eip + MAX_LENGTH], 0, True)
         if flat is not None:
             yield flat

@@ -40,7 +40,6 @@ RECORDS_MAX: Final = 128
 LESSONS_MAX: Final = 2000
 """So often is a site learned anew; then its conditions change too often for it to be worth while."""
 _WORD: Final = 4
-_ENTRY: Final = 16
 _CS, _SS, _DS, _ES, _FS, _GS = (int(seg) for seg in (Seg.CS, Seg.SS, Seg.DS, Seg.ES, Seg.FS, Seg.GS))
 _DATA: Final = (_ES, _DS, _FS, _GS)
 _ESP: Final = int(Reg.ESP)
@@ -253,9 +252,9 @@ class Crossings:
         values: dict[Field, int] = {Field.KEY: start.key, Field.KIND: start.kind}
         if enters:
             values[Field.ENTRY] = entrance.entry
-        memory: list[tuple[int, int, int]] = []
-        if not enters:
+        else:
             values[Field.ROOT] = self._lookup + code.space.table.root - self._hole.linear("lookup")
+        memory: list[tuple[int, int, int]] = []
         if start.kind is Kind.INT and not self._learn_interrupt(start, values, memory):
             return
         if start.kind is Kind.IRET and not self._learn_return(start, values, memory):

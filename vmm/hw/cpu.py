@@ -171,13 +171,11 @@ class PhysicalCpu:
 
     def answer_quickly(self, vector: int, code: bytes) -> None:
         """From now on ask host code, position-independent and of type int(void), at each exit with a vector, before
-        `on_exit`: it returns 1 if it has brought the saved state to where the guest goes on. None asked: empty code.
+        `on_exit`: it returns 1 if it has brought the saved state to where the guest goes on.
         """
         quick = self._exit_hook.quick
-        quick[0] = 0
-        if code:
-            self._quick_code, quick[0] = executable(code)
-            quick[1] = vector
+        self._quick_code, quick[0] = executable(code)
+        quick[1] = vector
 
     @property
     def saved_state(self) -> int:
