@@ -18,21 +18,15 @@ from bt.simd import BEHIND_STATE, STATE
 _FWAIT: Final = b"\x9b"
 _FNINIT: Final = b"\xdb\xe3"
 
-_STORES: Final[Mapping[str, bytes]] = {"fnstenv": b"", "fnsave": _FNINIT, "stmxcsr": b""}
+_STORES: Final[Mapping[str, bytes]] = {"fnstenv": b"", "fnsave": _FNINIT}
 """What is left of a store when the VMM has stored."""
 _OTHERS: Final[Mapping[str, bytes]] = {
     "fldenv": _FWAIT,
     "frstor": _FWAIT,
     "fxrstor": b"",
     "fxsave": b"",
-    "ldmxcsr": b"",
-    "fnclex": b"",
-    "fninit": b"",
-    "fnstsw": b"",
 }
 """What comes before the others: a wait for a pending error."""
-_LOOKS_AT_AH: Final = (b"\x9e", b"\xf6\xc4", b"\x80\xe4")
-"""SAHF; TEST AH, imm8; AND AH, imm8: what a comparison goes on with."""
 STATES: Final = frozenset((*_STORES, *_OTHERS))
 
 
@@ -43,11 +37,3 @@ def fpu_state(emit: Emitter, insn: Insn) -> None:
     emit.raw(_STORES.get(insn.name, insn.raw))
     if insn.name == "fxsave":
         emit.site(SiteKind.PREPARE, BEHIND_STATE)
-
-
-def is_comparison(name: str, following: bytes) -> bool:
-    """Is it an FNSTSW AX of which only AH counts, by what follows? Then no error is of interest, and it need not leave.
-
-    AL, which has the errors, is then what the processor below says.
-    """
-    return name == "fnstsw" and following.startswith(_LOOKS_AT_AH)

@@ -26,7 +26,7 @@ class Context:
     decides what CLI, STI, PUSHF and POPF do in V86 and in rings 1-3), `breakpoints` the linear addresses at which the
     debug registers stop execution. `segments` are the classes of the segment registers, by their numbers, and
     `code_limit` is the limit of CS, 32 bits in bytes.
-    `simd_errors`: MXCSR lets some error through, `odd_bases`: one of DS, ES and SS has a base that is no multiple of 16
+    `odd_bases`: one of DS, ES and SS has a base that is no multiple of 16
     (see `bt.simd`). `looks`: why the VMM has to look at each access to memory (see `bt.looks`).
     """
 
@@ -38,7 +38,6 @@ class Context:
     breakpoints: tuple[int, ...] = ()
     segments: Classes = ALL_FLAT
     code_limit: int = MASK32
-    simd_errors: bool = False
     odd_bases: bool = False
     looks: int = 0
 

@@ -20,7 +20,7 @@ _X87: Final = """
     f2xm1 fabs fadd faddp fbld fbstp fchs fcmovb fcmovbe fcmove fcmovnb fcmovnbe fcmovne fcmovnu fcmovu fcom
     fcomi fcomp fcompi fcompp fcos fdecstp fdiv fdivp fdivr fdivrp ffree ffreep fiadd ficom ficomp fidiv fidivr
     fild fimul fincstp fist fistp fisub fisubr fld fld1 fldcw fldl2e fldl2t fldlg2 fldln2 fldpi fldz fmul
-    fmulp fnop fnstcw fpatan fprem fprem1 fptan frndint fscale fsin
+    fmulp fnclex fninit fnop fnstcw fnstsw fpatan fprem fprem1 fptan frndint fscale fsin
     fsincos fsqrt fst fstp fstpnce fsub fsubp fsubr fsubrp ftst fucom fucomi fucomp fucompi fucompp fxam fxch
     fxtract fyl2x fyl2xp1 fcomip fucomip fdisi8087_nop feni8087_nop fsetpm
 """.split()
@@ -34,10 +34,10 @@ _MMX: Final = """
 
 _SSE: Final = """
     addps addss andnps andps comiss cvtpi2ps cvtps2pi cvtsi2ss cvtss2si cvttps2pi cvttss2si divps divss
-    maskmovq maxps maxss minps minss movaps movhlps movhps movlhps movlps movmskps movntps movntq movss movups
+    ldmxcsr maskmovq maxps maxss minps minss movaps movhlps movhps movlhps movlps movmskps movntps movntq movss movups
     mulps mulss orps pavgb pavgw pextrw pinsrw pmaxsw pmaxub pminsw pminub pmovmskb pmulhuw prefetchnta
     prefetcht0 prefetcht1 prefetcht2 psadbw pshufw rcpps rcpss rsqrtps rsqrtss sfence shufps sqrtps sqrtss
-    subps subss ucomiss unpckhps unpcklps xorps
+    stmxcsr subps subss ucomiss unpckhps unpcklps xorps
 """.split()
 
 _SSE2: Final = """

@@ -1,11 +1,9 @@
 """SSE and SSE2: what the processor below does not check.
 
-It lets every operand be misaligned, and raises no floating-point error. A 16-byte operand in memory is checked in front
-of the instruction, with no branch and no flag changed: its offset's low four bits, times 8 KiB, are the index of a load
-from the vCPU page, and behind that page nothing is mapped. Where the base of DS, ES or SS is no multiple of 16, and for
-operands in FS, GS and CS, the VMM looks at the linear address.
-
-Errors are looked at only while MXCSR lets one through: around each instruction that can make one, by the VMM.
+It lets every operand be misaligned. A 16-byte operand in memory is checked in front of the instruction, with no branch
+and no flag changed: its offset's low four bits, times 8 KiB, are the index of a load from the vCPU page, and behind
+that page nothing is mapped. Where the base of DS, ES or SS is no multiple of 16, and for operands in FS, GS and CS, the
+VMM looks at the linear address.
 
 Source: Intel SDM Vol. 3A, "Interrupt 13 - General Protection Exception (#GP)"; Vol. 2A-2B, the instructions, "SIMD
 Floating-Point Exceptions"; Vol. 1, "SSE and SSE2 SIMD Floating-Point Exceptions".
@@ -42,6 +40,7 @@ _ALIGNED: Final[Mapping[int, Collection[int]]] = {
 
 _ARITHMETIC: Final = frozenset((0x2A, 0x2C, 0x2D, 0x2E, 0x2F, 0x51, *range(0x58, 0x60), 0xC2, 0xE6))
 """Second opcode bytes of what can make a floating-point error, E6h with a prefix."""
+_CMPPS, _PREDICATE = 0x0FC2, 7
 _MMX_CONVERSIONS: Final = frozenset((0x2A, 0x2C, 0x2D))
 _CVTPI2PD: Final = 0x0F2A
 """Of a memory operand, behind 66h: the one of them that leaves MMX alone."""
@@ -49,7 +48,6 @@ _MOVAPS_XMM0_XMM0: Final = b"\x0f\x28\xc0"
 """#UD and #NM where the conversion itself would be, and they come before #MF."""
 _FWAIT: Final = b"\x9b"
 _TWO_BYTES: Final = 0x0F00
-_CMPPS, _PREDICATE = 0x0FC2, 7
 _TIMES_8: Final = b"\x8d\x0c\xcd\0\0\0\0"
 _LOW_BITS: Final = (_TIMES_8, b"\x8d\x0c\x09", b"\x0f\xb6\xc9", _TIMES_8, _TIMES_8)
 """LEA ECX, [ECX * 8]; LEA ECX, [ECX + ECX]; MOVZX ECX, CL; LEA ECX, [ECX * 8] twice: bits 3:0 come to be bits 13:10."""
@@ -81,23 +79,20 @@ def uses_mmx(insn: Insn) -> bool:
     return insn.is_register_form or insn.opcode != _CVTPI2PD or _66 not in insn.prefixes
 
 
+def is_special(insn: Insn) -> bool:
+    """Is it an SSE instruction that cannot be copied as it is?"""
+    is_one = insn.opcode >= _TWO_BYTES and insn.has_modrm
+    return is_one and (must_be_aligned(insn) or uses_mmx(insn) or insn.opcode == _CMPPS)
+
+
 def simd(emit: Emitter, insn: Insn) -> None:
-    """The same bytes, behind a check of their alignment, between looks at MXCSR if that is due."""
+    """The same bytes, behind a check of their alignment and a wait for x87 errors."""
     if must_be_aligned(insn):
         if emit.context.odd_bases or insn.memory.segment in (Seg.FS, Seg.GS, Seg.CS):
             emit.site(SiteKind.PREPARE, LOOK_AT_ADDRESS)
         else:
             _touch(emit, insn)
-    _run(emit, insn)
-
-
-def _run(emit: Emitter, insn: Insn) -> None:
-    looks = emit.context.simd_errors and is_arithmetic(insn)
-    if looks:
-        emit.site(SiteKind.PREPARE, BEFORE_ARITHMETIC)
     emit.raw((_MOVAPS_XMM0_XMM0 + _FWAIT if uses_mmx(insn) else b"") + _spelt(insn))
-    if looks:
-        emit.site(SiteKind.PREPARE, BEHIND_ARITHMETIC)
 
 
 def _spelt(insn: Insn) -> bytes:
@@ -119,4 +114,4 @@ def _touch(emit: Emitter, insn: Insn) -> None:
 
 
 # What a PREPARE exit in front of an instruction, or behind it, is for: its `target`.
-STATE, BEHIND_STATE, LOOK_AT_ADDRESS, BEFORE_ARITHMETIC, BEHIND_ARITHMETIC, LOOK_AT_ACCESSES = range(6)
+STATE, BEHIND_STATE, LOOK_AT_ADDRESS, LOOK_AT_ACCESSES = range(4)

@@ -20,7 +20,7 @@ from bt.guest import Context, Mode, Window
 from bt.innocuous import INNOCUOUS, MMX_AND_SSE
 from bt.lock import misplaces_lock
 from bt.segment_loads import SEGMENT_POPS, load_segment, shadows_by_ss
-from bt.simd import is_arithmetic, must_be_aligned, simd
+from bt.simd import is_special, simd
 from bt.stack_frames import enter
 
 Translator = Callable[[Emitter, Insn], None]
@@ -356,10 +356,11 @@ def _keeps_its_bytes(insn: Insn, entry: Translator) -> bool:
     return trial.code == insn.raw and not trial.sites
 
 
-def _of_simd(insn: Insn) -> Translator | None:
-    """SSE instructions that need a look at their operand or their errors."""
-    is_one = insn.opcode >= _TWO_BYTE_OPCODES and insn.has_modrm and (must_be_aligned(insn) or is_arithmetic(insn))
-    return simd if is_one else None
+def _innocuous(insn: Insn) -> Translator | None:
+    """What translates an instruction of that list; None: its own bytes."""
+    if is_special(insn):
+        return simd
+    return wait_first if waits(insn) else None
 
 
 UNDEFINED: Final = "(undefined)"
@@ -394,7 +395,7 @@ class Treatment:
         self.name = name = UNDEFINED if misplaces_lock(insn) else insn.name
         entry = TABLE.get(name)
         if entry is None:
-            entry = callout if name not in INNOCUOUS else _of_simd(insn) or (wait_first if waits(insn) else None)
+            entry = callout if name not in INNOCUOUS else _innocuous(insn)
         elif (name in PARTLY or name in ENGINE_FLAWS) and _keeps_its_bytes(insn, entry):
             entry = None
         self.entry = entry

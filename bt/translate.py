@@ -11,7 +11,6 @@ from bt.accesses import stores
 from bt.branches import jump_through_table
 from bt.decode import MAX_LENGTH, Decoder, Insn
 from bt.emit import Emitter, SiteKind, Translation
-from bt.fpu_state import fpu_state, is_comparison
 from bt.guest import Context, Window
 from bt.looks import looked_at
 from bt.segment_checks import checked, need_of
@@ -50,7 +49,6 @@ DEFAULT_OPTIONS: Final = Options()
 
 
 _SHORT: Final = 2
-_IDIOM: Final = 2
 _PUSH: Final = b"\x68"
 _NO_DISPLACEMENT: Final = bytes(4)
 _EXIT_SIZE: Final = 2
@@ -284,8 +282,6 @@ class _Scan:
         """What translates an instruction, with the checks and looks that come first."""
         emit = self._emit
         entry = treatment.entry or verbatim
-        if entry is fpu_state and is_comparison(treatment.name, self._source[self.at : self.at + _IDIOM]):
-            entry = verbatim
         if not inline and treatment.name not in BRANCHES:
             entry = never_inline(insn, entry) if _stays(emit, insn, entry) else callout
         is_looked_at = bool(treatment.accesses and emit.context.looks)

@@ -348,7 +348,7 @@ PERIODIC = """
     GATE 0xEF, handler
     mov dword ptr [APIC + 0x3E0], 0xB
     mov dword ptr [APIC + 0x320], 0x200EF
-    mov dword ptr [APIC + 0x380], 300000
+    mov dword ptr [APIC + 0x380], 5000000
     sti
 wait:
     hlt

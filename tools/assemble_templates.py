@@ -14,6 +14,7 @@ from bt.assemble import KEPT, assemble_for_host, host_key_of, key_of
 from bt.guest import Context, Mode, Window
 from bt.translate import BlockTranslator, NeedsMoreBytes, Options
 from vmm.engines.crossing_code import CROSSING
+from vmm.hw import sse_code, x87_code
 
 _OVERRIDES = (b"", b"\x26", b"\x2e", b"\x36", b"\x3e", b"\x64", b"\x65")
 _SIZES = (b"", b"\x66")
@@ -65,7 +66,8 @@ def collect() -> dict[str, str]:
             translator.translate(code, 0, context, window, options)
         except NeedsMoreBytes:
             continue
-    made[host_key_of(CROSSING)] = assemble_for_host(CROSSING).hex()
+    for text in (CROSSING, x87_code.CARRY_OUT, *x87_code.HELPERS.values(), *sse_code.HELPERS.values()):
+        made[host_key_of(text)] = assemble_for_host(text).hex()
     return dict(sorted(made.items()))
 
 

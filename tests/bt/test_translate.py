@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bt import emit
 from bt.assemble import template
-from bt.decode import MAX_LENGTH, Insn
+from bt.decode import MAX_LENGTH, Decoder, Insn
 from bt.emit import CALLOUT_VECTOR, S3, Emitter, SiteKind, Translation
 from bt.fpu_state import STATES
 from bt.guest import Context, Mode, Window
@@ -406,8 +406,8 @@ def test_any_bytes_make_a_sound_block(
     _check_sites(translation, window)
     _check_returns(translation, options)
     _check_rewritten(translation, context)
-    insns = list(capstone.Cs(capstone.CS_ARCH_X86, MODES[context.code32]).disasm_lite(translation.code, 0))
-    assert sum(size for _, size, _, _ in insns) == len(translation.code)
+    insns = Decoder().decode(translation.code, 0, context.code32)
+    assert sum(len(insn.raw) for insn in insns) == len(translation.code)
 
 
 def insns_of(translation: Translation) -> list[Insn]:

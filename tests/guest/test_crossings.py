@@ -161,36 +161,3 @@ def test_a_kernel_stack_that_cannot_be_written(bench, monkeypatch, rights):
     assert known["ebp"] in (ROUNDS - 1, ROUNDS - 2)
     monkeypatch.setattr(Crossings, "look", lambda *arguments: None)
     assert once() == known
-
-
-# --- FNSTSW, whose errors host code brings out of the engine -----------------------------------------------------
-
-STATUS = {
-    "an inexact result": "fld1; fldpi; fdivp st(1), st; fstp st(0)",
-    "a division by zero": "fldz; fld1; fdiv st, st(1); fcompp",
-    "an invalid operation": "fldz; fldz; fdivp st(1), st; fstp st(0)",
-    "an overflow, unmasked on the way": "cmp ebp, 4; jne go; fldcw [{cell} - 8]; go: fld tbyte ptr [{cell} - 24]; "
-                                        "fld st(0); fmulp st(1), st; fstp st(0)",
-    "errors that are cleared": "fld1; fldpi; fdivp st(1), st; fstp st(0); fnclex",
-    "a task switch": "cmp ebp, 4; jne go; mov eax, cr0; or eax, 8; mov cr0, eax; go: nop",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("store", ["fnstsw ax; mov [{cell} + ebp * 4], ax", "fnstsw [{cell} + ebp * 4]"])
-@pytest.mark.parametrize("name", STATUS)
-def test_a_status_that_was_stored_before_is_the_same_as_ever(bench, monkeypatch, name, store):
-    places = {"cell": CELL}
-
-    def once() -> dict[str, object]:
-        bench.recycle()
-        body = f"fninit; mov ebp, 8; again: {STATUS[name]}; {store}; nop; dec ebp; jnz again; hlt"
-        bench.start(P32[0], body.format(**places))
-        bench.poke(CELL - 8, (0x337).to_bytes(2, "little"))
-        bench.poke(CELL - 24, bytes.fromhex("0000000000000080fe7f"))
-        bench.poke(CELL, bytes(64))
-        return bench.run() | {"memory": bench.peek(CELL, 64)}
-
-    known = once()
-    assert bench.engine.stats.host_code["fnstsw"] >= 3
-    monkeypatch.setattr(Crossings, "learn_status", lambda *arguments: None)
-    assert once() == known

@@ -14,8 +14,8 @@ FILL = bytes(range(1, 0x81)) * (AREA // 0x80)
 STORES = [
     "mov [esi], eax", "mov [esi], ax", "mov [esi], al", "mov word ptr [esi], ds", "setc byte ptr [esi]",
     "smsw word ptr [esi]", "sldt word ptr [esi]", "str word ptr [esi]", "sgdt [esi]", "sidt [esi]",
-    "fnstcw word ptr [esi]", "fnstsw word ptr [esi]", "fld1; fstp dword ptr [esi]", "fld1; fstp qword ptr [esi]",
-    "fld1; fstp tbyte ptr [esi]", "fnstenv [esi]", "fnsave [esi]", "stmxcsr dword ptr [esi]",
+    "fnstcw word ptr [esi]", "fnstsw word ptr [esi]", "fninit; fld1; fstp dword ptr [esi]", "fninit; fld1; fstp qword ptr [esi]",
+    "fninit; fld1; fstp tbyte ptr [esi]", "fnstenv [esi]", "fnsave [esi]", "stmxcsr dword ptr [esi]",
     "movq [esi], mm0", "movups [esi], xmm0", "add [esi], eax", "xchg [esi], ax", "lock xadd [esi], eax",
     "bts dword ptr [esi], eax", "btc dword ptr [esi], 35", "lock cmpxchg8b [esi]", "not dword ptr [esi]", "neg byte ptr [esi]",
     "push dword ptr [ebx]; pop dword ptr [esi]", "mov edi, esi; mov ecx, 5; rep stosw",

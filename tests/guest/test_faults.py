@@ -146,7 +146,7 @@ ON_MEMORY = {
     "not": "f715M", "or": "0905M", "cmovp": "0f4a05M", "cmovl": "0f4c05M", "push": "ff35M", "pop": "508f05M",
     "imul": "0faf05M",
     "bsf": "0fbc05M", "scas": "bf00003000af", "cmps": "bf00003000be00000200a7", "movs": "bf00003000be00000200a5",
-    "rep_stos": "bf00003000b904000000f3aa", "xchg": "8705M", "fld": "d905M", "fist": "d9e8db1dM", "test": "8505M",
+    "rep_stos": "bf00003000b904000000f3aa", "xchg": "8705M", "fld": "dbe3d905M", "fist": "dbe3d9e8db1dM", "test": "8505M",
 }  # fmt: skip
 
 

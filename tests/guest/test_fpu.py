@@ -55,8 +55,8 @@ LAZY = [
     pytest.param(0, f"{SET}; fld1", NM, id="mov_cr0_sets"),
     pytest.param(0, "smsw ax; or ax, 8; lmsw ax; fld1", NM, id="lmsw_sets"),
     pytest.param(TS, "smsw ax; and ax, 0xfff7; lmsw ax; fld1", None, id="lmsw_clears"),
-    pytest.param(0, f"fld1; {SET}; fld1", NM, id="between_two"),
-    pytest.param(TS, f"{CLEAR}; fld1; {SET}; {CLEAR}; fld1", None, id="to_and_fro"),
+    pytest.param(0, f"fninit; {SET}; fld1", NM, id="between_two"),
+    pytest.param(TS, f"{CLEAR}; fninit; {SET}; {CLEAR}; fld1", None, id="to_and_fro"),
     pytest.param(0, f"fldz; {SET}; {CLEAR}; {SET}; addps xmm0, xmm0", NM, id="sse_too"),
 ]
 
@@ -75,7 +75,7 @@ def test_a_change_of_ts_counts_for_the_next_instruction(bench, bits, code, fault
 
 def test_nm_is_a_fault_that_can_be_repaired(bench):
     """As lazy switching does it: the handler allows the FPU and returns to the same instruction."""
-    bench.start(USER, f"fld1; fstp qword ptr [{DATA + CELL}]", cr0=PE | ET | NE | TS)
+    bench.start(USER, f"fninit; fld1; fstp qword ptr [{DATA + CELL}]", cr0=PE | ET | NE | TS)
     bench.poke(0x9000 + 7, asm("clts; iretd", True))  # over the HLTs of the handlers of #NM and the next ones
     after = bench.run()
     assert after["eip"] == "end"
@@ -84,7 +84,7 @@ def test_nm_is_a_fault_that_can_be_repaired(bench):
 
 # --- unmasked exceptions -------------------------------------------------------------------------------------
 
-DIVIDE = f"mov word ptr [{DATA + CELL}], 0x37b; fldcw [{DATA + CELL}]; fld1; fldz; fdivp"
+DIVIDE = f"fninit; mov word ptr [{DATA + CELL}], 0x37b; fldcw [{DATA + CELL}]; fld1; fldz; fdivp"
 QUIET = ["fnstsw ax", "fnclex", "fninit", f"fnstcw [{DATA + CELL}]", f"fnsave [{AREA}]", FX]
 
 

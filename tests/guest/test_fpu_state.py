@@ -116,8 +116,8 @@ def test_fnstenv_masks_all_errors(bench, mode):
     start(bench, mode, f"fninit; {divide}; fnstenv [{{area}}]; fnstcw [{{cell}}]; fnstsw ax; fwait; fld1")
     after = bench.run()
     assert after["eip"] == "end"
-    assert (bench.word(DATA + AREA, 2), bench.word(DATA + AREA + 4, 2)) == (0x37B, 0xB884)
-    assert (bench.word(DATA + CELL, 2), after["eax"] & 0xFFFF) == (0x37F, 0x3804)
+    assert (bench.word(DATA + AREA, 2), bench.word(DATA + AREA + 4, 2)) == (0x37B, 0xB084)
+    assert (bench.word(DATA + CELL, 2), after["eax"] & 0xFFFF) == (0x37F, 0x3004)
 
 
 SPECIAL = [  # ten bytes of a register, its tag (SDM Vol. 1, "x87 FPU Tag Word")
@@ -358,7 +358,10 @@ def test_under_ignne_instructions_do_not_mind_the_error(bench, mode):
     without_ne(bench, mode, f"{DIVIDE}; fwait; fld1; fnstsw ax")
     bench.board.ignores_x87_errors = True
     after = bench.run()
-    assert (after["eip"], after["eax"] & 0xFFFF) == ("end", 0xB084)  # ZE, ES and B are still there, top is 6
+    assert (after["eip"], after["eax"] & 0xFFFF) == (
+        "end",
+        0xA884,
+    )  # ZE, ES and B are still there; FDIVP has not popped
 
 
 @pytest.mark.parametrize("clear", ["fnclex", "fninit", "fnsave [{area}]"])
@@ -426,4 +429,4 @@ def test_zero_by_zero_is_no_division_by_zero(bench):
 def test_condition_codes_need_no_exit(bench, test):
     with_operands(bench, P32[3], f"fcompp; fnstsw ax; {test}; nop", ONE, THREE)
     assert bench.run()["eax"] >> 8 & 0x45 == 0x01
-    assert bench.engine.stats.exits["prepare"] == 1  # FNINIT's
+    assert bench.engine.stats.exits["prepare"] == 0

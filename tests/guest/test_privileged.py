@@ -225,8 +225,8 @@ def test_paging_without_protection_is_refused(run_guest, mode):
 def test_clts_clears_ts_and_fpu_works_again(run_guest, mode):
     cr0 = 0x1A if mode.kind == "real" else 0x1B
     before, after = run_guest(
-        b"\x0f\x06\xd9\xe8\xdd\xd8", mode, cr0=cr0, eflags=pattern(mode, 1)
-    )  # clts; fld1; fstp st0
+        b"\x0f\x06\xdb\xe3\xd9\xe8\xdd\xd8", mode, cr0=cr0, eflags=pattern(mode, 1)
+    )  # clts; fninit; fld1; fstp st0
     assert after == before | {"cr0": cr0 & ~8}
 
 

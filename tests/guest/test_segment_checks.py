@@ -413,6 +413,7 @@ def test_an_x87_error_comes_before_the_fault_of_the_operand(used_bench, mode):
         state = used_bench.vcpu.state.buffer
         state[hw.FPU_CONTROL : hw.FPU_CONTROL + 2] = control.to_bytes(2, "little")
         state[hw.FPU_STATUS : hw.FPU_STATUS + 2] = bytes(2)
+        state[hw.FPU_TAGS : hw.FPU_TAGS + 8] = b"\1" * 8
         assert used_bench.run()["fault"][0] == vector
 
 

@@ -17,10 +17,9 @@ from bt.tables import repeats, waits
 from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Cr0, Cr4, Eflags, Reg, Seg
-from vmm.cpu import limits
+from vmm.cpu import fpu, limits
 from vmm.cpu.operands import effective_offset, read_rm
 from vmm.cpu.vcpu import Vcpu
-from vmm.hw import state as hw
 
 _MASKS: Final = {2: 0xFFFF, 4: MASK32}
 _DF: Final = int(Eflags.DF)
@@ -29,7 +28,6 @@ _SS: Final = int(Seg.SS)
 _ESP: Final = int(Reg.ESP)
 _EBP: Final = int(Reg.EBP)
 _FPU_OFF: Final = int(Cr0.EM | Cr0.TS)
-_X87_EXCEPTIONS: Final = 0x3F
 _X87: Final = range(0xD8, 0xE0)
 _SIMD: Final = frozenset(
     at
@@ -67,7 +65,7 @@ def check_all(vcpu: Vcpu, insn: Insn) -> int | None:
     """
     if _is_unavailable(vcpu, insn):
         return None  # #NM or #UD comes first
-    if waits(insn) and _has_x87_error(vcpu):
+    if waits(insn) and fpu.waiting_errors(vcpu):
         return None  # #MF does
     if repeats(insn):
         done = _iterations_allowed(vcpu, insn)
@@ -143,13 +141,6 @@ def places(vcpu: Vcpu, insn: Insn) -> Iterator[Place]:
         else:
             seg, offset = _located(vcpu, insn, access)
             yield Place(seg, offset, access.size, access.write)
-
-
-def _has_x87_error(vcpu: Vcpu) -> bool:
-    """Is there an x87 exception that is not masked? (SDM Vol. 1, "x87 FPU Status Register")"""
-    state = vcpu.state.buffer
-    status, control = (int.from_bytes(state[at : at + 2], "little") for at in (hw.FPU_STATUS, hw.FPU_CONTROL))
-    return bool(status & ~control & _X87_EXCEPTIONS)
 
 
 # --- addresses ------------------------------------------------------------------------------------------------------

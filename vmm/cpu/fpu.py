@@ -2,13 +2,13 @@
 
 The processor below keeps most of it. What it does not keep as the SDM has it: the opcode, and, where guest code is
 translated, the address of the last x87 instruction: `settle` takes that from the engine. An address that is the
-guest's own is marked by a bit that no instruction pointer has. MXCSR shows no error there: errors gather elsewhere.
+guest's own is marked by a bit that no instruction pointer has.
 
 Source: Intel SDM Vol. 1, "x87 FPU Instruction and Operand (Data) Pointers", "Last Instruction Opcode", "Saving the x87
 FPU State with FSTENV/FNSTENV and FSAVE/FNSAVE", figures "Protected Mode x87 FPU State Image in Memory, 32-Bit Format"
 to "Real Mode x87 FPU State Image in Memory, 16-Bit Format"; Vol. 2A, "FXSAVE - Save x87 FPU, MMX Technology, and SSE
 State", "FSTENV/FNSTENV"; Vol. 1, "MXCSR Control and Status Register". What reserved fields get is not in the SDM:
-ones in the upper halves of the 32-bit image, as P6 processors store them.
+ones in the upper halves of the 32-bit image, as P6 processors store them. ES and B are made when somebody looks.
 """
 
 import struct
@@ -18,44 +18,36 @@ from typing import Final
 from bt.decode import Insn
 from vmm.arch.exceptions import GuestFault, Vector, gp, ud
 from vmm.arch.layout import MASK32
-from vmm.arch.registers import Cr0, Cr4
-from vmm.cpu.operands import linear_address
+from vmm.arch.registers import Cr0, Cr4, Seg
+from vmm.cpu.operands import effective_offset, linear_address
 from vmm.cpu.vcpu import Vcpu
 from vmm.hw import state as hw
+from vmm.hw.x87_code import CONTROL_BITS, CONTROL_ONES
 
 _EM: Final = int(Cr0.EM)
 _TS: Final = int(Cr0.TS)
 _OSFXSR: Final = int(Cr4.OSFXSR)
 _USER_RING: Final = 3
 ERROR_MASKS: Final = 0x3F
-GATHERED: Final = 0x3D
-"""IE, ZE, OE, UE and PE, in the status word and in the engine."""
-_SUMMARY: Final = 0x0080
-SUMMARY_AND_BUSY: Final = 0x8080
+"""In the control word; in the status word, the errors."""
+_SUMMARY_AND_BUSY: Final = 0x8080
+_TOP_BITS: Final = 0x3800
+_TOP_SHIFT: Final = 11
 _MASK16: Final = 0xFFFF
 _HIGH_ONES: Final = 0xFFFF_0000
 _OWN_IP: Final = 1 << 63
 """In the engine's FPU instruction pointer: it is the guest's, not one of the cache."""
 
-_MXCSR: Final = hw.MXCSR >> 2
 _IP: Final = hw.FPU_IP >> 3
 _DP: Final = hw.FPU_DP >> 3
 MXCSR_BITS: Final = 0xFFFF
 """MXCSR_MASK, as the processor below has it in FXSAVE: denormals-are-zeros is there."""
-_MXCSR_MASKS: Final = 0x1F80
-_MXCSR_MASKS_SHIFT: Final = 7
-_MXCSR_ERRORS: Final = 0x3F
-_UE_AND_PE: Final = 0x30
-_FLUSHED: Final = 0x80
-"""In the engine's gathered errors: a result was flushed to zero."""
-_BEFORE_ROUNDING: Final = 0x07
-"""IE, DE and ZE are found before there is a result; then OE, UE and PE are not looked for."""
 
 _FX_SIZE: Final = 512
 _FX_ALIGNMENT: Final = 16
-_FX_STATUS: Final = 2
 _FX_OPCODE: Final = 6
 _REGISTERS: Final = 8
+_TAG_EMPTY: Final = 3
 
 
 # --- whether the instruction may run at all -------------------------------------------------------------------------
@@ -102,6 +94,15 @@ def opcode_of(insn: Insn) -> int:
     return (insn.opcode & 7) << 8 | insn.modrm
 
 
+def point_at(vcpu: Vcpu, insn: Insn) -> None:
+    """Say that this was the last x87 instruction, and what its operand in memory was, if it has one."""
+    set_instruction(vcpu, insn.eip, opcode_of(insn))
+    _set_word(vcpu, hw.FPU_CS, vcpu.selector(Seg.CS))
+    if not insn.is_register_form:
+        vcpu.state.q[_DP] = effective_offset(vcpu, insn.memory)
+        _set_word(vcpu, hw.FPU_DS, vcpu.selector(insn.memory.segment))
+
+
 def _word(vcpu: Vcpu, at: int) -> int:
     return int.from_bytes(vcpu.state.buffer[at : at + 2], "little")
 
@@ -128,50 +129,55 @@ def _load_pointers(vcpu: Vcpu, values: tuple[int, int, int, int, int]) -> None:
 # --- errors of x87 --------------------------------------------------------------------------------------------------
 
 
-def show_errors(vcpu: Vcpu) -> None:
-    """Let the status word show the errors that have gathered in the engine since FNCLEX or FNINIT.
+def waiting_errors(vcpu: Vcpu) -> int:
+    """The errors in the status word that the control word lets through: #MF at the next instruction that waits.
 
-    The engine itself shows ZE alone, and that for 0/0, too. Limits: DE is not among them. What is unmasked is found
-    only here, and so raises no #MF before. Source: SDM Vol. 1, "x87 FPU Status Register".
+    Bits ES and B are made from them when somebody looks. Source: SDM Vol. 1, "x87 FPU Status Register".
     """
-    status = _word(vcpu, hw.FPU_STATUS) & ~GATHERED | vcpu.state.buffer[hw.FPU_ERRORS] & GATHERED
-    _set_word(vcpu, hw.FPU_STATUS, status & ~SUMMARY_AND_BUSY)
-    show_error(vcpu)
+    return _word(vcpu, hw.FPU_STATUS) & ~_word(vcpu, hw.FPU_CONTROL) & ERROR_MASKS
 
 
-def is_true_error(vcpu: Vcpu) -> bool:
-    """Whether the error that the engine has met is one: it takes 0/0 for a division by zero."""
-    show_errors(vcpu)
-    return has_error(vcpu)
+def hide_errors(vcpu: Vcpu) -> int:
+    """Take the errors that wait out of the status word, for one instruction that does not mind them. Returns them."""
+    errors = waiting_errors(vcpu)
+    _set_word(vcpu, hw.FPU_STATUS, _word(vcpu, hw.FPU_STATUS) & ~errors)
+    return errors
 
 
-def clear_errors(vcpu: Vcpu, insn: Insn) -> None:
-    """FNCLEX and FNINIT, as far as the engine does not do it."""
-    require_fpu(vcpu)
-    vcpu.state.buffer[hw.FPU_ERRORS] = 0
+def show_errors(vcpu: Vcpu, errors: int) -> None:
+    """Put errors into the status word."""
+    _set_word(vcpu, hw.FPU_STATUS, _word(vcpu, hw.FPU_STATUS) | errors)
 
 
-def fnstsw(vcpu: Vcpu, insn: Insn) -> None:
-    """FNSTSW, before the processor below does it."""
-    require_fpu(vcpu)
-    show_errors(vcpu)
+def summarise(vcpu: Vcpu) -> None:
+    """Let ES and B in the engine's status word, and what is reserved in its control word, be what they are."""
+    control, status = _words(vcpu)
+    _set_word(vcpu, hw.FPU_CONTROL, control)
+    _set_word(vcpu, hw.FPU_STATUS, status & ~_TOP_BITS)
 
 
-def has_error(vcpu: Vcpu) -> bool:
-    """Is the error summary bit set?"""
-    return bool(_word(vcpu, hw.FPU_STATUS) & _SUMMARY)
+# --- all of x87, for an instruction that is executed elsewhere ------------------------------------------------------
 
 
-def hide_error(vcpu: Vcpu) -> None:
-    """Clear the error summary, so that nothing waits for the error."""
-    _set_word(vcpu, hw.FPU_STATUS, _word(vcpu, hw.FPU_STATUS) & ~SUMMARY_AND_BUSY)
+def image_of(vcpu: Vcpu) -> bytes:
+    """Registers and words as FNSAVE stores them in the 32-bit format of protected mode, without pointers."""
+    control, status = _words(vcpu)
+    empty = vcpu.state.buffer[hw.FPU_TAGS : hw.FPU_TAGS + _REGISTERS]
+    tags = sum(_TAG_EMPTY << 2 * number for number in range(_REGISTERS) if empty[number])
+    top, registers = vcpu.state.buffer[hw.FPU_TOP] & 7, _registers(vcpu)
+    return struct.pack("<3I16x", control, status, tags) + b"".join(registers[top:] + registers[:top])
 
 
-def show_error(vcpu: Vcpu) -> None:
-    """Set the error summary again if an unmasked error is still there."""
-    status = _word(vcpu, hw.FPU_STATUS)
-    if status & ~_word(vcpu, hw.FPU_CONTROL) & ERROR_MASKS:
-        _set_word(vcpu, hw.FPU_STATUS, status | SUMMARY_AND_BUSY)
+def load_image(vcpu: Vcpu, image: bytes) -> None:
+    """Take registers, tags and the status word out of such an image."""
+    _, status, tags = struct.unpack_from("<H2xH2xH", image)
+    top, buffer = status >> _TOP_SHIFT & 7, vcpu.state.buffer
+    _set_word(vcpu, hw.FPU_STATUS, status & ~(_TOP_BITS | _SUMMARY_AND_BUSY))
+    buffer[hw.FPU_TOP] = top
+    for number in range(_REGISTERS):
+        buffer[hw.FPU_TAGS + number] = tags >> 2 * number & 3 == _TAG_EMPTY
+        at = hw.FPU_REGISTERS + 16 * (top + number & _REGISTERS - 1)
+        buffer[at : at + 10] = image[28 + 10 * number : 38 + 10 * number]
 
 
 # --- FNSTENV, FNSAVE ------------------------------------------------------------------------------------------------
@@ -195,14 +201,17 @@ def _registers(vcpu: Vcpu) -> list[bytes]:
 def _words(vcpu: Vcpu) -> tuple[int, int]:
     """Control and status word."""
     top = vcpu.state.buffer[hw.FPU_TOP] & 7
-    return _word(vcpu, hw.FPU_CONTROL), _word(vcpu, hw.FPU_STATUS) & ~0x3800 | top << 11
+    summary = _SUMMARY_AND_BUSY if waiting_errors(vcpu) else 0
+    status = _word(vcpu, hw.FPU_STATUS) & ~(_TOP_BITS | _SUMMARY_AND_BUSY)
+    control = _word(vcpu, hw.FPU_CONTROL) & CONTROL_BITS | CONTROL_ONES
+    return control, status | summary | top << _TOP_SHIFT
 
 
 def _environment(vcpu: Vcpu, size: int) -> bytes:
     """The image of FNSTENV: 14 or 28 bytes by the operand size."""
     control, status = _words(vcpu)
     empty = vcpu.state.buffer[hw.FPU_TAGS : hw.FPU_TAGS + _REGISTERS]
-    tags = sum((3 if empty[n] else _tag(each)) << 2 * n for n, each in enumerate(_registers(vcpu)))
+    tags = sum((_TAG_EMPTY if empty[n] else _tag(each)) << 2 * n for n, each in enumerate(_registers(vcpu)))
     opcode, ip, cs, dp, ds = _pointers(vcpu)
     if vcpu.is_protected and not vcpu.is_v86:
         if size == 2:
@@ -229,19 +238,15 @@ def _store(vcpu: Vcpu, insn: Insn, image: bytes) -> None:
 def fnstenv(vcpu: Vcpu, insn: Insn) -> None:
     """FNSTENV: store the environment, then mask all errors."""
     require_fpu(vcpu)
-    show_errors(vcpu)
     _store(vcpu, insn, _environment(vcpu, insn.operand_size))
     _set_word(vcpu, hw.FPU_CONTROL, _word(vcpu, hw.FPU_CONTROL) | ERROR_MASKS)
-    hide_error(vcpu)
 
 
 def fnsave(vcpu: Vcpu, insn: Insn) -> None:
     """FNSAVE without the FNINIT at its end: the environment, then the stack from its top."""
     require_fpu(vcpu)
-    show_errors(vcpu)
     top, registers = vcpu.state.buffer[hw.FPU_TOP] & 7, _registers(vcpu)
     _store(vcpu, insn, _environment(vcpu, insn.operand_size) + b"".join(registers[top:] + registers[:top]))
-    vcpu.state.buffer[hw.FPU_ERRORS] = 0
 
 
 # --- FLDENV, FRSTOR -------------------------------------------------------------------------------------------------
@@ -256,7 +261,6 @@ def fldenv(vcpu: Vcpu, insn: Insn) -> None:
     count = environment + (0 if insn.name == "fldenv" else 10 * _REGISTERS)
     image = vcpu.memory.read_bytes(at, count, vcpu.cpl == _USER_RING)
     _load_pointers(vcpu, _pointers_in(vcpu, image[:environment], size))
-    vcpu.state.buffer[hw.FPU_ERRORS] = image[size] & GATHERED
 
 
 def _pointers_in(vcpu: Vcpu, image: bytes, size: int) -> tuple[int, int, int, int, int]:
@@ -274,8 +278,7 @@ def fxsave(vcpu: Vcpu, insn: Insn) -> None:
     """FXSAVE, before the processor below does it."""
     require_fpu(vcpu)
     check_alignment(vcpu, insn)
-    show_errors(vcpu)
-    fold_errors(vcpu)
+    summarise(vcpu)
 
 
 def add_pointers(vcpu: Vcpu, insn: Insn) -> None:
@@ -291,78 +294,17 @@ def fxrstor(vcpu: Vcpu, insn: Insn) -> None:
     check_alignment(vcpu, insn)
     image = vcpu.memory.read_bytes(linear_address(vcpu, insn.memory), _FX_SIZE, vcpu.cpl == _USER_RING)
     opcode, ip, cs, dp, ds, mxcsr = struct.unpack_from("<HIHxxIHxxI", image, _FX_OPCODE)
-    if vcpu.cr4 & _OSFXSR:
-        _check_mxcsr(vcpu, mxcsr)
-    _load_pointers(vcpu, (opcode & 0x7FF, ip, cs, dp, ds))
-    vcpu.state.buffer[hw.FPU_ERRORS] = image[_FX_STATUS] & GATHERED
-
-
-def stmxcsr(vcpu: Vcpu, insn: Insn) -> None:
-    """STMXCSR."""
-    require_sse(vcpu)
-    fold_errors(vcpu)
-    _store(vcpu, insn, vcpu.state.d[_MXCSR].to_bytes(4, "little"))
-
-
-def ldmxcsr(vcpu: Vcpu, insn: Insn) -> None:
-    """LDMXCSR, before the processor below does it."""
-    require_sse(vcpu)
-    _check_mxcsr(vcpu, vcpu.memory.read(linear_address(vcpu, insn.memory), 4, vcpu.cpl == _USER_RING))
-
-
-def _check_mxcsr(vcpu: Vcpu, value: int) -> None:
-    """#GP(0) for a reserved bit. What errors there were is overwritten; and it counts at once what gets masked."""
-    if value & ~MXCSR_BITS:
+    if vcpu.cr4 & _OSFXSR and mxcsr & ~MXCSR_BITS:
         raise gp()
-    vcpu.state.buffer[hw.SSE_ERRORS] = 0
-    vcpu.state.d[_MXCSR] = value
+    _load_pointers(vcpu, (opcode & 0x7FF, ip, cs, dp, ds))
 
 
 PREPARATIONS: Final[Mapping[str, Callable[[Vcpu, Insn], None]]] = {
     "fldenv": fldenv,
-    "fnclex": clear_errors,
-    "fninit": clear_errors,
     "fnsave": fnsave,
     "fnstenv": fnstenv,
-    "fnstsw": fnstsw,
     "frstor": fldenv,
     "fxrstor": fxrstor,
     "fxsave": fxsave,
-    "ldmxcsr": ldmxcsr,
-    "stmxcsr": stmxcsr,
 }
 """By mnemonic: what the VMM has to do before the rest of the instruction runs by itself."""
-
-
-# --- errors of SSE --------------------------------------------------------------------------------------------------
-
-
-def take_errors(vcpu: Vcpu) -> int:
-    """The errors that have gathered in the engine, as bits of MXCSR; it forgets them.
-
-    Limits: DE is not among them. Source: SDM Vol. 1, "Flush-To-Zero": UE and PE for a result that was flushed.
-    """
-    errors = vcpu.state.buffer[hw.SSE_ERRORS]
-    vcpu.state.buffer[hw.SSE_ERRORS] = 0
-    return errors & _MXCSR_ERRORS | (_UE_AND_PE if errors & _FLUSHED else 0)
-
-
-def fold_errors(vcpu: Vcpu) -> None:
-    """Move the errors that have gathered in the engine into MXCSR."""
-    vcpu.state.d[_MXCSR] |= take_errors(vcpu)
-
-
-def lets_errors_through(mxcsr: int) -> bool:
-    """Is an error unmasked?"""
-    return mxcsr & _MXCSR_MASKS != _MXCSR_MASKS
-
-
-def unmasked(mxcsr: int, errors: int) -> int:
-    """Which of an instruction's errors MXCSR lets through; those that need a result only if no other one does."""
-    let_through = errors & ~(mxcsr >> _MXCSR_MASKS_SHIFT)
-    return let_through & _BEFORE_ROUNDING or let_through
-
-
-def shown(errors: int, cause: int) -> int:
-    """Which errors MXCSR shows when some of them, the `cause`, are unmasked."""
-    return errors & _BEFORE_ROUNDING if cause & _BEFORE_ROUNDING else errors

@@ -26,7 +26,6 @@ from vmm.arch.exceptions import gp
 from vmm.arch.layout import MASK32, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Slot
 from vmm.arch.registers import Cr0, Eflags, Seg
 from vmm.cpu.breakpoints import watches_data
-from vmm.cpu.fpu import lets_errors_through
 from vmm.cpu.hole import DEFAULT_HOLE, KERNEL_CACHE_SIZE, LOOKUP_SIZE, USER_CACHE_SIZE
 from vmm.cpu.shadow import ShadowTables
 from vmm.cpu.vcpu import DESC_B, STALE_ALL, STALE_PAGE
@@ -49,7 +48,6 @@ _SS: Final = int(Seg.SS)
 _USER_RING: Final = 3
 _SHORTAGE: Final = Slot.SHORTAGE >> 2
 _LIMIT: Final = Slot.LIMIT >> 2
-_MXCSR: Final = hw.MXCSR >> 2
 _FLAGS: Final = Slot.FLAGS >> 2
 _AM: Final = int(Cr0.AM)
 _AC: Final = int(Eflags.AC)
@@ -100,9 +98,6 @@ class TranslatedCode:
         bits = (4 if flags[_CS] & DESC_B else 0) | (8 if flags[_SS] & DESC_B else 0)
         if cpl and vcpu.iopl == _USER_RING:
             bits |= 16
-        simd_errors = lets_errors_through(vcpu.state.d[_MXCSR])
-        if simd_errors:
-            bits |= 128
         odd_bases = physical.has_odd_base(vcpu)
         if odd_bases:
             bits |= 256
@@ -117,7 +112,7 @@ class TranslatedCode:
         if space is None:
             context = Context(
                 Mode(mode), cpl, bool(bits & 4), bool(bits & 8), bool(bits & 16), stops, segments, code_limit,
-                simd_errors, odd_bases, looks,
+                odd_bases, looks,
             )  # fmt: skip
             try:
                 space = self.cache.space(key[0], context)

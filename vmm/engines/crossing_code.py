@@ -1,8 +1,5 @@
 """Host code that carries out what is known of a switch of rings: see `crossings.py`, whose records it reads.
 
-And what is to be done before FNSTSW, which is as frequent: errors come out of the engine into the status word (see
-`vmm.cpu.fpu.show_errors`), unless one is unmasked.
-
 It runs at an exit, on the state that the exit has saved, and returns 1 if it has brought that to the other side. All
 conditions are looked at before anything changes; if one does not hold, it returns 0 and Python goes on as if nobody had
 been here. Guest memory is found through the shadow tables, with the rights that these give: what they do not map, or
@@ -16,8 +13,7 @@ from enum import IntEnum
 from typing import Final
 
 from vmm.arch.layout import Slot
-from vmm.arch.registers import ARITHMETIC, Eflags, Reg, Seg
-from vmm.cpu.fpu import ERROR_MASKS, GATHERED, SUMMARY_AND_BUSY
+from vmm.arch.registers import ARITHMETIC, Eflags, Reg
 from vmm.cpu.hole import HOLE_SIZE
 from vmm.hw import state as hw
 from vmm.hw.cpu import EFLAGS_REGISTER
@@ -75,11 +71,9 @@ class Kind(IntEnum):
     INT = 1
     SYSEXIT = 2
     IRET = 3
-    FNSTSW = 4
 
 
 _ESP: Final = 8 * (hw.Q_REGS + int(Reg.ESP))
-_CS_BASE: Final = 4 * (hw.D_SEGS + int(Seg.CS) * hw.SEG_WORDS + hw.SEG_BASE)
 _FRAME: Final = 20
 _DATA_FLAGS: Final = ARITHMETIC | int(Eflags.DF)
 _PAGE_FLAGS: Final = int(Eflags.IOPL | Eflags.AC | Eflags.ID)
@@ -108,8 +102,6 @@ CROSSING: Final = f"""
     je slow
     cmp eax, [rbp + {Field.KEY:d}]
     jne slow
-    cmp dword ptr [rbp + {Field.KIND:d}], {Kind.FNSTSW:d}
-    je status
 
     lea rsi, [rbp + {Field.LISTS:d}]
     mov ecx, [rbp + {Field.CONDITIONS:d}]
@@ -276,26 +268,6 @@ store:
     jne store
     inc qword ptr [rbp + {Field.COUNT:d}]
     mov [r13 + {Cell.LATEST:d}], rbp
-    mov eax, 1
-    jmp out
-
-status:
-    cmp dword ptr [r12 + {_CS_BASE}], 0
-    jne slow
-    test dword ptr [r12 + {4 * hw.D_HFLAGS}], {hw.HF_EM | hw.HF_TS:#x}
-    jne slow
-    movzx eax, word ptr [r12 + {hw.FPU_STATUS}]
-    movzx ecx, byte ptr [r12 + {hw.FPU_ERRORS}]
-    and eax, {0xFFFF & ~(GATHERED | SUMMARY_AND_BUSY):#x}
-    and ecx, {GATHERED:#x}
-    or eax, ecx
-    movzx ecx, word ptr [r12 + {hw.FPU_CONTROL}]
-    not ecx
-    and ecx, eax
-    test ecx, {ERROR_MASKS:#x}
-    jne slow
-    mov word ptr [r12 + {hw.FPU_STATUS}], ax
-    inc qword ptr [rbp + {Field.COUNT:d}]
     mov eax, 1
     jmp out
 

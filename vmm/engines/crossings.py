@@ -49,7 +49,6 @@ _FIXED: Final = int(Eflags.TF | Eflags.NT | Eflags.VM | Eflags.VIF | Eflags.VIP 
 """RF is not among them: every fault's frame has it, and without breakpoints it means nothing."""
 _ATTRIBUTES: Final = 0x00D0_FF00
 """Of a hidden segment register's flags: without base and limit, and without what marks native loads."""
-_MXCSR_MASKS: Final = 0x1F80
 _BREAKPOINTS: Final = 0xFF
 _DR7: Final = 7
 _FRAME: Final = 20
@@ -171,15 +170,6 @@ class Crossings:
 
     # --- learning --------------------------------------------------------------------------------------
 
-    def learn_status(self, insn: Insn, key: int) -> None:
-        """What the VMM does before this FNSTSW is for host code from now on."""
-        if self._vcpu.base(_CS):
-            return
-        record = self._records.get(key) or self._new(key)
-        record.name = insn.name
-        record.words[Field.KEY >> 2], record.words[Field.KIND >> 2] = key, Kind.FNSTSW
-        self._table[key >> 1 & TABLE_SIZE - 1] = record.address
-
     def look(self, name: str, insn: Insn, key: int) -> Start | None:
         """Before an instruction is carried out in the usual way: what it depends on; None if it is not worth it."""
         vcpu, kind = self._vcpu, KINDS[name]
@@ -210,7 +200,6 @@ class Crossings:
         d, page = self._vcpu.state.d, self._vcpu.page
         for at in (hw.D_HFLAGS, *(hw.D_SEGS + seg * hw.SEG_WORDS + hw.SEG_BASE for seg in (_CS, _SS, _DS, _ES))):
             yield self._state(at), MASK32, d[at]
-        yield self._state(hw.MXCSR >> 2), _MXCSR_MASKS, d[hw.MXCSR >> 2] & _MXCSR_MASKS
         for seg in _DATA:
             at = hw.D_SEGS + seg * hw.SEG_WORDS
             flags = d[at + hw.SEG_FLAGS] & _ATTRIBUTES

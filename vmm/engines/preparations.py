@@ -10,8 +10,7 @@ from bt.cache import Block
 from bt.decode import Insn
 from bt.emit import Site
 from bt.looks import ALIGNMENT, DATA
-from bt.simd import BEHIND_ARITHMETIC, BEHIND_STATE, LOOK_AT_ACCESSES, LOOK_AT_ADDRESS, STATE
-from vmm.arch.exceptions import GuestFault, Vector, ud
+from bt.simd import BEHIND_STATE, LOOK_AT_ACCESSES, LOOK_AT_ADDRESS, STATE
 from vmm.arch.layout import MASK32
 from vmm.arch.registers import Cr4
 from vmm.cpu import breakpoints, fpu
@@ -36,7 +35,6 @@ class Preparations:
     def __init__(self, vcpu: Vcpu, code: TranslatedCode) -> None:
         self._vcpu, self._code = vcpu, code
         self.struck = 0
-        self._before: tuple[bytes, bytes, bytes, int] = (b"", b"", b"", 0)
         code.before_clearing.append(self.settle)
 
     def prepare(self, site: Site) -> bool:
@@ -48,21 +46,15 @@ class Preparations:
         self.struck = 0
         vcpu.eip = insn.eip
         if what == STATE:
-            before = vcpu.state.d[_MXCSR]
             self.settle()
             fpu.PREPARATIONS[insn.name](vcpu, insn)
-            return fpu.lets_errors_through(vcpu.state.d[_MXCSR]) != fpu.lets_errors_through(before)
-        if what == BEHIND_STATE:
+        elif what == BEHIND_STATE:
             fpu.add_pointers(vcpu, insn)
         elif what == LOOK_AT_ADDRESS:
             fpu.require_sse(vcpu)
             fpu.check_alignment(vcpu, insn)
         elif what == LOOK_AT_ACCESSES:
             return self._look_at_accesses(insn)
-        elif what == BEHIND_ARITHMETIC:
-            self._look_for_errors()
-        else:
-            self._remember()
         return False
 
     def _look_at_accesses(self, insn: Insn) -> bool:
@@ -75,30 +67,6 @@ class Preparations:
         if looks & DATA:
             self.struck = breakpoints.struck(vcpu, runs(vcpu, insn))
         return self.struck != 0
-
-    # --- errors of SSE ----------------------------------------------------------------------------------
-
-    def _remember(self) -> None:
-        vcpu = self._vcpu
-        buffer = vcpu.state.buffer
-        fpu.fold_errors(vcpu)
-        self._before = bytes(buffer[_GENERAL]), bytes(buffer[_XMM]), bytes(buffer[_X87]), vcpu.fold_flags()
-
-    def _look_for_errors(self) -> None:
-        """An unmasked error: as if the instruction had not been carried out, but for the flags in MXCSR.
-
-        Source: SDM Vol. 1, "Handling SIMD Floating-Point Exceptions in Software"; #UD without CR4.OSXMMEXCPT.
-        """
-        vcpu = self._vcpu
-        errors, mxcsr = fpu.take_errors(vcpu), vcpu.state.d[_MXCSR]
-        cause = fpu.unmasked(mxcsr, errors)
-        vcpu.state.d[_MXCSR] = mxcsr | fpu.shown(errors, cause)
-        if not cause:
-            return
-        buffer = vcpu.state.buffer
-        buffer[_GENERAL], buffer[_XMM], buffer[_X87], flags = self._before
-        vcpu.set_arithmetic(flags)
-        raise GuestFault(Vector.XF) if vcpu.cr4 & _OSXMMEXCPT else ud()
 
     # --- pointers of the x87 FPU ------------------------------------------------------------------------
 

@@ -25,15 +25,15 @@ _REPEATS: Final = (0xF2, 0xF3)
 class Step:
     """One instruction under way: what to undo and to deliver when it is done.
 
-    `trap`: the single-step trap follows. `debug`: so does a #DB for these bits of DR6. `ignores_error`: it does not see
-    the x87 error that waits. `repeated` is the instruction as the guest has it when it runs one iteration at a time,
-    without its REP prefix.
+    `trap`: the single-step trap follows. `debug`: so does a #DB for these bits of DR6. `hidden_errors`: x87 errors that
+    wait, and that it does not see. `repeated` is the instruction as the guest has it when it runs one iteration at a
+    time, without its REP prefix.
     """
 
     pages: list[DevicePage]
     trap: bool = False
     repeated: Insn | None = None
-    ignores_error: bool = False
+    hidden_errors: int = 0
     debug: int = 0
 
 

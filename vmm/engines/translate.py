@@ -14,8 +14,7 @@ from bt.accesses import modifies
 from bt.cache import Block, Entrance
 from bt.decode import Insn
 from bt.emit import CALLOUT_VECTOR, CHECKED, FLAGS, MISALIGNED, S0, S2, STORES, Site, SiteKind
-from bt.simd import STATE
-from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp
+from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp, ud
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
 from vmm.arch.registers import Cr0, Cr4, Eflags, Reg, Seg
 from vmm.cpu import callouts, fpu
@@ -25,6 +24,7 @@ from vmm.cpu.events import EventKind
 from vmm.cpu.shadow import Fill
 from vmm.cpu.shadow_gdt import ShadowGdt
 from vmm.cpu.vcpu import STALE_ALL
+from vmm.cpu.x87 import x87
 from vmm.engines import physical
 from vmm.engines.code import TranslatedCode
 from vmm.engines.crossing_code import Cell
@@ -42,12 +42,15 @@ from vmm.engines.steps import Step, Stepper
 from vmm.errors import Unmodelled
 from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
+from vmm.hw.host_fpu import EXITS, TRAPS
+from vmm.hw.traps import Q_TRAPS, Trap
 from vmm.hw.tsc import count_host_time
 
 _TF: Final = int(Eflags.TF)
 _RF: Final = int(Eflags.RF)
 _NE: Final = int(Cr0.NE)
 _TSD: Final = int(Cr4.TSD)
+_OSXMMEXCPT: Final = int(Cr4.OSXMMEXCPT)
 _FAULT_W: Final = int(PageFault.W)
 _FAULT_I: Final = int(PageFault.I)
 _LATEST: Final = Cell.LATEST // 8
@@ -58,8 +61,6 @@ _CR4: Final = Slot.CR4 >> 2
 _FLAGS: Final = Slot.FLAGS >> 2
 _TSC: Final = Slot.TSC >> 2
 _VM: Final = int(Eflags.VM)
-_MXCSR: Final = hw.MXCSR >> 2
-_MXCSR_MASKS: Final = 0x1F80
 _DR6_BREAKPOINTS: Final = 0xF  # B0 to B3
 _DR7: Final = 7
 _IOPL: Final = int(Eflags.IOPL)
@@ -100,6 +101,7 @@ class TranslateEngine(GuestRunner):
             SiteKind.PREPARE: self._prepare,
         }
         self._sites: tuple[Callable[[Site, Block], None], ...] = tuple(handlers[kind] for kind in SiteKind)
+        self._host_exits = {EXITS[Trap.X87]: self._x87, EXITS[Trap.SIMD]: self._simd_error}
         phys.on_exit = self._on_exit
 
     @classmethod
@@ -129,6 +131,7 @@ class TranslateEngine(GuestRunner):
         """Run until the block limit, HLT, shutdown or a request."""
         self._leave = None
         self._tell_time()
+        self._phys.state.q[Q_TRAPS] = TRAPS
         self._resume()
         self.preempted_after = 0
         self._crossings.enable(self.observer is None)
@@ -185,6 +188,9 @@ class TranslateEngine(GuestRunner):
             self._sites[site.kind](site, block)
         elif vector < 32:
             self._fault(vector, address)
+        elif vector in self._host_exits and (found := self.code.cache.block_at(address)) is not None:
+            self._rewind(found, address)
+            self._host_exits[vector](found)
         else:
             raise Unmodelled(f"exit with vector {vector:#x} at cache address {address:#x}")
         if self._leave is not None:
@@ -383,8 +389,6 @@ class TranslateEngine(GuestRunner):
             return
         if self._step is not None:
             self._step.debug |= self._preparations.struck
-        elif site.target == STATE and site.insn.name == "fnstsw":
-            self._crossings.learn_status(site.insn, block.address + site.offset)
         elif is_alone:
             self._begin_step([], one_iteration=True)
 
@@ -397,42 +401,53 @@ class TranslateEngine(GuestRunner):
         except GuestFault as fault:
             self._inject(fault)
 
-    def _goes_on_with_x87_error(self) -> bool:
-        """An x87 error at `vcpu.eip`: is it none, or not for the guest's #MF? Then what it is for is done.
+    def _simd_error(self, block: Block) -> None:
+        """An SSE instruction with an unmasked error: #XF, or #UD without CR4.OSXMMEXCPT; or LDMXCSR of a reserved bit.
 
-        If it is none, the instruction goes on where it is.
+        Source: SDM Vol. 1, "SIMD Floating-Point Exceptions"; Vol. 2A, "LDMXCSR".
         """
-        if not fpu.is_true_error(self._vcpu):
-            return True
-        if self._vcpu.page[_CR0] & _NE:
-            return False
-        self._report_x87_error()
-        return True
+        if self.code.insn_at(block, self._vcpu.eip).name == "ldmxcsr":
+            self._inject(gp())
+        else:
+            self._inject(GuestFault(Vector.XF) if self._vcpu.page[_CR4] & _OSXMMEXCPT else ud())
 
-    def _report_x87_error(self) -> None:
-        """With CR0.NE clear an instruction that meets an error asserts FERR# and waits for an interrupt, or, under
-        IGNNE#, goes on without minding.
+    def _x87(self, block: Block) -> None:
+        """An x87 or MMX instruction that an error waits for, or an x87 instruction for the VMM."""
+        if fpu.waiting_errors(self._vcpu):
+            self._x87_error()
+        else:
+            insn = self.code.insn_at(block, self._vcpu.eip)
+            self._emulate(Plan(insn, insn.name, x87, is_quiet=False, ends_block=False, segment=None), block)
+
+    def _x87_error(self) -> None:
+        """An error waits at `vcpu.eip`: #MF. With CR0.NE clear it asserts FERR#, and the instruction waits for an
+        interrupt, or, under IGNNE#, goes on without minding.
 
         Source: SDM Vol. 1, "MS-DOS Compatibility Sub-mode"; "MS-DOS Compatibility Sub-mode in the P6 Family".
         """
         vcpu = self._vcpu
+        if vcpu.page[_CR0] & _NE:
+            self._inject(GuestFault(Vector.MF))
+            return
         vcpu.x87_error = True
         step, self._step = self._step, None
         if step is not None:
             self._devices.unmap(step.pages)
-        if self._board.x87_error(True):
-            fpu.hide_error(vcpu)
-            self._begin_step([], trap=step is not None and step.trap)
-            if self._step is not None:
-                self._step.ignores_error = True
+        if not self._board.x87_error(True):
+            vcpu.halted = True
+            self._resume()
             return
-        vcpu.halted = True
-        self._resume()
+        hidden = fpu.hide_errors(vcpu)
+        self._begin_step([], trap=step is not None and step.trap)
+        if self._step is not None:
+            self._step.hidden_errors = hidden
+        else:
+            fpu.show_errors(vcpu, hidden)
 
     def _follow_x87_error(self) -> None:
         """FERR# falls when there is no error any more."""
         vcpu = self._vcpu
-        if self._step is None and not fpu.has_error(vcpu):
+        if self._step is None and not fpu.waiting_errors(vcpu):
             vcpu.x87_error = False
             self._board.x87_error(False)
 
@@ -452,8 +467,6 @@ class TranslateEngine(GuestRunner):
             self._page_fault(state.q[hw.Q_CR + 2] & MASK32, code, block, address)
             return
         self._rewind(block, address)
-        if vector == Vector.MF and self._goes_on_with_x87_error():
-            return
         self._inject(GuestFault(vector, code & 0xFFFF if vector in HAS_ERROR_CODE else None))
 
     def _rewind(self, block: Block, address: int) -> None:
@@ -590,8 +603,7 @@ class TranslateEngine(GuestRunner):
         if step is None:
             raise Unmodelled("the end of a step that never began")
         self._devices.write_back(step.pages)
-        if step.ignores_error:
-            fpu.show_error(self._vcpu)
+        fpu.show_errors(self._vcpu, step.hidden_errors)
         self._vcpu.pending_debug |= step.debug
         if step.repeated is not None:
             self._stepper.count_iteration(step.repeated)
@@ -606,8 +618,7 @@ class TranslateEngine(GuestRunner):
         """Deliver what the guest has earned; a triple fault is for the monitor."""
         if self._step is not None:
             self._devices.unmap(self._step.pages)
-            if self._step.ignores_error:
-                fpu.show_error(self._vcpu)
+            fpu.show_errors(self._vcpu, self._step.hidden_errors)
             self._step = None
         if kind is EventKind.FAULT:  # behind MOV SS: what that struck is lost
             self._vcpu.pending_debug &= ~_DR6_BREAKPOINTS
@@ -667,8 +678,7 @@ class TranslateEngine(GuestRunner):
             self.code.refresh()
         page, cpl = vcpu.page, vcpu.cpl
         flags = page[_FLAGS] & (_IOPL_AND_AC if cpl == _USER_RING else _IOPL) if cpl else 0
-        mxcsr = vcpu.state.d[_MXCSR] & _MXCSR_MASKS
-        control = (page[_CR0], page[_CR4], cpl, flags, vcpu.field_flags & _VM, vcpu.dr[_DR7], mxcsr)
+        control = (page[_CR0], page[_CR4], cpl, flags, vcpu.field_flags & _VM, vcpu.dr[_DR7])
         if control != self._in_force or vcpu.segments_changed:
             before = self.code.space
             self.code.select_space()

@@ -22,6 +22,7 @@ from unicorn import x86_const
 from unicorn.unicorn_py3.unicorn import uclib
 
 import vmm.hw.flags  # what they change is changed before the first processor is made
+import vmm.hw.host_fpu
 import vmm.hw.traps
 import vmm.hw.tsc  # noqa: F401
 from vmm.arch.layout import MASK32

@@ -53,6 +53,8 @@ class Trap(IntFlag):
     ODD_IRET = 1 << 20  # IRET with EFLAGS.NT or outside CPL 0, in protected mode; the exit's vector is that of IRET
     AMD_CALL = 1 << 22  # SYSCALL, SYSRET
     PUSHF_V86 = 1 << 21  # PUSHF in V86, where the engine pushes VM; the exit's vector is that of PUSHF
+    X87 = 1 << 23  # an x87 instruction that the VMM has to carry out: see `vmm.hw.host_fpu`
+    SIMD = 1 << 24  # an SSE instruction with an unmasked error, LDMXCSR of a reserved bit
 
 
 Q_TRAPS: Final = 63

@@ -79,7 +79,7 @@ static void test_timer(void) {
     APIC(DIVIDE) = 0xB; APIC(TIMER) = 0xEE;
     u64 start = rdtsc(); APIC(INITIAL) = 0x10000; while (!count[0xEE]) ; u64 end = rdtsc();
     report("one-shot timer", count[0xEE] == 1 && end - start >= 0x10000);
-    APIC(TIMER) = 0x200ED; APIC(INITIAL) = 200000; while (count[0xED] < 5) ; APIC(INITIAL) = 0; nops();
+    APIC(TIMER) = 0x200ED; APIC(INITIAL) = 10000000; while (count[0xED] < 5) ; APIC(INITIAL) = 0; nops();
     report("periodic timer", count[0xED] >= 5);
     APIC(TIMER) = 0x400EF; wrmsr(DEADLINE, rdmsr(TSC)); nops();
     report("TSC deadline", count[0xEF] == 1 && rdmsr(DEADLINE) == 0);
