@@ -216,6 +216,7 @@ lay_out:
     mov     dr7, eax
     mov     dr6, eax
     mov     cr2, eax
+    fninit                              # a reset leaves eight full registers and all errors unmasked
     mov     edi, RECORD                 # the record: what no test expects
     mov     ecx, 0x40
     mov     eax, 0xEEEEEEEE
