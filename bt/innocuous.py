@@ -63,3 +63,5 @@ INNOCUOUS: Final = frozenset(
     + [f"cmp{predicate}{kind}" for predicate in ["", *_PREDICATES] for kind in ("ps", "ss", "pd", "sd")]
 )
 """Mnemonics without REP, REPE, REPNE or LOCK in front."""
+X87: Final = frozenset([*_X87, "wait"])
+SIMD: Final = INNOCUOUS.difference(_INTEGER, _MMX, X87)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from bt.decode import Insn
+from bt.innocuous import SIMD, X87
 from bt.lock import misplaces_lock
 from bt.tables import ENDS_BLOCK
 from bt.translate import OVERLONG
@@ -29,6 +30,7 @@ from vmm.cpu.operands import (
 from vmm.cpu.ports import Platform, in_, ins, out, outs
 from vmm.cpu.stack_frames import enter
 from vmm.cpu.vcpu import Vcpu
+from vmm.cpu.x87 import simd_error, x87
 
 _EAX: Final = int(Reg.EAX)
 _ECX: Final = int(Reg.ECX)
@@ -509,10 +511,15 @@ class Plan(NamedTuple):
     segment: int | None
 
 
+def _arithmetic(name: str) -> Handler:
+    """What carries out an instruction that comes here only now and then."""
+    return x87 if name in X87 else simd_error if name in SIMD else undefined
+
+
 def plan(insn: Insn) -> Plan:
     """Work out how to carry an instruction out."""
     name = insn.name
     is_quiet = name in QUIET or (name == "mov" and is_quiet_mov(insn))
     segment = data_segment_loaded(insn) if name in SEGMENT_LOADS and not is_quiet else None
-    handler = undefined if misplaces_lock(insn) else HANDLERS.get(name, undefined)
+    handler = undefined if misplaces_lock(insn) else HANDLERS.get(name) or _arithmetic(name)
     return Plan(insn, name, handler, is_quiet, name in ENDS_BLOCK, segment)

@@ -2,7 +2,8 @@
 
 Control registers, descriptor tables, segment loads, far transfers, IRET and the guest's own page tables are the
 processor's business. What leaves is what it does not have, or what belongs to the machine around it: ports, HLT, CPUID,
-counters, MSRs, SYSENTER and SYSEXIT, debug registers, and the INT instructions, for the engine never delivers anything.
+counters, MSRs, SYSENTER and SYSEXIT, debug registers, the INT instructions, for the engine never delivers anything, and
+x87 and SSE instructions that make errors.
 """
 
 from typing import Final
@@ -16,9 +17,10 @@ from vmm.engines.native_state import NativeState
 from vmm.engines.options import EngineOptions
 from vmm.errors import ConfigError, Unmodelled
 from vmm.hw.cpu import PhysicalCpu
+from vmm.hw.host_fpu import TRAPS
 from vmm.hw.traps import EXIT, Trap, set_traps
 
-_ALWAYS: Final = int(
+_ALWAYS: Final = TRAPS | int(
     Trap.IO | Trap.HLT | Trap.CPUID | Trap.TSC | Trap.PMC | Trap.MSR | Trap.FAST_CALL | Trap.DEBUG | Trap.INTERRUPT
 )
 _WINDOW: Final = int(Trap.WINDOW | Trap.IRET | Trap.FAR | Trap.FAR_RETURN)

@@ -22,10 +22,10 @@ from vmm.hw import state as hw
 from vmm.hw.cpu import PhysicalCpu
 from vmm.hw.traps import Trap, set_traps
 
-TRAPS: Final = Trap.IO | Trap.CPUID | Trap.TSC | Trap.PMC | Trap.FAST_CALL | Trap.INTERRUPT
+TRAPS: Final = Trap.IO | Trap.CPUID | Trap.TSC | Trap.PMC | Trap.FAST_CALL | Trap.INTERRUPT | Trap.X87 | Trap.SIMD
 """IO stands for the I/O permission check, TSC and PMC for CR4.TSD and CR4.PCE, FAST_CALL for the VMM's SYSENTER
 registers, INTERRUPT for its gates. CPUID trapped on no processor of the time: the one below is not the one that the
-guest would find on the bare machine."""
+guest would find on the bare machine. X87 and SIMD are errors of arithmetic, faults on the bare machine."""
 
 VMM_LDT: Final = 0xFFF0
 VMM_TSS: Final = 0xFFF8

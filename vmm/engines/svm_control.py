@@ -15,6 +15,7 @@ from typing import Final
 from vmm.arch import vmcb as block
 from vmm.arch.exceptions import Vector
 from vmm.arch.vmcb import Intercept, Vmcb
+from vmm.hw.host_fpu import TRAPS
 from vmm.hw.traps import Trap
 
 _INTERCEPTS: Final = int(
@@ -40,7 +41,7 @@ _CR0, _CR3, _CR4 = (1 << number for number in (0, 3, 4))
 _ALL_DEBUG_REGISTERS: Final = 0xFF
 _NESTED_ENABLE: Final = 1 << 0
 
-ALWAYS: Final = int(
+ALWAYS: Final = TRAPS | int(
     Trap.IO
     | Trap.TSC
     | Trap.FAST_CALL

@@ -14,7 +14,7 @@ from bt.accesses import modifies
 from bt.cache import Block, Entrance
 from bt.decode import Insn
 from bt.emit import CALLOUT_VECTOR, CHECKED, FLAGS, MISALIGNED, S0, S2, STORES, Site, SiteKind
-from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp, ud
+from vmm.arch.exceptions import HAS_ERROR_CODE, GuestFault, PageFault, Vector, gp
 from vmm.arch.layout import MASK32, PAGE_SHIFT, Slot
 from vmm.arch.registers import Cr0, Cr4, Eflags, Reg, Seg
 from vmm.cpu import callouts, fpu
@@ -24,7 +24,6 @@ from vmm.cpu.events import EventKind
 from vmm.cpu.shadow import Fill
 from vmm.cpu.shadow_gdt import ShadowGdt
 from vmm.cpu.vcpu import STALE_ALL
-from vmm.cpu.x87 import x87
 from vmm.engines import physical
 from vmm.engines.code import TranslatedCode
 from vmm.engines.crossing_code import Cell
@@ -50,7 +49,7 @@ _TF: Final = int(Eflags.TF)
 _RF: Final = int(Eflags.RF)
 _NE: Final = int(Cr0.NE)
 _TSD: Final = int(Cr4.TSD)
-_OSXMMEXCPT: Final = int(Cr4.OSXMMEXCPT)
+_ARITHMETIC_EXITS: Final = frozenset(EXITS.values())
 _FAULT_W: Final = int(PageFault.W)
 _FAULT_I: Final = int(PageFault.I)
 _LATEST: Final = Cell.LATEST // 8
@@ -101,7 +100,6 @@ class TranslateEngine(GuestRunner):
             SiteKind.PREPARE: self._prepare,
         }
         self._sites: tuple[Callable[[Site, Block], None], ...] = tuple(handlers[kind] for kind in SiteKind)
-        self._host_exits = {EXITS[Trap.X87]: self._x87, EXITS[Trap.SIMD]: self._simd_error}
         phys.on_exit = self._on_exit
 
     @classmethod
@@ -188,9 +186,8 @@ class TranslateEngine(GuestRunner):
             self._sites[site.kind](site, block)
         elif vector < 32:
             self._fault(vector, address)
-        elif vector in self._host_exits and (found := self.code.cache.block_at(address)) is not None:
-            self._rewind(found, address)
-            self._host_exits[vector](found)
+        elif vector in _ARITHMETIC_EXITS and (found := self.code.cache.block_at(address)) is not None:
+            self._arithmetic(vector, found, address)
         else:
             raise Unmodelled(f"exit with vector {vector:#x} at cache address {address:#x}")
         if self._leave is not None:
@@ -401,23 +398,13 @@ class TranslateEngine(GuestRunner):
         except GuestFault as fault:
             self._inject(fault)
 
-    def _simd_error(self, block: Block) -> None:
-        """An SSE instruction with an unmasked error: #XF, or #UD without CR4.OSXMMEXCPT; or LDMXCSR of a reserved bit.
-
-        Source: SDM Vol. 1, "SIMD Floating-Point Exceptions"; Vol. 2A, "LDMXCSR".
-        """
-        if self.code.insn_at(block, self._vcpu.eip).name == "ldmxcsr":
-            self._inject(gp())
-        else:
-            self._inject(GuestFault(Vector.XF) if self._vcpu.page[_CR4] & _OSXMMEXCPT else ud())
-
-    def _x87(self, block: Block) -> None:
-        """An x87 or MMX instruction that an error waits for, or an x87 instruction for the VMM."""
-        if fpu.waiting_errors(self._vcpu):
+    def _arithmetic(self, vector: int, block: Block, address: int) -> None:
+        """An x87, MMX or SSE instruction that makes an error, or that an error waits for."""
+        self._rewind(block, address)
+        if vector == EXITS[Trap.X87] and fpu.waiting_errors(self._vcpu):
             self._x87_error()
         else:
-            insn = self.code.insn_at(block, self._vcpu.eip)
-            self._emulate(Plan(insn, insn.name, x87, is_quiet=False, ends_block=False, segment=None), block)
+            self._emulate(callouts.plan(self.code.insn_at(block, self._vcpu.eip)), block)
 
     def _x87_error(self) -> None:
         """An error waits at `vcpu.eip`: #MF. With CR0.NE clear it asserts FERR#, and the instruction waits for an

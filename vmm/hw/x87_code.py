@@ -79,7 +79,7 @@ _PUSH: Final = f"mov {_TOP}, ecx; mov {_tag('rcx')}, 0"
 
 
 def _checked(start: str, body: str) -> str:
-    """Code whose `start` jumps to `fault` where the stack is not as it should be."""
+    """Code whose `start` jumps to `fault` where the stack is not as it should be: once it knows its registers."""
     return f"""
         {start}
     begin:
@@ -165,7 +165,7 @@ def _run(start: str, operation: str, store: str, shown: int = _C1, answer: str =
 
 _STORE: Final = f"fstp {_REG}"
 _IN_PLACE: Final = f"{_ST0}; {_full('rcx')}"
-_TWO: Final = f"{_ST0}; {_full('rcx')}; {_ST1}; {_full('rsi')}"
+_TWO: Final = f"{_ST0}; {_ST1}; {_full('rcx')}; {_full('rsi')}"
 _BOTH: Final = f"fld {_OTHER}; fld {_REG}"
 _TO_OTHER_AND_POP: Final = f"""
     fstp {_OTHER}
@@ -210,7 +210,7 @@ def _arithmetic() -> dict[str, str]:
     for name, pop_in in _POP_IN.items():
         made[f"f{name}_ST0_FT0"] = _run(_WITH_OPERAND, _with_operand(pop_in, f"f{name}", _OPERAND_LAST), _STORE)
         made[f"f{name}_STN_ST0"] = _run(
-            f"{_ST0}; {_full('rcx')}; {_STN}; {_full('rsi')}", f"{_BOTH}; {pop_in}", f"fstp {_OTHER}"
+            f"{_ST0}; {_STN}; {_full('rcx')}; {_full('rsi')}", f"{_BOTH}; {pop_in}", f"fstp {_OTHER}"
         )
     return made
 
@@ -311,7 +311,7 @@ def _moves() -> dict[str, str]:
             _IN_PLACE, f"{_STN}; mov {_tag('rsi')}, 0; {_TIMES_16}; fld {_REG}; fstp {_OTHER}; {_CLEAR_C1}; ret"
         ),
         "fxchg_ST0_STN": _checked(
-            f"{_ST0}; {_full('rcx')}; add esi, ecx; and esi, 7; {_full('rsi')}",
+            f"{_ST0}; {_STN}; {_full('rcx')}; {_full('rsi')}",
             f"{_TIMES_16}; fld {_OTHER}; fld {_REG}; fstp {_OTHER}; fstp {_REG}; {_CLEAR_C1}; ret",
         ),
     }
@@ -341,7 +341,7 @@ def _functions() -> dict[str, str]:
     """  # a NaN says nothing of a quotient, and conditions stay
     for name in ("fprem", "fprem1"):
         made[name] = _run(_TWO, f"{_BOTH}; {name}", remainder, _CONDITIONS)
-    two_results = f"{_IN_PLACE}; lea esi, [rcx - 1]; and esi, 7; {_free('rsi')}"
+    two_results = f"{_ST0}; lea esi, [rcx - 1]; and esi, 7; {_full('rcx')}; {_free('rsi')}"
     push_other = f"shr esi, 4; mov {_TOP}, esi; mov {_tag('rsi')}, 0; shl esi, 4; fstp {_OTHER}"
     made["fxtract"] = _run(two_results, f"fld {_REG}; fxtract", f"{push_other}; {_STORE}")
     for name in ("fptan", "fsincos"):
