@@ -54,7 +54,7 @@ CASES = [
     ("RF", program("p32-ring3", RAW("d9e4"), patches=(TASK_FOR_NO_DEVICE, NO_GATE_FOR_PROTECTION), cr0=4)),
     ("undefined opcodes", program("p32-ring1", RAW("c605 0721 0000 f9"), RAW("bec0f9ffffb964030000"), **PAGED)),
     ("the hole", program("v86-iopl3", RAW("670f69b4e880000000"), ebp=0x3ECA_759C)),
-    ("x87 and SSE state", program("p32-ring1", RAW("def2"), RAW("d9f2"))),
+    ("x87 and SSE state", program("p32-ring1", RAW("d93510830000"))),
     ("alignment of SSE operands", program("p32-ring0", RAW("0f580504000000"))),
     ("CLFLUSH", program("p32-ring0", RAW("0fae3d00300000"), patches=(SECOND_PAGE,), **PAGED)),
     ("encodings in new code", program("p16-ring2", RAW("c6060521cc"), RAW("0f40df"), RAW("0f000ea907"))),

@@ -59,12 +59,6 @@ FLAWS: Final = (
         when=memory_predicates.is_in_the_hole,
     ),
     Flaw(
-        "x87 and SSE state",
-        "an SSE error that is not masked is #XF, or #UD without CR4.OSXMMEXCPT",
-        'SDM Vol. 1, "SIMD Floating-Point Exceptions"',
-        when=fpu_predicates.raises_simd_error,
-    ),
-    Flaw(
         "MMX state",
         "an instruction that faults has changed nothing",
         'SDM Vol. 3A, "Exception Classifications", faults',
@@ -396,12 +390,6 @@ FLAWS: Final = (
         "which of two operands is looked at first is not said, and is what CR2 has",
         'SDM Vol. 3A, "Interrupt 14 - Page-Fault Exception (#PF)"',
         when=predicates.looks_at_the_other_operand,
-    ),
-    Flaw(
-        "x87 errors",
-        "an unmasked error of which the engine does not tell raises #MF late, behind FNSTSW and its like",
-        'docs/limits.md, "Exceptions and debugging"; SDM Vol. 1, "x87 FPU Exception Synchronization"',
-        when=fpu_predicates.finds_errors_late,
     ),
     Flaw("LOOPcc", "LOOPE and LOOPNE affect no flags", 'SDM Vol. 2A, "LOOP/LOOPcc"', spellings.loop_on_zf),
     Flaw(

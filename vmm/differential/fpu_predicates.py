@@ -5,7 +5,7 @@ Each function knows one; see `predicates.py`.
 
 from typing import Final
 
-from bt.simd import is_arithmetic, must_be_aligned, uses_mmx
+from bt.simd import must_be_aligned, uses_mmx
 from bt.tables import waits
 from vmm.arch.exceptions import Vector
 from vmm.arch.registers import Cr0, Cr4
@@ -110,25 +110,6 @@ def asks_for_no_sse(case: Case) -> bool:
 def _is_of(stop: Stop, vector: int) -> bool:
     """Is it that exception, or the #NP of its gate?"""
     return stop.vector == vector or (stop.vector == Vector.NP and error_code(stop) == vector << 3 | _GATE)
-
-
-def raises_simd_error(case: Case) -> bool:
-    """#XF for an SSE error that is not masked, or #UD without CR4.OSXMMEXCPT."""
-    stop = own_stop(case)
-    insn = None if stop is None else at_fault(stop)
-    if stop is None or insn is None or not is_arithmetic(insn):
-        return False
-    if not any(each.name in _LOADS_MXCSR for each in instructions(case.program)):
-        return False
-    return stop.vector == Vector.XF or (stop.vector == Vector.UD and not stop.control[_CR4_AT] & Cr4.OSXMMEXCPT)
-
-
-def finds_errors_late(case: Case) -> bool:
-    """#MF in the reference, at an instruction before the stop of the engine under test."""
-    stops = both_stops(case)
-    if stops is None or stops[1].vector != Vector.MF:
-        return False
-    return any(waits(insn) for insn in instructions(case.program)) and stops[0].saved_eip > stops[1].saved_eip
 
 
 def enters_mmx_state(case: Case) -> bool:
