@@ -138,3 +138,6 @@
     SHOWS   R_EAX, 0x44434241
     SHOWS   R_EFLAGS, F_AC, F_AC
     PASSES
+
+    aligned PM32+3, "far jmp through +2", "jmp fword ptr [ebx+2]", ACCESS_FAULT
+    aligned PM32+3, "far call through +1", "call fword ptr [ebx+1]", ACCESS_FAULT

@@ -10,6 +10,7 @@ from guest_bench import (
     IDT,
     P16,
     P32,
+    P32_3_IOPL3,
     P32_BASED,
     PE,
     REAL,
@@ -306,6 +307,14 @@ def test_a_stack_that_is_not_aligned_is_checked(bench, push):
     bench.start(P32[3], push, cr0=PE | 0x30 | AM, eflags=AC, esp=STACK - 0x11)
     before = bench.here()
     assert bench.run() == before | faulted(P32[3], *AC0)
+
+
+@pytest.mark.parametrize("code", ["insd", "outsd", "insw", "rep outsw", b"\xff\x2e", b"\xff\x1e", "lds eax, [esi]"])
+def test_what_the_vmm_carries_out_is_checked_too(bench, code):
+    start = {"edx": 0x42, "ecx": 2, "esi": WATCHED + 1, "edi": WATCHED + 1}
+    bench.start(P32_3_IOPL3, code, cr0=PE | 0x30 | AM, eflags=AC, **start)
+    before = bench.here()
+    assert bench.run() == before | faulted(P32_3_IOPL3, *AC0)
 
 
 def test_popf_that_sets_ac_counts_at_once(bench):

@@ -7,9 +7,9 @@ Type". Operands of 16 bytes and more have their own rule, which is #GP.
 from typing import Final
 
 from bt.decode import Insn
-from vmm.arch.exceptions import GuestFault, Vector
 from vmm.arch.layout import MASK32
 from vmm.cpu.access_checks import places
+from vmm.cpu.operands import require_aligned
 from vmm.cpu.vcpu import Vcpu
 
 _BY_SIZE: Final = {6: 4, 10: 8, 14: 2, 16: 1, 28: 4, 94: 2, 108: 4, 512: 1}
@@ -23,7 +23,4 @@ def check_alignment(vcpu: Vcpu, insn: Insn) -> None:
     for place in places(vcpu, insn):
         la = vcpu.base(place.seg) + place.offset & MASK32
         alignment = insn.operand_size if insn.opcode in _PAIRS else _BY_SIZE.get(place.size, place.size)
-        if la % alignment:
-            check = vcpu.memory.check_write if place.write else vcpu.memory.check_read
-            check(la, place.size, True)
-            raise GuestFault(Vector.AC, 0)
+        require_aligned(vcpu, la, place.size, place.write, alignment)

@@ -6,11 +6,15 @@ Source: Intel SDM Vol. 2A, "Instruction Format"; Vol. 3A, "Segment Limit Checkin
 from typing import Final
 
 from bt.decode import Insn, MemoryOperand
+from vmm.arch.exceptions import GuestFault, Vector
 from vmm.arch.layout import MASK32
-from vmm.arch.registers import Reg, Seg
+from vmm.arch.registers import Cr0, Eflags, Reg, Seg
 from vmm.cpu import limits
 from vmm.cpu.vcpu import Vcpu
 
+_USER_RING: Final = 3
+_AM: Final = int(Cr0.AM)
+_AC: Final = int(Eflags.AC)
 _MASKS: Final = {2: 0xFFFF, 4: MASK32}
 
 
@@ -51,9 +55,22 @@ def write_rm(vcpu: Vcpu, insn: Insn, size: int, value: int) -> None:
         vcpu.memory.write(locate(vcpu, insn.memory, size, True), size, value, vcpu.cpl == 3)
 
 
+def require_aligned(vcpu: Vcpu, la: int, size: int, write: bool, alignment: int) -> None:
+    """Check an access at CPL 3 under CR0.AM and EFLAGS.AC.
+
+    Raises: GuestFault #AC(0): `la` is no multiple of `alignment`; the page fault that comes first.
+    Source: SDM Vol. 3A, "Interrupt 17 - Alignment Check Exception (#AC)".
+    """
+    if vcpu.cpl == _USER_RING and vcpu.cr0 & _AM and la % alignment and vcpu.eflags & _AC:
+        check = vcpu.memory.check_write if write else vcpu.memory.check_read
+        check(la, size, True)
+        raise GuestFault(Vector.AC, 0)
+
+
 def read_far_pointer(vcpu: Vcpu, insn: Insn, size: int) -> tuple[int, int]:
     """(selector, offset) of an m16:16 or m16:32 operand."""
     at = locate(vcpu, insn.memory, size + 2, False)
+    require_aligned(vcpu, at, size + 2, False, size)
     user = vcpu.cpl == 3
     offset = vcpu.memory.read(at, size, user)
     return vcpu.memory.read(at + size & MASK32, 2, user), offset

@@ -12,6 +12,7 @@ from vmm.arch.registers import Eflags, Reg, Seg
 from vmm.cpu import control, limits
 from vmm.cpu.access_checks import Place
 from vmm.cpu.breakpoints import has_breakpoints, struck, struck_by_port
+from vmm.cpu.operands import require_aligned
 from vmm.cpu.vcpu import Vcpu
 
 _DF: Final = int(Eflags.DF)
@@ -68,6 +69,7 @@ def _string_io(vcpu: Vcpu, insn: Insn, index: int, transfer: Callable[[int, int]
         offset = vcpu.reg32(index) & mask
         limits.check(vcpu, seg, offset, width, is_input)
         la = vcpu.base(seg) + offset & MASK32
+        require_aligned(vcpu, la, width, is_input, width)
         allowed = limits.room(vcpu, seg, offset, is_input)
         room = min(PAGE_SIZE - (la & PAGE_MASK), mask + 1 - offset, allowed) // width
         count = 1 if backward or room == 0 or has_breakpoints(vcpu) else min(left, room)
