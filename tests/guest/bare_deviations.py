@@ -36,7 +36,7 @@ DEVIATIONS = [
     Deviation("test_cmpxchg8b_changes_zf_alone", "", 'Vol. 2A, "CMPXCHG8B": it also changes the other flags'),
     Deviation("test_lock_is_undefined_everywhere_else",
               r"p32_ring[03]-(0f00c0|0f0101|0f0130|0f01e0|0f02c0|0f06|0f20c0|0f22c0|0fa300|0faf00|0fbe00|50|58|7400|8400"
-              r"|87c0|8900|8a00|8b00|8c00|8d00|8e00|8ed8|9c|9d|a140000200|a340000200|a4|aa|ac|c3|c60001|cb|cf|d120|d9e8"
+              r"|87c0|8900|8a00|8b00|8c00|8d00|8e00|8ed8|9c|9d|a140000200|a340000200|a4|aa|ac|c3|c60001|cb|cf|d120|d9d0"
               r"|e800000000|ea000000000800|ebfe|fa|fb|ff10|ff20)|p32_ring3-(f4|0f30)", _LOCK),
     Deviation("test_no_other_prefix_makes_lock_right", "(f0f3fb|f00f1f00|f0f3a4|f0f28900|f0f3c3)-.*", _LOCK),
     Deviation("test_a_misaligned_sse_access_is_gp", _MODE,
