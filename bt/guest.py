@@ -26,8 +26,8 @@ class Context:
     decides what CLI, STI, PUSHF and POPF do in V86 and in rings 1-3), `breakpoints` the linear addresses at which the
     debug registers stop execution. `segments` are the classes of the segment registers, by their numbers, and
     `code_limit` is the limit of CS, 32 bits in bytes.
-    `odd_bases`: one of DS, ES and SS has a base that is no multiple of 16
-    (see `bt.simd`). `looks`: why the VMM has to look at each access to memory (see `bt.looks`).
+    `odd_bases`: one of DS, ES and SS has a base that is no multiple of 16 (see `bt.simd`). `looks`: why the VMM has to
+    look at each access to memory (see `bt.looks`).
     """
 
     mode: Mode

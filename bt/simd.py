@@ -38,8 +38,6 @@ _ALIGNED: Final[Mapping[int, Collection[int]]] = {
 }
 """By second opcode byte: the prefixes with which a memory operand is of 16 bytes that must be aligned."""
 
-_ARITHMETIC: Final = frozenset((0x2A, 0x2C, 0x2D, 0x2E, 0x2F, 0x51, *range(0x58, 0x60), 0xC2, 0xE6))
-"""Second opcode bytes of what can make a floating-point error, E6h with a prefix."""
 _CMPPS, _PREDICATE = 0x0FC2, 7
 _MMX_CONVERSIONS: Final = frozenset((0x2A, 0x2C, 0x2D))
 _CVTPI2PD: Final = 0x0F2A
@@ -66,14 +64,8 @@ def must_be_aligned(insn: Insn) -> bool:
     return opcode in _ALIGNED and not insn.is_register_form and _prefix(insn) in _ALIGNED[opcode]
 
 
-def is_arithmetic(insn: Insn) -> bool:
-    """Can it set a flag in MXCSR?"""
-    opcode = insn.opcode - _TWO_BYTES
-    return opcode in _ARITHMETIC and (opcode != 0xE6 or _prefix(insn) != _NONE)
-
-
 def uses_mmx(insn: Insn) -> bool:
-    """Does a conversion that `is_arithmetic` go through an MMX register, so that it waits for x87 errors?"""
+    """Is it a conversion that goes through an MMX register, so that it waits for x87 errors?"""
     if insn.opcode - _TWO_BYTES not in _MMX_CONVERSIONS or insn.repeat:
         return False
     return insn.is_register_form or insn.opcode != _CVTPI2PD or _66 not in insn.prefixes

@@ -344,7 +344,6 @@ def never_inline(insn: Insn, entry: Translator) -> Translator:
 _BRANCH: Final = {0xE8: b"\xe9", 0xE9: b"\xe9", 0xEB: b"\xe9"}
 
 
-_TWO_BYTE_OPCODES: Final = 0x0F00
 _ANYWHERE: Final = Window(0, 0, 0, 0, 0)
 
 

@@ -4,29 +4,17 @@ It also takes the address of the last x87 instruction from the engine, which has
 anybody looks at it or the translation goes.
 """
 
-from typing import Final
-
 from bt.cache import Block
 from bt.decode import Insn
 from bt.emit import Site
 from bt.looks import ALIGNMENT, DATA
 from bt.simd import BEHIND_STATE, LOOK_AT_ACCESSES, LOOK_AT_ADDRESS, STATE
 from vmm.arch.layout import MASK32
-from vmm.arch.registers import Cr4
 from vmm.cpu import breakpoints, fpu
 from vmm.cpu.access_checks import is_empty, runs
 from vmm.cpu.alignment import check_alignment
 from vmm.cpu.vcpu import Vcpu
 from vmm.engines.code import TranslatedCode
-from vmm.hw import state as hw
-
-_MXCSR: Final = hw.MXCSR >> 2
-_OSXMMEXCPT: Final = int(Cr4.OSXMMEXCPT)
-_GENERAL: Final = slice(0, 8 * 8)
-"""The general registers in the state."""
-_XMM: Final = slice(*hw.FPU_RANGES[1])
-_X87: Final = slice(hw.FPU_TOP, hw.FPU_OPCODE)
-"""With the MMX registers."""
 
 
 class Preparations:

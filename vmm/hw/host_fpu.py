@@ -9,19 +9,15 @@ import ctypes
 import mmap
 from typing import Final
 
-import vmm.hw.traps  # noqa: F401  the run is left as there
 from bt.assemble import host_code
 from vmm.hw import library, sse_code, x87_code
 from vmm.hw.host_code import CELLS_MARK, CELLS_SIZE, LEAVE_MARKS, ONWARD_MARK, Cell
-from vmm.hw.traps import EXIT, Trap
+from vmm.hw.traps import SUFFIX, Trap, exit_of, leaving
 from vmm.hw.x87_code import CARRY_OUT, CARRY_OUT_MARK
 
-EXITS: Final = {trap: EXIT + int(trap).bit_length() - 1 for trap in LEAVE_MARKS}
+EXITS: Final = {trap: exit_of(trap) for trap in LEAVE_MARKS}
 """Vectors of the exits that the traps ask for."""
 TRAPS: Final = int(Trap.X87 | Trap.SIMD)
-_EXIT_OFFSET: Final = 0x100
-"""`cpu_vmexit` adds it to the code that it is given."""
-_SUFFIX: Final = "_x86_64"
 _SIZE: Final = 16 * mmap.PAGESIZE
 _ALIGNMENT: Final = 16
 IMAGE_SIZE: Final = 108
@@ -31,14 +27,6 @@ _OPERAND_MAX: Final = 16
 
 def _word(value: int) -> bytes:
     return value.to_bytes(8, "little")
-
-
-def _leave(vector: int, cpu_vmexit: int) -> bytes:
-    return (
-        b"\xbe" + (vector - _EXIT_OFFSET).to_bytes(4, "little")  # mov esi, code
-        + b"\x31\xd2\x48\x8b\x0c\x24"                          # xor edx, edx; mov rcx, [rsp]
-        + b"\x48\xb8" + _word(cpu_vmexit) + b"\xff\xe0"         # mov rax, cpu_vmexit; jmp rax
-    )  # fmt: skip
 
 
 class _HostFpu:
@@ -61,17 +49,17 @@ class _HostFpu:
 
     def install(self) -> bool:
         """Have the helpers called; False where this build of the library is another one."""
-        cpu_vmexit = library.address_of(f"cpu_vmexit{_SUFFIX}")
+        cpu_vmexit = library.address_of(f"cpu_vmexit{SUFFIX}")
         cells = bytearray(CELLS_SIZE)
         cells[Cell.DEFAULT : Cell.DEFAULT + 2] = x87_code.DEFAULT_CONTROL.to_bytes(2, "little")
         cells[Cell.DEFAULT_MXCSR : Cell.DEFAULT_MXCSR + 4] = sse_code.DEFAULT_MXCSR.to_bytes(4, "little")
-        marks = {mark: self._place(_leave(EXITS[trap], cpu_vmexit)) for trap, mark in LEAVE_MARKS.items()}
+        marks = {mark: self._place(leaving(trap, cpu_vmexit)) for trap, mark in LEAVE_MARKS.items()}
         self._memory.seek(-(-self._memory.tell() // mmap.PAGESIZE) * mmap.PAGESIZE)  # apart from code: it is written to
         marks[CELLS_MARK] = self._place(bytes(cells))
         self._memory.seek(-(-self._memory.tell() // mmap.PAGESIZE) * mmap.PAGESIZE)
         changes: list[tuple[int, int]] = []
         for name, text in {**x87_code.HELPERS, **sse_code.HELPERS}.items():
-            helper = library.address_of(f"helper_{name}{_SUFFIX}")
+            helper = library.address_of(f"helper_{name}{SUFFIX}")
             slots = library.taken_addresses(helper) if helper else []
             if not cpu_vmexit or not slots:
                 return False

@@ -17,6 +17,7 @@ SIMD Floating-Point Exceptions in Software".
 from collections.abc import Mapping
 from typing import Final
 
+from vmm.arch.registers import ARITHMETIC
 from vmm.hw import state as hw
 from vmm.hw.host_code import CELLS, ONWARD, Cell, is_trapped, leave
 from vmm.hw.traps import Trap
@@ -28,7 +29,6 @@ _ERRORS: Final = 0x3F
 _CONTROL: Final = 0xE040  # flush-to-zero, rounding, denormals-are-zeros
 _BEFORE_ROUNDING: Final = 0x07  # IE, DE and ZE are found before there is a result; then nothing else is looked for
 _RESERVED: Final = 0xFFFF_0000
-_ARITHMETIC: Final = 0x8D5
 
 
 def _run(operation: str, store: str, undo: str = "") -> str:
@@ -121,10 +121,9 @@ def _arithmetic() -> dict[str, str]:
 
 
 def _comparisons() -> dict[str, str]:
-    into_flags = f"and eax, {_ARITHMETIC}; mov qword ptr [rdi + {8 * hw.Q_CC_SRC}], rax"
-    both = "movups xmm0, [rsi]; movups xmm1, [rdx]"
+    into_flags = f"and eax, {ARITHMETIC:d}; mov qword ptr [rdi + {8 * hw.Q_CC_SRC}], rax"
     return {
-        name: _run(f"{both}; {name} xmm0, xmm1; pushfq; pop rax", into_flags)
+        name: _run(f"{_LOAD_BOTH}; {name} xmm0, xmm1; pushfq; pop rax", into_flags)
         for name in ("comiss", "comisd", "ucomiss", "ucomisd")
     }
 

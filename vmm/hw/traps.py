@@ -87,7 +87,7 @@ _HELPERS: Final[dict[Trap, str]] = {
 }
 _EXIT_OFFSET: Final = 0x100
 """`cpu_vmexit` adds it to the code that it is given."""
-_SUFFIX: Final = "_x86_64"
+SUFFIX: Final = "_x86_64"
 _NAME_AT: Final = 8  # in the table of helpers, behind the function's address
 _FLAGS_AT: Final = 16  # 32 bits, and 32 bits that tell the widths of the arguments
 
@@ -98,24 +98,35 @@ def _leaves_if(trap: Trap) -> bytes:
     return b"\xf6\x87" + (8 * Q_TRAPS + bit // 8).to_bytes(4, "little") + bytes([1 << bit % 8])
 
 
+def exit_of(trap: Trap) -> int:
+    """The vector of a trap's exit."""
+    return EXIT + trap.bit_length() - 1
+
+
+def leaving(trap: Trap, cpu_vmexit: int) -> bytes:
+    """Host code that leaves the run for a trap: it is jumped to with the stack and RDI as the helper had them."""
+    return (
+        b"\xbe" + (exit_of(trap) - _EXIT_OFFSET).to_bytes(4, "little")  # mov esi, code
+        + b"\x31\xd2\x48\x8b\x0c\x24"                                # xor edx, edx; mov rcx, [rsp]
+        + b"\x48\xb8" + cpu_vmexit.to_bytes(8, "little") + b"\xff\xe0"  # mov rax, cpu_vmexit; jmp rax
+    )  # fmt: skip
+
+
 def _stub(trap: Trap, helper: int, leave: int) -> bytes:
     """Host code: RDI holds the processor state, the return address is the place in translated code."""
-    code = (EXIT + trap.bit_length() - 1 - _EXIT_OFFSET).to_bytes(4, "little")
     onward = b"\x48\xb8" + helper.to_bytes(8, "little") + b"\xff\xe0"  # mov rax, helper; jmp rax
     special = _SPECIAL.get(trap)
     tests = special(helper, len(onward)) if special is not None else b""
     return (
         _leaves_if(trap) + b"\x75" + bytes([len(tests) + len(onward)])  # jnz leave
         + tests + onward
-        + b"\xbe" + code                               # leave: mov esi, code
-        + b"\x31\xd2\x48\x8b\x0c\x24"                  # xor edx, edx; mov rcx, [rsp]
-        + b"\x48\xb8" + leave.to_bytes(8, "little") + b"\xff\xe0"  # mov rax, cpu_vmexit; jmp rax
+        + leaving(trap, leave)
     )  # fmt: skip
 
 
 def _window(helper: int, distance: int) -> bytes:
     """The test for Trap.WINDOW, `distance` bytes before `leave`. ESI holds the image that POPF has popped."""
-    if helper != library.address_of(f"helper_write_eflags{_SUFFIX}"):
+    if helper != library.address_of(f"helper_write_eflags{SUFFIX}"):
         return _leaves_if(Trap.WINDOW) + b"\x75" + bytes([distance])  # jnz leave
     has_if = b"\xf7\xc6" + int(Eflags.IF).to_bytes(4, "little") + b"\x75" + bytes([distance])  # test esi, IF; jnz leave
     return _leaves_if(Trap.WINDOW) + b"\x74" + bytes([len(has_if)]) + has_if  # jz onward
@@ -123,7 +134,7 @@ def _window(helper: int, distance: int) -> bytes:
 
 def _odd_iret(helper: int, distance: int) -> bytes:
     """The test for Trap.ODD_IRET, `distance` bytes before `leave`."""
-    if helper != library.address_of(f"helper_iret_protected{_SUFFIX}"):
+    if helper != library.address_of(f"helper_iret_protected{SUFFIX}"):
         return b""
     has_cpl = (
         b"\xf6\x87" + (4 * hw.D_HFLAGS).to_bytes(4, "little") + bytes([hw.HF_CPL])  # test byte ptr [rdi + hflags], 3
@@ -156,15 +167,15 @@ _SPECIAL: Final = {Trap.INTERRUPT_FLAG: _window, Trap.IRET: _odd_iret, Trap.PUSH
 
 def _install() -> mmap.mmap | None:
     """Put the stubs in; the memory that holds them, or None where this build of the library is another one."""
-    leave = library.address_of(f"cpu_vmexit{_SUFFIX}")
+    leave = library.address_of(f"cpu_vmexit{SUFFIX}")
     memory = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     changes: list[tuple[int, int]] = []
     for trap, names in _HELPERS.items():
         for name in names.split():
-            helper = library.address_of(f"helper_{name}{_SUFFIX}")
+            helper = library.address_of(f"helper_{name}{SUFFIX}")
             slots = library.taken_addresses(helper) if helper else []
-            entry = next((at for at in slots if library.text_at(at + _NAME_AT).removesuffix(_SUFFIX) == name), None)
+            entry = next((at for at in slots if library.text_at(at + _NAME_AT).removesuffix(SUFFIX) == name), None)
             if not leave or entry is None:
                 return None
             changes += [(at, start + memory.tell()) for at in slots]

@@ -20,6 +20,7 @@ Source: Intel SDM Vol. 1, "x87 FPU Status Register", "Stack Overflow or Underflo
 from collections.abc import Mapping
 from typing import Final
 
+from vmm.arch.registers import ARITHMETIC
 from vmm.hw import state as hw
 from vmm.hw.host_code import CELLS, ONWARD, Cell, is_trapped, leave
 from vmm.hw.traps import Trap
@@ -41,7 +42,6 @@ _UE: Final = 0x10
 _PRECISION_AND_ROUNDING: Final = 0x0F00
 _DEFAULT_ONES: Final = 0x7F
 _WORD: Final = 0xFFFF
-_ARITHMETIC: Final = 0x8D5
 
 _TOP: Final = f"dword ptr [rdi + {hw.FPU_TOP}]"
 _STATUS: Final = f"word ptr [rdi + {hw.FPU_STATUS}]"
@@ -216,7 +216,7 @@ def _arithmetic() -> dict[str, str]:
 
 
 def _comparisons() -> dict[str, str]:
-    into_flags = f"and esi, {_ARITHMETIC}; mov qword ptr [rdi + {8 * hw.Q_CC_SRC}], rsi"
+    into_flags = f"and esi, {ARITHMETIC:d}; mov qword ptr [rdi + {8 * hw.Q_CC_SRC}], rsi"
     made = {
         "fcom_ST0_FT0": _run(_WITH_OPERAND, _with_operand("fcompp", "fcomp", _OPERAND_FIRST), "", _CONDITIONS),
         "fucom_ST0_FT0": _run(_WITH_OPERAND, f"{_OPERAND_FIRST}; fucompp", "", _CONDITIONS),
@@ -281,10 +281,8 @@ def _moves() -> dict[str, str]:
         "fmov_ST0_STN": f"""
             {_ST0}
             {_STN}
-            cmp {_tag("rsi")}, 0
-            jne fault
-            cmp {_tag("rcx")}, 0
-            jne fault
+            {_full("rsi")}
+            {_full("rcx")}
             cmp dword ptr [r8 + {Cell.PUSHED:d}], 0
             je begin
             cmp ecx, esi
